@@ -1,0 +1,271 @@
+"""The run record: what a training run leaves behind in its folder, and all that analysis ever reads.
+
+    recipe.json     what was asked for, complete: training again from it repeats the run
+    env.json        what it ran on
+    metrics.jsonl   one line an epoch, appended and synced, so a power cut costs one line at most
+    result.json     the figures of a finished run; a folder without it holds an unfinished one
+
+Numbers in these files are finite JSON: NaN and the infinities are written as null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "accelerate", "pldistill")
+
+
+class RunRecord:
+    """A run folder, for writing or for reading. Files alone: nothing is created before the first write.
+
+    `folder` is where the four files of this module live. Readers raise ValueError, naming the file, where one is
+    missing or is not the JSON object it should be.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def __repr__(self) -> str:
+        return f"RunRecord({str(self.folder)!r})"
+
+    def write_recipe(self, recipe: dict[str, Any]) -> None:
+        """Write recipe.json, atomically."""
+        self._write("recipe.json", recipe)
+
+    def read_recipe(self) -> dict[str, Any]:
+        """What the run was asked to do."""
+        return _read_object(self.folder / "recipe.json")
+
+    def write_environment(self, env: dict[str, Any]) -> None:
+        """Write env.json, atomically."""
+        self._write("env.json", env)
+
+    def read_environment(self) -> dict[str, Any]:
+        """What the run ran on: the dict that `environment` made."""
+        return _read_object(self.folder / "env.json")
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write result.json, atomically: from here on the run is finished."""
+        self._write("result.json", result)
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The figures of a finished run, None for one that is not."""
+        return _read_object(self.folder / "result.json") if self.finished else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end and wrote its result."""
+        return (self.folder / "result.json").is_file()
+
+    def append_epoch(self, row: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl and sync it to the disk; a torn line left by a power cut is cut off first."""
+        line = _encode(row, indent=None) + b"\n"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "metrics.jsonl"
+        whole = sum(len(line) for line in self._whole_lines())
+        with path.open("ab") as file:
+            file.truncate(whole)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl in order, none where the file is not there yet.
+
+        A torn last line is dropped; a bad line elsewhere raises ValueError naming the file and the line.
+        """
+        return [self._row(line, number) for number, line in enumerate(self._whole_lines(), start=1)]
+
+    def truncate(self, epochs: int) -> None:
+        """Keep the first `epochs` rows, atomically: what a resumed run does with rows later than its checkpoint.
+
+        Raises ValueError where `epochs` is negative or fewer rows than that were written.
+        """
+        lines = self._whole_lines()
+        if not 0 <= epochs <= len(lines):
+            path = self.folder / "metrics.jsonl"
+            raise ValueError(f"epochs: expected 0 to {len(lines)}, the rows of {path}, got {epochs}")
+        write_atomically(self.folder / "metrics.jsonl", b"".join(lines[:epochs]))
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        data = _encode(content, indent=2) + b"\n"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.folder / name, data)
+
+    def _whole_lines(self) -> list[bytes]:
+        """The lines of metrics.jsonl without a last one that lost its end or its content."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        if lines and not (lines[-1].endswith(b"\n") and _parses(lines[-1])):
+            lines.pop()
+        return lines
+
+    def _row(self, line: bytes, number: int) -> dict[str, Any]:
+        if not _parses(line):
+            path = self.folder / "metrics.jsonl"
+            raise ValueError(f"{path}, line {number}: expected a JSON object, got {_shown(line)}")
+        return json.loads(line)
+
+
+def load_run(path: Path | str) -> RunRecord:
+    """The record in the run folder `path`; ValueError where there is none."""
+    record = RunRecord(path)
+    if not (record.folder / "recipe.json").is_file():
+        raise ValueError(f"path: expected a run folder (one that holds recipe.json), got {str(path)!r}")
+    return record
+
+
+def find_runs(paths: Iterable[Path | str]) -> list[RunRecord]:
+    """The records in `paths`, each a run folder or a folder with run folders somewhere below it.
+
+    In the order given and by name below it; a folder that is reached twice counts once.
+    Raises ValueError naming a path that holds no run.
+    """
+    found: dict[Path, RunRecord] = {}
+    for path in paths:
+        below = _run_folders(Path(path))
+        if not below:
+            raise ValueError(
+                f"paths: expected a run folder or a folder of runs (recipe.json inside), got {str(path)!r}"
+            )
+        for folder in below:
+            found.setdefault(folder.resolve(), RunRecord(folder))
+    return list(found.values())
+
+
+def environment(*, device: torch.device | str, world_size: int) -> dict[str, Any]:
+    """What a run that starts now runs on: versions, machine, device, code.
+
+    `commit` and `dirty` speak of the checkout that the package runs from, and are null and false where it was installed
+    from a wheel. `cuda` is the version that torch was built for, null off CUDA. `started` is ISO 8601, UTC.
+    """
+    import torch
+
+    device = torch.device(device)
+    on_cuda = device.type == "cuda"
+    cpu = _cpu_model()
+    commit = _git("rev-parse", "HEAD") if _git("ls-files", "--error-unmatch", Path(__file__).name) else None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        **{name: _version(name) for name in _PACKAGES},
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if on_cuda else cpu,
+        "cuda": torch.version.cuda if on_cuda else None,
+        "commit": commit,
+        "dirty": commit is not None and bool(_git("status", "--porcelain", "--", ".")),
+        "world_size": world_size,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` at `path` so that a reader, also after a power cut, sees the old content or the new, never a part."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    if os.name == "posix":  # the new name lives in the folder, which has its own sync
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _encode(content: dict[str, Any], indent: int | None) -> bytes:
+    text = json.dumps(_finite(content, ""), indent=indent, ensure_ascii=False, allow_nan=False)
+    # A file name that is not UTF-8 reaches Python as lone surrogates; written as \udcXX they are JSON and come back.
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def _finite(value: Any, where: str) -> Any:
+    """`value` with NaN and infinities as None; ValueError naming the key of anything that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {str(key): _finite(inner, f"{where}.{key}" if where else str(key)) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner, f"{where}[{i}]") for i, inner in enumerate(value)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    raise ValueError(f"{where}: expected what JSON can hold, got {type(value).__name__}: {value!r}")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path}: expected this file of a run record, there is none")
+    content = path.read_bytes()
+    if not _parses(content):
+        raise ValueError(f"{path}: expected a JSON object, got {_shown(content)}")
+    return json.loads(content)
+
+
+def _parses(content: bytes) -> bool:
+    try:
+        return isinstance(json.loads(content), dict)
+    except ValueError:  # also undecodable bytes
+        return False
+
+
+def _shown(content: bytes) -> str:
+    return repr(content[:60].decode("utf-8", errors="replace")) + ("..." if len(content) > 60 else "")
+
+
+def _run_folders(root: Path) -> list[Path]:
+    """Run folders at or below `root`, sorted; links are followed, a run folder is not searched further."""
+    found, seen = [], set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        place = Path(folder).resolve()
+        if place in seen or "recipe.json" in files:
+            below.clear()
+        if place not in seen and "recipe.json" in files:
+            found.append(Path(folder))
+        seen.add(place)
+    return sorted(found)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # run from a source tree that was never installed
+        return None
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    return names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says in the package's own folder, None where git is missing or refuses.
+
+    The GIT_ variables are dropped: inside a hook they would point at another repository.
+    """
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, env=clean, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,196 @@
+"""The run record: what is written comes back, and survives what power cuts do to files."""
+
+import json
+import math
+import os
+import subprocess
+
+import pytest
+
+from pldistill import record
+from pldistill.record import RunRecord, environment, find_runs, load_run, write_atomically
+
+
+def row(epoch: int, loss: float = 1.5) -> dict:
+    return {"epoch": epoch, "loss": loss, "terms": {"task": {"raw": loss, "weighted": loss}}, "top5": None}
+
+
+def test_what_is_written_comes_back(tmp_path):
+    run = RunRecord(tmp_path / "new" / "run")
+    assert not run.folder.exists()
+    recipe = {"data": "folder:/tmp/Bäume", "options": {"temperature": 4.0}, "seed": 0, "teacher": None}
+    run.write_recipe(recipe)
+    run.write_environment({"torch": "2.4", "dirty": False})
+    for epoch in (1, 2, 3):
+        run.append_epoch(row(epoch))
+    assert not run.finished
+    assert run.read_result() is None
+    run.write_result({"top1_last": 71.25})
+
+    again = load_run(run.folder)
+    assert again.read_recipe() == recipe
+    assert again.read_environment() == {"torch": "2.4", "dirty": False}
+    assert again.epochs() == [row(1), row(2), row(3)]
+    assert again.finished
+    assert again.read_result() == {"top1_last": 71.25}
+    assert sorted(p.name for p in run.folder.iterdir()) == ["env.json", "metrics.jsonl", "recipe.json", "result.json"]
+
+
+def test_keys_keep_their_order(tmp_path):
+    run = RunRecord(tmp_path)
+    run.write_recipe({"student": "resnet20", "data": "digits", "a": 1})
+    assert list(run.read_recipe()) == ["student", "data", "a"]
+
+
+def test_a_file_name_that_is_not_utf8_comes_back(tmp_path):
+    name = os.fsdecode(b"folder:/tmp/\xff")
+    RunRecord(tmp_path).write_recipe({"data": name})
+    assert RunRecord(tmp_path).read_recipe() == {"data": name}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_non_finite_numbers_are_null(tmp_path, value):
+    run = RunRecord(tmp_path)
+    run.append_epoch({"epoch": 1, "terms": {"kd": {"raw": value}}, "list": [value, 2.0]})
+    assert run.epochs() == [{"epoch": 1, "terms": {"kd": {"raw": None}}, "list": [None, 2.0]}]
+
+
+def test_what_json_cannot_hold_is_named_and_nothing_is_written(tmp_path):
+    run = RunRecord(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"terms\.kd\[1\]: expected what JSON can hold, got set"):
+        run.append_epoch({"terms": {"kd": [1.0, {2.0}]}})
+    with pytest.raises(ValueError, match=r"options: .* got bytes"):
+        run.write_recipe({"options": b"x"})
+    assert not run.folder.exists()
+
+
+@pytest.mark.parametrize("tail", [b'{"epoch": 3, "lo', b'{"epoch": 3}', b"\0" * 40, b'{"ep\0\0\0}\n', b"\xff\n"])
+def test_a_torn_last_line_is_dropped_and_overwritten(tmp_path, tail):
+    run = RunRecord(tmp_path)
+    run.append_epoch(row(1))
+    run.append_epoch(row(2))
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(tail)
+    assert run.epochs() == [row(1), row(2)]
+    run.append_epoch(row(3))
+    assert run.epochs() == [row(1), row(2), row(3)]
+    assert len((tmp_path / "metrics.jsonl").read_bytes().splitlines()) == 3
+
+
+@pytest.mark.parametrize("bad", [b"{nonsense\n", b"[1, 2]\n", b"\n", b"\xff\n"])
+def test_a_bad_line_elsewhere_is_an_error_that_names_it(tmp_path, bad):
+    run = RunRecord(tmp_path)
+    good = json.dumps(row(1)).encode() + b"\n"
+    (tmp_path / "metrics.jsonl").write_bytes(good + bad + good)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: expected a JSON object, got "):
+        run.epochs()
+
+
+def test_truncate_keeps_the_first_rows(tmp_path):
+    run = RunRecord(tmp_path)
+    for epoch in (1, 2, 3, 4):
+        run.append_epoch(row(epoch))
+    run.truncate(4)
+    assert run.epochs() == [row(1), row(2), row(3), row(4)]
+    run.truncate(2)
+    run.append_epoch(row(3, loss=9.0))
+    assert run.epochs() == [row(1), row(2), row(3, loss=9.0)]
+    run.truncate(0)
+    assert run.epochs() == []
+
+
+@pytest.mark.parametrize("epochs", [-1, 2])
+def test_truncate_to_rows_that_are_not_there(tmp_path, epochs):
+    run = RunRecord(tmp_path)
+    run.append_epoch(row(1))
+    with pytest.raises(ValueError, match=f"epochs: expected 0 to 1, .*got {epochs}"):
+        run.truncate(epochs)
+    assert run.epochs() == [row(1)]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    write_atomically(path, b"old")
+
+    def power_cut(part, target):
+        raise OSError("power cut")
+
+    monkeypatch.setattr(record.Path, "replace", power_cut)
+    with pytest.raises(OSError, match="power cut"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+def test_readers_name_a_file_that_is_missing_or_broken(tmp_path):
+    run = RunRecord(tmp_path)
+    with pytest.raises(ValueError, match=r"recipe\.json: expected this file"):
+        run.read_recipe()
+    (tmp_path / "env.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"env\.json: expected a JSON object, got '\[\]'"):
+        run.read_environment()
+    assert run.epochs() == []
+
+
+def test_find_runs_takes_runs_and_folders_of_runs_once_each(tmp_path):
+    for name in ("b/kd", "b/ce", "a", "a/inner"):
+        RunRecord(tmp_path / name).write_recipe({"name": name})
+    (tmp_path / "b" / "loop").symlink_to(tmp_path / "b")
+    runs = find_runs([tmp_path / "b", tmp_path, tmp_path / "b" / "kd"])
+    assert [run.read_recipe()["name"] for run in runs] == ["b/ce", "b/kd", "a"]
+
+
+def test_find_runs_follows_links(tmp_path):
+    RunRecord(tmp_path / "elsewhere" / "kd").write_recipe({})
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "linked").symlink_to(tmp_path / "elsewhere")
+    assert [run.folder for run in find_runs([tmp_path / "runs"])] == [tmp_path / "runs" / "linked" / "kd"]
+
+
+def test_a_path_without_a_run_is_named(tmp_path):
+    RunRecord(tmp_path / "kd").write_recipe({})
+    (tmp_path / "empty").mkdir()
+    for wrong in (tmp_path / "empty", tmp_path / "absent", tmp_path / "kd" / "recipe.json"):
+        with pytest.raises(ValueError, match=f"paths: expected a run folder .*{wrong.name}'"):
+            find_runs([tmp_path / "kd", wrong])
+        with pytest.raises(ValueError, match=f"path: expected a run folder .*{wrong.name}'"):
+            load_run(wrong)
+
+
+def test_environment_says_what_ran_where(tmp_path):
+    env = environment(device="cpu", world_size=2)
+    assert env["world_size"] == 2
+    assert env["device"] == "cpu"
+    assert env["cuda"] is None
+    assert env["device_name"] == env["cpu"] != ""
+    assert env["cores"] >= 1
+    assert all(env[name] for name in ("python", "torch", "timm", "numpy", "platform"))
+    assert env["started"].endswith("+00:00")
+    RunRecord(tmp_path).write_environment(env)
+    assert RunRecord(tmp_path).read_environment() == env
+
+
+def git(folder, *arguments):
+    who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_commit_is_the_checkouts_own(tmp_path, monkeypatch):
+    module = tmp_path / "src" / "record.py"
+    module.parent.mkdir()
+    module.write_text("")
+    monkeypatch.setattr(record, "__file__", str(module))
+    assert environment(device="cpu", world_size=1)["commit"] is None  # no repository at all
+
+    git(tmp_path, "init")
+    git(tmp_path, "commit", "--allow-empty", "-m", "somebody's own repository")
+    env = environment(device="cpu", world_size=1)  # installed inside a repository that does not track it
+    assert (env["commit"], env["dirty"]) == (None, False)
+
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "ours")
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    env = environment(device="cpu", world_size=1)
+    assert len(env["commit"]) == 40
+    assert env["dirty"] is False
+    module.write_text("changed")
+    assert environment(device="cpu", world_size=1)["dirty"] is True
