@@ -1,0 +1,23 @@
+"""Networks: the CIFAR nets (timm knows them once this is imported), any timm classifier, their weights and taps."""
+
+from pldistill.models import cifar_mobilenet, cifar_resnet, cifar_wrn  # noqa: F401  (importing registers them with timm)
+from pldistill.models.build import build, list_models, pretrained_statistics, require_tag
+from pldistill.models.folder import LoadedFolder, load_folder, save_folder
+from pldistill.models.net import Net
+from pldistill.models.taps import probe, resolve_taps, stages
+from pldistill.models.weights import load_weights
+
+__all__ = [
+    "LoadedFolder",
+    "Net",
+    "build",
+    "list_models",
+    "load_folder",
+    "load_weights",
+    "pretrained_statistics",
+    "probe",
+    "require_tag",
+    "resolve_taps",
+    "save_folder",
+    "stages",
+]

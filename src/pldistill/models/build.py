@@ -1,0 +1,161 @@
+"""Build a classifier by name: ours or any of timm's, with weights whose head fits or not at all."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model, list_pretrained
+from torch import nn
+
+from pldistill.models.cifar_mobilenet import default_cfgs as mobilenet_cfgs
+from pldistill.models.cifar_resnet import default_cfgs as resnet_cfgs
+from pldistill.models.cifar_wrn import default_cfgs as wrn_cfgs
+from pldistill.models.weights import load_weights
+
+OWN_NAMES = (*resnet_cfgs, *wrn_cfgs, *mobilenet_cfgs)
+
+
+def list_models(pattern: str | None = None) -> list[str]:
+    """Names that `build` knows: our CIFAR nets, or, given a pattern (`"resnet*"`), those and timm's that match it."""
+    if pattern is None:
+        return list(OWN_NAMES)
+    names = timm.list_models(pattern)
+    return sorted(names, key=lambda name: (name not in OWN_NAMES, names.index(name)))
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int,
+    pretrained: bool = False,
+    checkpoint: str | Path | None = None,
+    new_head: bool = False,
+    image_size: int | None = None,
+) -> nn.Module:
+    """Build a classifier of `num_classes` by its name, ours or timm's (`resnet20`, `resnet50.a1_in1k`).
+
+    Args:
+        name: one of `list_models("*")`; a timm tag after a dot chooses among published weights.
+        num_classes: outputs of the head, at least 1.
+        pretrained: load timm's published weights (downloaded once by timm).
+        checkpoint: load these weights: a safetensors or torch file, or a run folder (see `load_weights`).
+        new_head: keep the loaded body and start with a fresh head; without it a head that does not fit is an error.
+        image_size: pixels of a side; nets with a fixed input size (vision transformers) are built for it, all others
+            take any size and ignore it.
+
+    Raises:
+        ValueError: an unknown name or tag, a head that does not fit, weights that do not exist, cannot be fetched or
+            do not match the net, or a size that the net cannot take.
+    """
+    architecture = _known(name)
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    if pretrained and checkpoint is not None:
+        raise ValueError(f"give pretrained=True or a checkpoint, not both (model {name!r}, checkpoint {checkpoint})")
+    if new_head and not pretrained and checkpoint is None:
+        raise ValueError(f"new_head=True needs pretrained=True or a checkpoint: {name!r} without weights starts fresh")
+    arguments = _size_arguments(name, image_size)
+    if pretrained:
+        return _build_pretrained(name, architecture, num_classes, new_head, arguments)
+    model = _create(name, num_classes=num_classes, **arguments)
+    if checkpoint is not None:
+        load_weights(model, checkpoint, new_head=new_head)
+    return model
+
+
+def require_tag(name: str) -> None:
+    """Check that a pretrained teacher names its weights: `resnet152.a1_in1k`, not `resnet152`.
+
+    Raises:
+        ValueError: no tag (timm's tags for the architecture are listed), or a net without published weights.
+    """
+    architecture = _known(name)
+    tagged = [each for each in list_pretrained(f"{architecture}.*") if "." in each]
+    if not tagged:
+        raise ValueError(f"{name!r} has no published weights: give a run folder or a checkpoint")
+    if name not in tagged:
+        raise ValueError(f"pretrained {name!r} must name its weights: {', '.join(tagged)}; or give a checkpoint")
+
+
+def pretrained_statistics(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Channel means and standard deviations (of pictures in [0, 1]) that timm states for the net's weights."""
+    cfg = pretrained_cfg(model)
+    return tuple(cfg["mean"]), tuple(cfg["std"])
+
+
+def pretrained_cfg(model: nn.Module) -> dict[str, Any]:
+    """timm's description of the net; ValueError for a net that timm did not build."""
+    cfg = getattr(model, "pretrained_cfg", None)
+    if not isinstance(cfg, dict):
+        raise ValueError(f"expected a net built by timm or pldistill.models.build, got {type(model).__name__}")
+    return cfg
+
+
+def _known(name: str) -> str:
+    """The architecture part of a known name."""
+    architecture, _, tag = name.partition(".")
+    if not is_model(architecture):
+        raise ValueError(_unknown(name, architecture))
+    tags = get_arch_pretrained_cfgs(architecture)
+    if tag and name not in tags:
+        known = ", ".join(sorted(tags)) if set(tags) - {architecture} else "none"
+        raise ValueError(f"unknown weights {tag!r} of model {architecture!r}; known: {known}")
+    return architecture
+
+
+def _unknown(name: str, architecture: str) -> str:
+    ours = difflib.get_close_matches(architecture, OWN_NAMES, n=3, cutoff=0.5)
+    others = difflib.get_close_matches(architecture, set(timm.list_models()) - set(OWN_NAMES), n=3, cutoff=0.6)
+    near = f"did you mean {', '.join(ours + others)}? " if ours + others else ""
+    return f"unknown model {name!r}; {near}ours: {', '.join(OWN_NAMES)}; and every classifier of timm by its name"
+
+
+def _size_arguments(name: str, image_size: int | None) -> dict[str, int]:
+    if image_size is None:
+        return {}
+    if image_size < 1:
+        raise ValueError(f"image_size must be at least 1 pixel, got {image_size}")
+    cfg = get_pretrained_cfg(name)
+    return {"img_size": image_size} if cfg is not None and cfg.fixed_input_size else {}
+
+
+def _create(name: str, **arguments: Any) -> nn.Module:
+    """timm.create_model; what it says about a size it cannot take becomes a ValueError."""
+    if "img_size" not in arguments:
+        return timm.create_model(name, **arguments)
+    size = arguments["img_size"]
+    try:
+        model = timm.create_model(name, **arguments)
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, ValueError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"model {name!r} cannot be built for image_size {size}: {error}") from error
+    return model.train()
+
+
+def _build_pretrained(
+    name: str, architecture: str, num_classes: int, new_head: bool, arguments: dict[str, int]
+) -> nn.Module:
+    cfg = get_pretrained_cfg(name)
+    if cfg is None or not cfg.has_weights:
+        raise ValueError(f"{name!r} has no published weights; train it, or give a run folder or a checkpoint")
+    if cfg.num_classes != num_classes and not new_head:
+        raise ValueError(
+            f"the published weights of {name!r} have a head of {cfg.num_classes} classes, not {num_classes}; "
+            f"new_head=True starts a fresh head of {num_classes} on the pretrained body"
+        )
+    try:
+        model = _create(name, pretrained=True, num_classes=num_classes, **arguments)
+    except OSError as error:
+        raise ValueError(
+            f"the weights of {name!r} are not on this machine and could not be fetched "
+            f"({type(error).__name__}): download them once with a network, or give a checkpoint"
+        ) from error
+    if new_head and cfg.num_classes == num_classes:
+        reset: Any = model.reset_classifier  # every timm classifier has it
+        reset(num_classes)
+    return model

@@ -1,0 +1,143 @@
+"""A trained net as a folder in timm's own layout: `model.safetensors` and `config.json`.
+
+`timm.create_model("local-dir:FOLDER", pretrained=True)` reads it without this library, once our nets are registered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors.torch import save_file
+from timm.models import is_model
+from torch import nn
+
+from pldistill.models.build import pretrained_cfg
+from pldistill.models.weights import load_weights
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+# these speak of the weights that the net may have started from
+OF_THE_SOURCE = {
+    "url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "tag", "custom_load", "label_offset",
+    "label_names", "label_descriptions", "test_input_size", "test_crop_pct", "test_pool_size", "min_input_size",
+    "pool_size", "description", "origin_url", "paper_name", "paper_ids", "notes", "architecture",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LoadedFolder:
+    """A net read from a folder, in eval mode, with what is needed to use it.
+
+    Attributes:
+        model: the net with its weights.
+        architecture: its name.
+        classes: class names in the order of the logits.
+        mean: channel means of pictures in [0, 1].
+        std: channel standard deviations.
+        image_size: pixels of a side.
+        extra: what `save_folder` was given besides.
+    """
+
+    model: nn.Module
+    architecture: str
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+    extra: dict[str, Any]
+
+
+def save_folder(
+    model: nn.Module,
+    directory: str | Path,
+    *,
+    classes: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    image_size: int,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write `model.safetensors` and `config.json`, each whole or not at all.
+
+    Args:
+        model: a net of timm's or ours (`net.model`, not the `Net`).
+        directory: made if it is not there; other files in it are left alone.
+        classes: names in the order of the logits.
+        mean: channel means of pictures in [0, 1] that the net was trained with.
+        std: channel standard deviations.
+        image_size: pixels of a side.
+        extra: more to keep in the configuration (JSON values).
+
+    Raises:
+        ValueError: a net that timm did not build, or as many names as the head has not classes.
+    """
+    cfg = pretrained_cfg(model)
+    num_classes = int(getattr(model, "num_classes", -1))
+    if len(classes) != num_classes:
+        raise ValueError(f"classes has {len(classes)} names, the model {num_classes} classes")
+    kept = {key: value for key, value in cfg.items() if key not in OF_THE_SOURCE}
+    inputs = {"input_size": [3, image_size, image_size], "mean": list(mean), "std": list(std)}
+    config = {
+        "architecture": cfg["architecture"],
+        "num_classes": num_classes,
+        "num_features": getattr(model, "num_features", None),
+        "label_names": list(classes),
+        "pretrained_cfg": {**kept, **inputs, "num_classes": num_classes, "custom_load": False},
+        "pldistill": dict(extra or {}),
+    }
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    # copies, because safetensors takes neither other memory formats nor shared storage
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    _replace(folder / WEIGHTS, lambda path: save_file(state, path, metadata={"format": "pt"}))
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    _replace(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def load_folder(directory: str | Path) -> LoadedFolder:
+    """Read a folder that `save_folder` or timm's `save_for_hf` wrote.
+
+    Classes without names (timm's own folders) are called by their numbers, `"0"`, `"1"`, ...
+
+    Raises:
+        ValueError: a missing or damaged file, an unknown architecture, or weights that do not fit it.
+    """
+    folder = Path(directory)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is no model folder: {name} is missing")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        architecture, cfg = config["architecture"], config["pretrained_cfg"]
+        num_classes = int(config.get("num_classes", cfg["num_classes"]))
+        mean, std, image_size = tuple(cfg["mean"]), tuple(cfg["std"]), int(cfg["input_size"][-1])
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / CONFIG} is damaged or not timm's layout: {error!r}") from error
+    if not is_model(architecture):
+        raise ValueError(f"{folder / CONFIG} names the unknown architecture {architecture!r}")
+    arguments = dict(config.get("model_args") or {})
+    if cfg.get("fixed_input_size"):
+        arguments.setdefault("img_size", image_size)
+    model = timm.create_model(architecture, **{**arguments, "num_classes": num_classes})
+    load_weights(model, folder)
+    names = config.get("label_names") or range(num_classes)
+    classes = tuple(str(name) for name in names)
+    extra = config.get("pldistill") or {}
+    return LoadedFolder(model.eval(), architecture, classes, mean, std, image_size, extra)
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write beside, flush to the disk, then take the place of the old file in one step."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

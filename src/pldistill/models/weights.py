@@ -1,0 +1,173 @@
+"""Read weights from the files people have, and put them into a net only if all of them fit.
+
+A file of the older distillation libraries holds more than tensors: an `argparse.Namespace` of options and NumPy
+scalars. These, and nothing else, are let through torch's restricted unpickler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+# where a training checkpoint keeps its weights; averaged ones first, as timm does
+NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
+# what other modules put before a net's own names, the student's outer modules among them
+PREFIXES = ("module.", "_orig_mod.", "student.", "model.")
+NUMBERS = [np.dtype(kind) for kind in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")]
+SHOWN = 3  # names of a kind in an error
+
+
+def load_weights(model: nn.Module, checkpoint: str | Path, *, new_head: bool = False) -> None:
+    """Load a checkpoint into `model`, every tensor of it, or nothing.
+
+    Understood: safetensors; torch files with a plain state dict or one under `state_dict` or `model` (averaged weights
+    under `state_dict_ema` or `model_ema` first); names behind `module.`, `_orig_mod.`, `student.` or `model.` (where
+    there is a student, only the student is read); a run folder. Torch files are read without running code in them.
+
+    Args:
+        model: a net of timm's or ours.
+        checkpoint: the file, or a folder with `model.safetensors`.
+        new_head: leave the net's own head as it is and load the rest.
+
+    Raises:
+        ValueError: no such file, a file that holds more than weights and options, a head of other size, or names and
+            shapes that differ (the first few are shown). The net is then unchanged.
+    """
+    path = Path(checkpoint)
+    if path.is_dir():
+        _check_architecture(model, path)
+        path = path / "model.safetensors"
+    own = model.state_dict()
+    state = _plain(_find(read_file(path), path), own)
+    heads = tuple(f"{head}." for head in classifier_names(model))
+    if new_head:
+        state = {name: value for name, value in state.items() if not name.startswith(heads)}
+        state |= {name: value for name, value in own.items() if name.startswith(heads)}
+    else:
+        _check_head(own, state, heads, path)
+    _check_names(own, state, path)
+    model.load_state_dict(state)
+
+
+def classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """Module names of the net's head (most have one, distilled transformers two), from timm's entry."""
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    names = cfg.get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def read_file(path: Path) -> Any:
+    """What a safetensors or torch file holds; ValueError where it is missing, damaged or not only data."""
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path} does not exist")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"checkpoint {path} is not a readable safetensors file: {error}") from error
+    try:
+        with torch.serialization.safe_globals(_allowed()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).partition("WeightsUnpickler error: ")[2].split(".\n")[0].split("Please use")[0].strip()
+        raise ValueError(
+            f"checkpoint {path} was refused: it is no torch file of tensors, plain values, argparse.Namespace and "
+            f"NumPy numbers alone ({reason or 'unreadable'})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, IndexError, TypeError) as error:
+        raise ValueError(f"checkpoint {path} is not a readable torch file: {error}") from error
+
+
+def _numpy_number(dtype: np.dtype, data: bytes) -> Any:
+    """Rebuild a NumPy scalar from a pickle; only plain numbers."""
+    if dtype not in NUMBERS or not isinstance(data, bytes):
+        raise pickle.UnpicklingError(f"WeightsUnpickler error: NumPy scalar of type {dtype}")
+    return np.frombuffer(data, dtype=dtype)[0]
+
+
+def _named(module: str) -> Any:
+    """`_numpy_number` under the name that a pickle gives it: NumPy 1 and 2 keep `scalar` in different modules."""
+
+    def scalar(dtype: np.dtype, data: bytes) -> Any:
+        return _numpy_number(dtype, data)
+
+    scalar.__module__, scalar.__qualname__ = module, "scalar"
+    return scalar
+
+
+def _allowed() -> list[Any]:
+    scalars = [_named("numpy.core.multiarray"), _named("numpy._core.multiarray")]
+    return [argparse.Namespace, np.dtype, *{type(number) for number in NUMBERS}, *scalars]
+
+
+def _find(content: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict inside what a file holds."""
+    for key in NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        kind = (
+            f"the keys {sorted(map(str, content))[:SHOWN]}" if isinstance(content, Mapping) else type(content).__name__
+        )
+        raise ValueError(f"checkpoint {path} holds no state dict (expected tensors by name, got {kind})")
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _plain(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Strip the outer modules' names as long as there are some that the net itself does not use."""
+    for prefix in PREFIXES:
+        inside = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+        if inside and not any(name.startswith(prefix) for name in own) and not any(name in own for name in state):
+            return _plain(inside, own)
+    return state
+
+
+def _check_architecture(model: nn.Module, folder: Path) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ValueError(f"checkpoint folder {folder} has no config.json: it is no run folder")
+    found = json.loads(config.read_text(encoding="utf-8")).get("architecture")
+    expected = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    if expected is not None and found != expected:
+        raise ValueError(f"checkpoint folder {folder} holds a {found}, expected a {expected}")
+
+
+def _check_head(own: Mapping[str, Tensor], state: Mapping[str, Tensor], heads: tuple[str, ...], path: Path) -> None:
+    for name in (f"{head}weight" for head in heads):
+        if name in own and name in state and own[name].shape[0] != state[name].shape[0]:
+            raise ValueError(
+                f"checkpoint {path} has a head of {state[name].shape[0]} classes, the model has {own[name].shape[0]}; "
+                f"new_head=True starts a fresh head on the loaded body"
+            )
+
+
+def _check_names(own: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> None:
+    shared = [name for name in own if name in state]
+    shapes = [
+        f"{name} {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in shared
+        if own[name].shape != state[name].shape
+    ]
+    differences = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "of another shape": shapes,
+    }
+    parts = [
+        f"{len(names)} {kind} ({'; '.join(names[:SHOWN])}{'; ...' if len(names) > SHOWN else ''})"
+        for kind, names in differences.items()
+        if names
+    ]
+    if parts:
+        raise ValueError(f"checkpoint {path} does not fit the model: {', '.join(parts)}")
