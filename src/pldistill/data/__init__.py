@@ -1,0 +1,21 @@
+"""Pictures with labels: where they come from, what training does to them, and the batches that nets see."""
+
+from pldistill.data.augment import Augment, default_augment
+from pldistill.data.loaders import Loader, make_loader
+from pldistill.data.sources import SOURCES, Source, open_data
+from pldistill.data.splits import Dataset, FolderSplit, Split, TensorSplit, normalize
+
+__all__ = [
+    "SOURCES",
+    "Augment",
+    "Dataset",
+    "FolderSplit",
+    "Loader",
+    "Source",
+    "Split",
+    "TensorSplit",
+    "default_augment",
+    "make_loader",
+    "normalize",
+    "open_data",
+]

@@ -1,0 +1,147 @@
+"""Augmentation that can be replayed: what happens to a picture follows from (seed, view, id), whoever computes it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pldistill.data.random import uniform
+from pldistill.data.splits import Dataset
+
+SMALL = 64  # up to this side pictures are small: padded crops in training, no margin in evaluation
+EVAL_CROP = 0.95  # above it, evaluation sees the central 95 % of the short side (paper, Section 5.2)
+_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What training does to a picture.
+
+    Attributes:
+        crop: "pad" shifts the picture by up to `padding` pixels into zeros (RandomCrop with padding); "resized" cuts a
+            box of random area and aspect and resizes it (RandomResizedCrop); "none" does what evaluation does.
+        padding: pixels on each side, for "pad".
+        hflip: mirror half of the pictures.
+        scale: the box's share of the picture's area, least and most, for "resized".
+        ratio: the box's width / height, least and most, for "resized".
+
+    Raises:
+        ValueError: an unknown crop, a negative padding, an empty or impossible range.
+    """
+
+    crop: Literal["none", "pad", "resized"]
+    padding: int = 4
+    hflip: bool = True
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        if self.crop not in ("none", "pad", "resized"):
+            raise ValueError(f"crop: expected none, pad or resized, got {self.crop!r}")
+        if self.padding < 0:
+            raise ValueError(f"padding: expected at least 0 pixels, got {self.padding}")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale: expected 0 < least <= most <= 1, got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio: expected 0 < least <= most, got {self.ratio}")
+
+
+def default_augment(dataset: Dataset) -> Augment:
+    """Padded crop up to 64 pixels, random resized crop above; flip unless a mirrored picture is another class."""
+    return Augment(crop="pad" if dataset.image_size <= SMALL else "resized", hflip=dataset.hflip)
+
+
+def flips(seed: int, view: int, ids: np.ndarray) -> np.ndarray:
+    """`(N,)` bool: which pictures this view mirrors."""
+    return uniform(seed, view, ids, "flip") < 0.5
+
+
+def shifts(padding: int, seed: int, view: int, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Top and left corner `(N,)` int64 of each crop in its padded picture, uniform over 0 ... 2 padding."""
+    span = 2 * padding + 1
+    top, left = (np.floor(uniform(seed, view, ids, name) * span).astype(np.int64) for name in ("top", "left"))
+    return top, left
+
+
+def boxes(
+    augment: Augment, heights: np.ndarray, widths: np.ndarray, seed: int, view: int, ids: np.ndarray
+) -> np.ndarray:
+    """`(N, 4)` int64 (top, left, height, width) of random resized crops in pictures of the given sizes.
+
+    Ten tries at an area share uniform in `scale` and a log-uniform `ratio`, the first that fits the picture; if none
+    does, the largest central box whose aspect lies in `ratio` (Szegedy et al. 2015; torchvision's RandomResizedCrop).
+    """
+    heights, widths = np.asarray(heights, dtype=np.int64), np.asarray(widths, dtype=np.int64)
+    area = np.stack([uniform(seed, view, ids, f"area{k}") for k in range(_TRIES)])
+    aspect = np.stack([uniform(seed, view, ids, f"aspect{k}") for k in range(_TRIES)])
+    low, high = math.log(augment.ratio[0]), math.log(augment.ratio[1])
+    aspect = np.exp(low + (high - low) * aspect)
+    area = heights * widths * (augment.scale[0] + (augment.scale[1] - augment.scale[0]) * area)
+    tall = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    wide = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    fits = (tall > 0) & (wide > 0) & (tall <= heights) & (wide <= widths)
+    first, column = fits.argmax(0), np.arange(len(heights))
+    central_wide = np.maximum(1, np.minimum(widths, np.rint(heights * augment.ratio[1]))).astype(np.int64)
+    central_tall = np.maximum(1, np.minimum(heights, np.rint(widths / augment.ratio[0]))).astype(np.int64)
+    found = fits.any(0)
+    tall = np.where(found, tall[first, column], central_tall)
+    wide = np.where(found, wide[first, column], central_wide)
+    down = np.where(found, uniform(seed, view, ids, "box top"), 0.5)
+    across = np.where(found, uniform(seed, view, ids, "box left"), 0.5)
+    top = np.floor(down * (heights - tall + 1)).astype(np.int64)
+    left = np.floor(across * (widths - wide + 1)).astype(np.int64)
+    return np.stack([top, left, tall, wide], axis=1)
+
+
+def shift_and_mirror(images: Tensor, padding: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+    """Each picture of `(N, 3, H, W)`, padded with zeros, cut again at its own corner, mirrored where `flip (N,)`.
+
+    One gather does all three: pixel (i, j) of the result is pixel (top + i, left + j or its mirror) of the padded one.
+    """
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (padding,) * 4)
+    rows = top[:, None] + torch.arange(height, device=images.device)
+    across = torch.arange(width, device=images.device)
+    columns = left[:, None] + torch.where(flip[:, None], across.flip(0), across)
+    index = rows[:, :, None] * padded.shape[-1] + columns[:, None, :]
+    return padded.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, 3, -1)).view_as(images)
+
+
+def evaluation_resize(size: int) -> int:
+    """The short side in pixels before the central `size` x `size` crop: size / 0.95 rounded up above 64, else size."""
+    return size if size <= SMALL else math.ceil(size / EVAL_CROP)
+
+
+def _bicubic(images: Tensor, height: int, width: int) -> Tensor:
+    resized = F.interpolate(images.float(), (height, width), mode="bicubic", antialias=True, align_corners=False)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def fit(images: Tensor, size: int) -> Tensor:
+    """What evaluation sees of `(N, 3, H, W)`: short side resized, centre cut to `(N, 3, size, size)`.
+
+    A picture that is already size x size, up to 64 pixels, is left alone.
+    """
+    height, width = images.shape[-2:]
+    if height == width == size and size <= SMALL:
+        return images
+    short = evaluation_resize(size)
+    scale = short / min(height, width)
+    images = _bicubic(images, max(short, round(height * scale)), max(short, round(width * scale)))
+    top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
+    return images[..., top : top + size, left : left + size].contiguous()
+
+
+def cut(images: Tensor, box: np.ndarray, size: int) -> Tensor:
+    """The box `(top, left, height, width)` of each picture of `(N, 3, H, W)`, resized to `(N, 3, size, size)`."""
+    parts = [
+        _bicubic(image[None, :, top : top + height, left : left + width], size, size)
+        for image, (top, left, height, width) in zip(images, box.tolist(), strict=True)
+    ]
+    return torch.cat(parts)

@@ -1,0 +1,34 @@
+"""The cache folder: files that can be made again, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """`$PLDISTILL_CACHE`, or `~/.cache/pldistill`."""
+    return Path(os.environ.get("PLDISTILL_CACHE") or "~/.cache/pldistill").expanduser()
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a neighbour of `path`, then rename it: a reader sees all of it or none.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        hint = "set PLDISTILL_CACHE to a folder that can be written"
+        raise ValueError(f"cache folder {path.parent}: cannot write there ({error.strerror}); {hint}") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

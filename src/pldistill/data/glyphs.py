@@ -1,0 +1,211 @@
+"""`glyphs`: 100 characters in 14 faces, posed, coloured, cluttered and blurred; made in seconds, no download.
+
+The faces ship with matplotlib. Every picture follows from (seed, split, index), and no two splits share a draw.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from pldistill.data.cache import cache_folder, write_whole
+from pldistill.data.random import key, uniform
+from pldistill.data.splits import TensorSplit
+
+VERSION = 1  # part of the cache file's name: raise it when a picture changes
+SIZE = 32
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.25, 0.25, 0.25)
+
+# No two that only size, a turn of 25 degrees or an italic face would make alike: no o beside 0, no alpha beside a.
+CLASSES = tuple("123456789ABCDEFGHJKLMNPQRSTUVWXYZabdefghmnqrtβδζθλμξπφωΓΔΛΞΣΨΩБДЖИЦЧШЭЮЯЫЊ!?&@#%$+*={}§¶©€£¥∞√∫∇←↑→↓")
+FACES = (
+    *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
+    *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
+    *(f"STIXGeneral{style}" for style in ("", "Bol")),
+)
+
+_CANVAS, _EXTENT = 32, 24  # a mask's side, and the longest side of the character in it
+_CHUNK = 1000
+_DISTRACTORS, _STROKES = 2, 1
+
+
+def glyphs(train: int = 20_000, val: int = 4_000, seed: int = 0) -> tuple[TensorSplit, TensorSplit]:
+    """Training and validation split of `train` and `val` pictures, from the cache where they were made before.
+
+    Raises:
+        ValueError: fewer pictures than classes in a split, a negative seed, or a damaged cache file.
+    """
+    for name, value, least in (("train", train, len(CLASSES)), ("val", val, len(CLASSES)), ("seed", seed, 0)):
+        if value < least:
+            raise ValueError(f"glyphs: {name}: expected at least {least}, got {value}")
+    file = cache_folder() / "glyphs" / f"v{VERSION}-train{train}-val{val}-seed{seed}.safetensors"
+    if not file.is_file():
+        masks = render_masks()
+        pictures = {"train": draw(masks, train, seed, "train"), "val": draw(masks, val, seed, "val")}
+        write_whole(file, lambda temporary: save_file(pictures, temporary))
+    try:
+        pictures = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file}: damaged ({error}); delete it and it is made again") from error
+    first, second = (TensorSplit(pictures[name], labels(len(pictures[name]))) for name in ("train", "val"))
+    return first, second
+
+
+def labels(count: int) -> Tensor:
+    """`(count,)` int64: picture i shows class i mod 100, so classes are balanced to within one picture."""
+    return torch.arange(count) % len(CLASSES)
+
+
+def render_masks() -> Tensor:
+    """`(classes, faces, 32, 32)` float32 in [0, 1]: each character in each face, upright, centred, longest side 24."""
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    masks = np.empty((len(CLASSES), len(FACES), _CANVAS, _CANVAS), np.uint8)
+    for column, face in enumerate(FACES):
+        font = ImageFont.truetype(str(folder / f"{face}.ttf"), 4 * _EXTENT, layout_engine=ImageFont.Layout.BASIC)
+        for row, character in enumerate(CLASSES):
+            masks[row, column] = _mask(font, character)
+    return torch.from_numpy(masks).float() / 255
+
+
+def _mask(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
+    left, top, right, bottom = font.getbbox(character)
+    large = Image.new("L", (round(right - left), round(bottom - top)))
+    ImageDraw.Draw(large).text((-left, -top), character, fill=255, font=font)
+    scale = _EXTENT / max(large.size)
+    small = large.resize(
+        (max(1, round(large.width * scale)), max(1, round(large.height * scale))), Image.Resampling.BOX
+    )
+    canvas = Image.new("L", (_CANVAS, _CANVAS))
+    canvas.paste(small, ((_CANVAS - small.width) // 2, (_CANVAS - small.height) // 2))
+    return np.asarray(canvas)
+
+
+def draw(masks: Tensor, count: int, seed: int, split: str) -> Tensor:
+    """`(count, 3, 32, 32)` uint8: the pictures 0 ... count - 1 of a split."""
+    chunks = [
+        _Chunk(masks, np.arange(first, min(first + _CHUNK, count)), seed, split) for first in range(0, count, _CHUNK)
+    ]
+    return torch.cat([chunk.pictures() for chunk in chunks])
+
+
+class _Chunk:
+    """Some pictures of a split, made together; `self.between` is the one source of their draws."""
+
+    def __init__(self, masks: Tensor, ids: np.ndarray, seed: int, split: str) -> None:
+        self._masks, self._ids, self._seed, self._split = masks, ids, seed, split
+
+    def between(self, low: float, high: float, name: str) -> Tensor:
+        """`(N,)` float32, uniform in [low, high)."""
+        draws = uniform(self._seed, 0, self._ids, f"glyphs/{self._split}/{name}")
+        return torch.from_numpy(low + (high - low) * draws).float()
+
+    def pictures(self) -> Tensor:
+        canvas = self._background()
+        contrast = self.between(0.22, 0.7, "contrast") * self.between(-1, 1, "polarity").sign()
+        tint = torch.stack([self.between(-0.15, 0.15, f"tint{c}") for c in range(3)], 1)
+        ink = canvas.mean((2, 3)) + contrast[:, None] + tint
+        for k in range(_DISTRACTORS):
+            canvas = self._paint(canvas, self._distractor(k), self._colour(f"distractor{k}"))
+        canvas = self._paint(canvas, self._character(), ink)
+        for k in range(_STROKES):
+            canvas = self._paint(canvas, self._stroke(k), self._colour(f"stroke{k}"))
+        canvas = _blur(canvas, self.between(0.3, 1.1, "blur")) + self._noise()
+        return (canvas * 255).round_().clamp_(0, 255).to(torch.uint8)
+
+    def _colour(self, name: str) -> Tensor:
+        return torch.stack([self.between(0.1, 0.9, f"{name} colour{c}") for c in range(3)], 1)
+
+    def _background(self) -> Tensor:
+        """A plane of colour: a middle and a slope in a random direction."""
+        middle, slope = self._colour("middle"), self.between(-0.25, 0.25, "slope")[:, None, None]
+        angle = self.between(0, 2 * torch.pi, "slope angle")[:, None, None]
+        plane = _across() * angle.cos() + _down() * angle.sin()
+        return middle[:, :, None, None] + (slope * plane)[:, None]
+
+    @staticmethod
+    def _paint(canvas: Tensor, cover: Tensor, colour: Tensor) -> Tensor:
+        return torch.lerp(canvas, colour[:, :, None, None].expand_as(canvas), cover[:, None])
+
+    def _character(self) -> Tensor:
+        face = self.between(0, len(FACES), "face").long()
+        size, x, y = self.between(15, 26, "size"), self.between(-0.2, 0.2, "x"), self.between(-0.2, 0.2, "y")
+        return self._place(self._masks[labels_of(self._ids), face], "character", size, x, y)
+
+    def _distractor(self, k: int) -> Tensor:
+        """Part of another character, most of it beyond the edge."""
+        name = f"distractor{k}"
+        which = self.between(0, len(CLASSES), f"{name} class").long()
+        face = self.between(0, len(FACES), f"{name} face").long()
+        angle, away = self.between(0, 2 * torch.pi, f"{name} way"), self.between(0.85, 1.2, f"{name} away")
+        size = self.between(12, 24, f"{name} size")
+        return self._place(self._masks[which, face], name, size, away * angle.cos(), away * angle.sin())
+
+    def _place(self, masks: Tensor, name: str, size: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """The masks turned, sheared and stretched to about `size` pixels with their centre at (x, y) in [-1, 1]."""
+        angle, shear = self.between(-0.45, 0.45, f"{name} angle"), self.between(-0.35, 0.35, f"{name} shear")
+        stretch = self.between(-0.2, 0.2, f"{name} stretch").exp()
+        scale = size / SIZE * (_CANVAS / _EXTENT)
+        cos, sin = angle.cos(), angle.sin()
+        turn = torch.stack([cos, sin, -sin, cos], 1).view(-1, 2, 2)
+        lean = torch.stack([torch.ones_like(shear), shear, torch.zeros_like(shear), torch.ones_like(shear)], 1).view(
+            -1, 2, 2
+        )
+        inverse = lean @ turn / torch.stack([scale * stretch, scale / stretch], 1)[:, :, None]
+        offset = -inverse @ torch.stack([x, y], 1)[:, :, None]
+        grid = F.affine_grid(torch.cat([inverse, offset], 2), [len(masks), 1, SIZE, SIZE], align_corners=False)
+        return F.grid_sample(masks[:, None], grid, mode="bilinear", align_corners=False)[:, 0]
+
+    def _stroke(self, k: int) -> Tensor:
+        """A thin straight line through the picture."""
+        angle = self.between(0, torch.pi, f"stroke{k} angle")[:, None, None]
+        shift, width = (self.between(*span, f"stroke{k} {name}")[:, None, None] for name, span in _STROKE.items())
+        distance = (_across() * angle.sin() - _down() * angle.cos() - shift).abs()
+        return ((width - distance) * (SIZE / 2) + 0.5).clamp(0, 1)
+
+    def _noise(self) -> Tensor:
+        generator = torch.Generator().manual_seed(
+            key(self._seed, int(self._ids[0]), f"glyphs/{self._split}/noise") >> 1
+        )
+        noise = torch.randn(len(self._ids), 3, SIZE, SIZE, generator=generator)
+        return noise * self.between(0.01, 0.08, "noise")[:, None, None, None]
+
+
+_STROKE = {"shift": (-0.8, 0.8), "width": (0.01, 0.05)}
+
+
+def labels_of(ids: np.ndarray) -> Tensor:
+    return torch.from_numpy(ids % len(CLASSES))
+
+
+def _across() -> Tensor:
+    return ((torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1)[None, None, :]
+
+
+def _down() -> Tensor:
+    return ((torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1)[None, :, None]
+
+
+def _blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """A Gaussian of its own width for each picture, five taps, rows then columns."""
+    taps = torch.exp(-0.5 * (torch.arange(-2, 3) / sigma[:, None]) ** 2)
+    taps = (taps / taps.sum(1, keepdim=True)).T.reshape(5, -1, 1, 1, 1)
+    padded = F.pad(images, (2, 2, 2, 2), mode="replicate")
+    return _smooth(_smooth(padded, taps, 2), taps, 3)
+
+
+def _smooth(images: Tensor, taps: Tensor, dim: int) -> Tensor:
+    """Sums of products written out: a convolution's result could depend on the number of threads."""
+    total = torch.zeros_like(images.narrow(dim, 0, SIZE))
+    for k, tap in enumerate(taps):
+        total.addcmul_(images.narrow(dim, k, SIZE), tap)
+    return total

@@ -1,0 +1,141 @@
+"""Loaders: a split becomes batches whose numbers depend on (seed, view) alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pldistill.contracts import Batch
+from pldistill.data.augment import Augment, boxes, cut, fit, flips, shift_and_mirror, shifts
+from pldistill.data.random import order
+from pldistill.data.splits import FolderSplit, Split, TensorSplit
+
+
+def batch_bounds(count: int, batch_size: int, join_single: bool) -> list[tuple[int, int]]:
+    """First and one-past-last position of each batch. No picture is dropped.
+
+    A last batch of exactly one picture joins the one before it where `join_single`: BatchNorm cannot train on it.
+    """
+    starts = list(range(0, count, batch_size))
+    if join_single and batch_size > 1 and len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], count], strict=True))
+
+
+class Loader(ABC):
+    """Batches of one split, view after view. Made by `make_loader`.
+
+    Attributes:
+        num_samples: pictures in a view.
+    """
+
+    def __init__(self, split: Split, *, batch_size: int, seed: int, shuffle: bool) -> None:
+        self.num_samples = len(split)
+        self._ids, self._seed, self._shuffle = split.ids, seed, shuffle
+        self._bounds = batch_bounds(len(split), batch_size, join_single=shuffle)
+
+    def __len__(self) -> int:
+        """Batches in a view."""
+        return len(self._bounds)
+
+    def epoch(self, view: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of this view from the `start`-th on: what an uninterrupted epoch gives after `start` batches.
+
+        Raises:
+            ValueError: a negative view, or a start outside 0 ... len(loader).
+        """
+        if view < 0:
+            raise ValueError(f"view: expected at least 0, got {view}")
+        if not 0 <= start <= len(self):
+            raise ValueError(f"start: expected 0 to {len(self)} batches, got {start}")
+        places = order(self._seed, view, self._ids) if self._shuffle else torch.arange(self.num_samples)
+        return self._batches(view, [places[first:last] for first, last in self._bounds[start:]])
+
+    @abstractmethod
+    def _batches(self, view: int, places: list[Tensor]) -> Iterator[Batch]:
+        """One batch for each tensor of positions."""
+
+
+class ResidentLoader(Loader):
+    """Pictures stay in the device's memory and are augmented there, a whole batch at a time."""
+
+    def __init__(
+        self,
+        split: TensorSplit,
+        *,
+        batch_size: int,
+        image_size: int,
+        augment: Augment | None,
+        seed: int,
+        shuffle: bool,
+        device: torch.device,
+    ) -> None:
+        super().__init__(split, batch_size=batch_size, seed=seed, shuffle=shuffle)
+        self._images, self._labels = split.images.to(device), split.labels.to(device)
+        self._size, self._augment, self._device = image_size, augment, device
+
+    def _batches(self, view: int, places: list[Tensor]) -> Iterator[Batch]:
+        for at in places:
+            ids, on_device = self._ids[at], at.to(self._device)
+            images = self._images.index_select(0, on_device)
+            images = augment_batch(images, self._augment, self._size, self._seed, view, ids.numpy())
+            yield Batch(images, self._labels[on_device], ids.to(self._device), view)
+
+
+def augment_batch(images: Tensor, augment: Augment | None, size: int, seed: int, view: int, ids: np.ndarray) -> Tensor:
+    """What this view shows of `images (N, 3, H, W)`: `(N, 3, size, size)`, on the same device."""
+    if augment is None:
+        return fit(images, size)
+    if augment.crop == "resized":
+        height, width = (np.full(len(ids), side) for side in images.shape[-2:])
+        images = cut(images, boxes(augment, height, width, seed, view, ids), size)
+    else:
+        images = fit(images, size)
+    return move(images, augment, seed, view, ids)
+
+
+def move(images: Tensor, augment: Augment, seed: int, view: int, ids: np.ndarray) -> Tensor:
+    """The padded crop and the flip of pictures that have their size already: the same for every kind of split."""
+    padding = augment.padding if augment.crop == "pad" else 0
+    flip = flips(seed, view, ids) & augment.hflip
+    if padding == 0 and not flip.any():
+        return images
+    top, left = shifts(padding, seed, view, ids)
+    draws = (torch.from_numpy(draw).to(images.device) for draw in (top, left, flip))
+    return shift_and_mirror(images, padding, *draws)
+
+
+def make_loader(
+    split: Split,
+    *,
+    batch_size: int,
+    image_size: int,
+    augment: Augment | None,
+    seed: int,
+    shuffle: bool,
+    device: torch.device,
+    workers: int = 0,
+) -> Loader:
+    """A loader over `split`. `augment=None` is evaluation: short side resized, centre cut.
+
+    The last batch is never dropped; with `shuffle` (training) a last batch of exactly one picture joins the batch
+    before it. `workers` are processes that read files; they change no number, and pictures in memory need none.
+
+    Raises:
+        ValueError: an empty split, or a batch size, image size or worker count that is too small.
+    """
+    for name, value, least in (("batch_size", batch_size, 1), ("image_size", image_size, 1), ("workers", workers, 0)):
+        if value < least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
+    if len(split) == 0:
+        raise ValueError("split: expected at least one picture, got none")
+    options = {"batch_size": batch_size, "image_size": image_size, "augment": augment, "seed": seed}
+    if isinstance(split, TensorSplit):
+        return ResidentLoader(split, **options, shuffle=shuffle, device=device)
+    if isinstance(split, FolderSplit):
+        raise NotImplementedError
+    raise ValueError(f"split: expected a TensorSplit or a FolderSplit, got {type(split).__name__}")

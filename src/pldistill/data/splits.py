@@ -1,0 +1,116 @@
+"""A data set: two splits of labelled pictures, and what a net must know to read them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Triple = tuple[float, float, float]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+class Split(ABC):
+    """Labelled pictures, in memory or as files.
+
+    Attributes:
+        labels: `(N,)` int64 class indices.
+        ids: `(N,)` int64, what names a picture for ever: its index in the whole split, kept by `subset`.
+    """
+
+    labels: Tensor
+    ids: Tensor
+
+    def _set_labels(self, labels: Tensor, ids: Tensor | None, count: int) -> None:
+        self.labels = labels
+        self.ids = torch.arange(count) if ids is None else ids
+        for name, column in (("labels", self.labels), ("ids", self.ids)):
+            if column.dtype != torch.int64 or column.shape != (count,):
+                raise ValueError(
+                    f"{name}: expected int64 of shape ({count},), got {column.dtype} {tuple(column.shape)}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def subset(self, indices: Sequence[int] | Tensor) -> Split:
+        """The pictures at these positions, in this order; their ids stay what they were.
+
+        Raises:
+            ValueError: an index outside the split.
+        """
+
+    def _positions(self, indices: Sequence[int] | Tensor) -> Tensor:
+        positions = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
+        if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < len(self):
+            found = f"{int(positions.min())} to {int(positions.max())}"
+            raise ValueError(f"indices: expected 0 to {len(self) - 1}, got {found}")
+        return positions
+
+
+class TensorSplit(Split):
+    """Pictures that live in memory: `images (N, 3, H, W)` uint8."""
+
+    def __init__(self, images: Tensor, labels: Tensor, ids: Tensor | None = None) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images: expected uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+        self.images = images
+        self._set_labels(labels, ids, len(images))
+
+    def subset(self, indices: Sequence[int] | Tensor) -> TensorSplit:
+        positions = self._positions(indices)
+        return TensorSplit(self.images[positions], self.labels[positions], self.ids[positions])
+
+
+class FolderSplit(Split):
+    """Pictures that are read when they are needed: `paths`, one file each."""
+
+    def __init__(self, paths: Sequence[str], labels: Tensor, ids: Tensor | None = None) -> None:
+        self.paths = tuple(str(path) for path in paths)
+        self._set_labels(labels, ids, len(self.paths))
+
+    def subset(self, indices: Sequence[int] | Tensor) -> FolderSplit:
+        positions = self._positions(indices)
+        return FolderSplit([self.paths[i] for i in positions.tolist()], self.labels[positions], self.ids[positions])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a validation split with one set of classes.
+
+    Attributes:
+        spec: the text that opened it.
+        classes: class names; label i is `classes[i]`.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, of pixels in [0, 1].
+        image_size: side in pixels of the square pictures that nets see.
+        hflip: whether a mirrored picture keeps its class.
+    """
+
+    spec: str
+    classes: tuple[str, ...]
+    mean: Triple
+    std: Triple
+    image_size: int
+    hflip: bool
+    train: Split
+    val: Split
+
+
+def normalize(images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
+    """`(x / 255 - mean) / std` as float32, for `images (N, 3, H, W)` uint8 and statistics of pixels in [0, 1].
+
+    Raises:
+        ValueError: `images` is not uint8 with three channels.
+    """
+    if images.dtype != torch.uint8 or images.ndim < 3 or images.shape[-3] != 3:
+        raise ValueError(f"images: expected uint8 (..., 3, H, W), got {images.dtype} {tuple(images.shape)}")
+    centre = torch.as_tensor(mean, dtype=torch.float32, device=images.device).view(3, 1, 1)
+    spread = torch.as_tensor(std, dtype=torch.float32, device=images.device).view(3, 1, 1)
+    return images.float().div_(255).sub_(centre).div_(spread)
