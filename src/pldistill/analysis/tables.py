@@ -155,14 +155,13 @@ def rich_table(rows: Sequence[Row]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    shared, header, cells = _texts(
-        rows, without=("Best", "Top-5", "Images/s") if any(row.n > 1 for row in rows) else ("Images/s",)
-    )
+    spreads = any(row.n > 1 for row in rows)
+    shared, header, cells = _texts(rows, without=("Best", "Top-5", "KL", "Time", "Images/s")[0 if spreads else 4 :])
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.title, table.title_justify = Text(shared) if shared else None, "left"
     for name in header:
-        whole = name not in ("Setting", "Time", "Unfinished")  # these may break into lines; nothing is cut off
-        table.add_column(name, justify="right" if name in _NUMBERS else "left", no_wrap=whole, overflow="fold")
+        justify, whole = "right" if name in _NUMBERS else "left", name not in ("Setting", "So far")
+        table.add_column(name, justify=justify, no_wrap=whole, min_width=None if whole else 6, overflow="fold")
     for index, (row, line) in enumerate(zip(rows, cells, strict=True)):
         ends = index + 1 < len(rows) and rows[index + 1].group.block != row.group.block
         style = "bold" if row.best else ""
@@ -244,7 +243,7 @@ def _texts(rows: Sequence[Row], without: Sequence[str] = ()) -> tuple[str, list[
         {"Method": row.method}
         | {title: str(getattr(row, name) or "") for title, name in varying.items()}
         | figures_of(row)
-        | {"Unfinished": row.state}
+        | {"So far": row.state}
         for row in rows
     ]
     header = [name for name in lines[0] if name not in without and any(line[name] for line in lines)]
