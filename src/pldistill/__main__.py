@@ -1,0 +1,46 @@
+"""`pldistill` and `python -m pldistill`: run the command line, and turn what went wrong into one plain line."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+# Typer's own copy of click, or click itself in older versions: the classes are reached through Typer's public one.
+UsageError, ClickException = typer.BadParameter.__mro__[1:3]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 a mistake to mend, 1 a run that failed, 128 + n stopped by signal n."""
+    from pldistill.cli import app
+
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(args=arguments, prog_name="pldistill", standalone_mode=False)
+    except typer.Abort:
+        _fail("stopped", 130)
+    except ClickException as error:
+        hint = " (see pldistill --help)" if isinstance(error, UsageError) else ""
+        _fail(error.format_message() + hint, 2)
+    except (ValueError, OSError) as error:
+        _fail(_one_line(error), 2)
+    except ArithmeticError as error:
+        _fail(_one_line(error), 1)
+    except KeyboardInterrupt:
+        _fail("stopped at once: what was not yet saved is lost", 130)
+    else:
+        sys.exit(code or 0)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _fail(message: str, code: int) -> None:
+    Console(stderr=True).print(f"pldistill: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

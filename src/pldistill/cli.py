@@ -1,0 +1,264 @@
+"""The verbs of the command line: each reads its arguments, calls the library and prints.
+
+The library is imported by the verb, so that help and mistakes in the arguments do not wait for torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    name="pldistill",
+    help="Distil a large classifier into a small one, by Plackett-Luce distillation and what it is compared with.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that decode a folder's pictures; changes no figure.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Distil a large classifier into a small one."""
+    if version:
+        from pldistill.version import __version__
+
+        console.print(f"pldistill {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs and the report.")] = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="The same path in seconds, on a handful of pictures.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Train a teacher and four students (CE, KD, DIST, PLD) on embedded pictures; end with a table and a report."""
+    from pldistill.recipes.demo import run_demo
+
+    run_demo(out or Path("runs/demo-smoke" if smoke else "runs/demo"), smoke=smoke, device=device, console=console)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path | None, typer.Option(help="A recipe.json; the other options override it.")] = None,
+    data: Annotated[str | None, typer.Option(help="glyphs, digits, cifar100:PATH, cifar10:PATH, folder:PATH.")] = None,
+    student: Annotated[str | None, typer.Option(help="The net to train; see `pldistill list models`.")] = None,
+    method: Annotated[str | None, typer.Option(help="See `pldistill list methods`; ce trains a teacher.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="A run folder, or a net's name.")] = None,
+    teacher_checkpoint: Annotated[str | None, typer.Option(help="Weights of a teacher given by name.")] = None,
+    pretrained: Annotated[bool | None, typer.Option("--pretrained", help="Start from timm's weights.")] = None,
+    student_checkpoint: Annotated[str | None, typer.Option(help="Start from these weights.")] = None,
+    new_head: Annotated[bool | None, typer.Option("--new-head", help="A fresh classifier on given weights.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the method; repeatable.")] = None,
+    weight: Annotated[list[str] | None, typer.Option(help="TERM=VALUE or TERM=TO@PART (a ramp); repeatable.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Default 20.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Default 128.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side in pixels; default the data's own.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Default 0.05.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="sgd (default), adamw, or any of timm's.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Default 0.9.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Default 5e-4.")] = None,
+    decay_all: Annotated[bool | None, typer.Option(help="Weight decay on biases and norms too (default).")] = None,
+    schedule: Annotated[str | None, typer.Option(help="cosine (default), step or constant.")] = None,
+    warmup_epochs: Annotated[float | None, typer.Option(help="Default 0.")] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Of the task's cross-entropy; default 0.")] = None,
+    clip_grad: Annotated[float | None, typer.Option(help="Largest gradient norm.")] = None,
+    ema: Annotated[float | None, typer.Option(help="Decay of a moving average of the weights.")] = None,
+    amp: Annotated[str | None, typer.Option(help="bf16, fp16 or off (default).")] = None,
+    channels_last: Annotated[bool | None, typer.Option(help="Memory layout (default on).")] = None,
+    compile: Annotated[bool | None, typer.Option("--compile", help="torch.compile the student.")] = None,
+    hflip: Annotated[bool | None, typer.Option(help="Mirror training pictures; default the data's choice.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/ and a name.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR where it is missing.")] = False,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Train a net: a teacher (--method ce) or a student from a teacher."""
+    fields = {name: value for name, value in locals().items() if name in _RECIPE_OPTIONS and value is not None}
+    fields |= {"options": _pairs("option", option), "weights": _pairs("weight", weight)}
+    from pldistill import runs
+    from pldistill.interrupt import Interrupted
+    from pldistill.progress import Terminal
+    from pldistill.recipe import make_recipe
+
+    full = make_recipe(_over_stored(fields, recipe, out, resume))
+    try:
+        run = runs.train(
+            full, out=out, resume=resume, device=device, workers=workers, download=download, watch=Terminal(console)
+        )
+    except Interrupted as stop:
+        console.print(str(stop), highlight=False, soft_wrap=True)
+        raise typer.Exit(128 + stop.signal) from None
+    result = run.result
+    top5 = "" if result["top5_last"] is None else f", top-5 {result['top5_last']:.2f} %"
+    console.print(
+        f"finished: top-1 {result['top1_last']:.2f} % (best {result['top1_best']:.2f} % in epoch "
+        f"{result['best_epoch']}){top5}, {result['seconds']:.0f} s: {run.folder}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    data: Annotated[str | None, typer.Option(help="Other data with the same classes.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    device: Device = "auto",
+    workers: Workers = 2,
+) -> None:
+    """Measure a run's net on its validation pictures."""
+    from pldistill import runs
+
+    figures = runs.evaluate(runs.load_run(run), data=data, batch_size=batch_size, device=device, workers=workers)
+    top5 = "" if figures["top5"] is None else f"  top-5 {figures['top5']:.2f} %"
+    console.print(
+        f"top-1 {figures['top1']:.2f} %{top5}  cross-entropy {figures['val_loss']:.4f}  {figures['pictures']} pictures",
+        highlight=False,
+    )
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+) -> None:
+    """Print the first five classes of each picture with their probabilities."""
+    from pldistill import runs
+
+    for picture, classes in zip(pictures, runs.predict(runs.load_run(run), pictures), strict=True):
+        console.print(str(picture), highlight=False, markup=False, soft_wrap=True)
+        for name, probability in classes:
+            console.print(f"  {100 * probability:6.2f} %  {name}", highlight=False, markup=False)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")],
+) -> None:
+    """Write one self-contained HTML page: table, curves, environment."""
+    from pldistill.analysis.report import write_report
+    from pldistill.record import find_runs
+
+    console.print(str(write_report(find_runs(runs), out)), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command(name="list")
+def list_(what: Annotated[str, typer.Argument(help="methods, models or data.")]) -> None:
+    """List what can be named: methods with options, defaults and source; models; data."""
+    tables = {"methods": _list_methods, "models": _list_models, "data": _list_data}
+    if what not in tables:
+        from pldistill.suggest import unknown
+
+        raise ValueError(unknown("list", what, tables))
+    console.print(tables[what]())
+
+
+def _list_methods() -> Table:
+    from pldistill.methods import METHODS
+
+    table = Table("method", "options", "weights", "source", box=None)
+    for name, spec in METHODS.items():
+        options = "\n".join(
+            f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in spec.options.items()
+        )
+        weights = "\n".join(f"{term}={weight}" for term, weight in spec.weights.items())
+        table.add_row(name, options, weights, spec.source + (f"\n[dim]{spec.note}[/]" if spec.note else ""))
+    return table
+
+
+def _list_models() -> Table:
+    from pldistill.models import MODELS
+
+    table = Table(
+        "model", "what", box=None, caption="and every classifier of timm, by its name", caption_justify="left"
+    )
+    for name, what in MODELS.items():
+        table.add_row(name, what)
+    return table
+
+
+def _list_data() -> Table:
+    from pldistill.data import SOURCES
+
+    table = Table("data", "what", box=None)
+    for name, source in SOURCES.items():
+        table.add_row(name, source.description)
+    return table
+
+
+_RECIPE_OPTIONS = frozenset(
+    [
+        "data",
+        "student",
+        "method",
+        "teacher",
+        "teacher_checkpoint",
+        "pretrained",
+        "student_checkpoint",
+        "new_head",
+        "epochs",
+        "batch_size",
+        "image_size",
+        "lr",
+        "optimizer",
+        "momentum",
+        "weight_decay",
+        "decay_all",
+        "schedule",
+        "warmup_epochs",
+        "label_smoothing",
+        "clip_grad",
+        "ema",
+        "amp",
+        "channels_last",
+        "compile",
+        "hflip",
+        "seed",
+    ]
+)
+
+
+def _pairs(kind: str, given: list[str] | None) -> dict[str, str]:
+    """Read KEY=VALUE arguments."""
+    pairs: dict[str, str] = {}
+    for text in given or []:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise ValueError(f"{kind}: expected KEY=VALUE, got {text!r}")
+        pairs[key] = value
+    return pairs
+
+
+def _over_stored(fields: dict[str, Any], recipe: Path | None, out: Path | None, resume: bool) -> dict[str, Any]:
+    """Lay the command line's fields over those of a recipe file, or of the run that is resumed."""
+    from pldistill.recipe import read_recipe
+
+    if recipe is None and resume:
+        if out is None:
+            raise ValueError("resume: expected the run's folder as --out, got none")
+        if not (out / "recipe.json").exists():
+            raise ValueError(f"resume: expected a run in {str(out)!r}, got none")
+        recipe = out / "recipe.json"
+    if recipe is None:
+        return fields
+    stored = read_recipe(recipe)
+    if fields.get("method", stored.get("method")) != stored.get("method"):
+        # Another method's options and weights are not this one's.
+        stored = {name: value for name, value in stored.items() if name not in ("options", "weights")}
+    merged = {**stored, **fields}
+    for name in ("options", "weights"):
+        merged[name] = {**stored.get(name, {}), **fields[name]}
+    return merged

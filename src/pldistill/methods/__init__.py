@@ -1,0 +1,126 @@
+"""Every method by name. A new logit loss is one function in `losses` and one entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from pldistill import losses
+from pldistill.methods.base import Method, MethodSpec, Option, Ramp, Weight
+from pldistill.methods.logit import LabelSmoothing, LogitMethod, TaskOnly
+from pldistill.suggest import unknown
+
+
+def _logit(
+    term: str,
+    loss: Callable[..., Tensor],
+    *,
+    options: Mapping[str, Option],
+    weights: Mapping[str, Weight],
+    source: str,
+    note: str = "",
+    couples_batch: bool = False,
+) -> MethodSpec:
+    def build(**given: Any) -> Method:
+        return LogitMethod(term, loss, given)
+
+    return MethodSpec(build, source, options, weights, note, couples_batch=couples_batch)
+
+
+_KL = {"temperature": 4.0, "tau_squared": True}
+
+METHODS: dict[str, MethodSpec] = {
+    "ce": MethodSpec(
+        TaskOnly,
+        source="cross-entropy on the labels (torch)",
+        weights={"task": 1.0},
+        note="trains a teacher or a baseline",
+        needs_teacher=False,
+    ),
+    "ls": MethodSpec(
+        LabelSmoothing,
+        source="Szegedy et al. 2016 (torch)",
+        options={"epsilon": 0.1},
+        weights={"task": 0.0, "ls": 1.0},
+        needs_teacher=False,
+    ),
+    "kd": _logit(
+        "kd",
+        losses.kd,
+        options=_KL,
+        weights={"task": 0.1, "kd": 0.9},
+        source="Hinton et al. 2015; weights of mdistiller and RepDistiller on CIFAR",
+    ),
+    "rkl": _logit(
+        "rkl",
+        losses.reverse_kl,
+        options=_KL,
+        weights={"task": 0.1, "rkl": 0.9},
+        source="PLD paper, App. G, with KD's CIFAR weights",
+        note="the paper's Table 11 has temperature 2 and no tau^2",
+    ),
+    "js": _logit(
+        "js",
+        losses.jensen_shannon,
+        options=_KL,
+        weights={"task": 0.1, "js": 0.9},
+        source="PLD paper, App. G, with KD's CIFAR weights",
+        note="the paper's Table 11 has temperature 2 and no tau^2",
+    ),
+    "dist": _logit(
+        "dist",
+        losses.dist,
+        options={"beta": 2.0, "gamma": 2.0, "temperature": 4.0},
+        weights={"task": 1.0, "dist": 1.0},
+        source="Huang et al. 2022; PLD paper, Table 1",
+        couples_batch=True,
+    ),
+    "dkd": _logit(
+        "dkd",
+        losses.dkd,
+        options={"alpha": 1.0, "beta": 8.0, "temperature": 4.0},
+        weights={"task": 1.0, "dkd": Ramp(1.0, 20 / 240)},
+        source="Zhao et al. 2022; mdistiller on CIFAR",
+        note="beta by pair there: 6 wrn_40_2-wrn_40_1, 2 resnet56-resnet20, 8 the others",
+    ),
+    "pld": _logit(
+        "pld",
+        losses.pld,
+        options={"temperature": 4.0},
+        weights={"task": 0.0, "pld": 1.0},
+        source="PLD paper, Sec. 4.2 and Table 1",
+        note="temperature 4 is the paper's on CIFAR-100; on ImageNet, and PLDLoss's default, it is 1",
+    ),
+    "listmle": _logit(
+        "listmle",
+        losses.listmle,
+        options={"weights": "uniform"},
+        weights={"task": 0.0, "listmle": 1.0},
+        source="Xia et al. 2008; PLD paper, Sec. 5.2.2",
+        note="weights=sum is the original plain sum over ranks",
+    ),
+    "plistmle": _logit(
+        "plistmle",
+        losses.p_listmle,
+        options={"normalize": True},
+        weights={"task": 0.0, "plistmle": 1.0},
+        source="Lan et al. 2014; PLD paper, Sec. 4.2",
+        note="normalize=false is the published 2^(C-k)-1, which overflows float32 from 129 classes on",
+    ),
+}
+
+
+def find(name: str) -> MethodSpec:
+    """Give the method of this name.
+
+    Raises:
+        ValueError: naming the known methods.
+    """
+    if name not in METHODS:
+        raise ValueError(unknown("method", name, METHODS))
+    return METHODS[name]
+
+
+__all__ = ["METHODS", "Method", "MethodSpec", "Option", "Ramp", "Weight", "find"]

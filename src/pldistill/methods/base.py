@@ -1,0 +1,115 @@
+"""The contract of a method: a loss and what it takes to use it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from pldistill.contracts import Outputs
+from pldistill.suggest import unknown
+
+Option = float | int | bool | str
+
+
+class Method(nn.Module, ABC):
+    """What distils: named loss terms from what the two nets said about a batch.
+
+    Learnable adapters are ordinary submodules, so that they are optimised and saved with the run, and never exported
+    with the student. Weights stand outside: a method returns raw values.
+    """
+
+    @abstractmethod
+    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor) -> dict[str, Tensor]:
+        """Give each of the method's terms as a scalar.
+
+        Args:
+            student: the student's outputs, float32 or float64.
+            teacher: the teacher's on the same pictures, constant; None for a method that asks no teacher.
+            labels: `(N,)` int64.
+        """
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A weight that grows linearly from 0 over the first part of a run and then stays.
+
+    Attributes:
+        to: the weight after the ramp.
+        over: the part of the run that the ramp takes, in (0, 1]; a fraction, so that a shorter run keeps its shape.
+    """
+
+    to: float
+    over: float
+
+    def at(self, epoch: int, epochs: int) -> float:
+        """Give the weight in `epoch` (from 0) of `epochs`; it is constant within an epoch."""
+        return self.to * min((epoch + 1) / (self.over * epochs), 1.0)
+
+    def __str__(self) -> str:
+        return f"{self.to:g}@{self.over:g}"
+
+
+Weight = float | Ramp
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method by name: how to build it, its options and weights with the papers' defaults, and where they stand.
+
+    Attributes:
+        build: takes the options as keywords, gives the `Method`.
+        options: every option with its default.
+        weights: the weight of each term; the term "task" is the task's own loss.
+        source: paper and, where it differs, the public code whose numbers the defaults are.
+        note: what a user should know before choosing it.
+        needs_teacher: whether a teacher must be given.
+        couples_batch: whether a sample's loss depends on the rest of its batch.
+    """
+
+    build: Callable[..., Method]
+    source: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+    weights: Mapping[str, Weight] = field(default_factory=dict)
+    note: str = ""
+    needs_teacher: bool = True
+    couples_batch: bool = False
+
+    def complete_options(self, given: Mapping[str, Option]) -> dict[str, Option]:
+        """Fill `given` up with the defaults; each value takes the type of its default.
+
+        Raises:
+            ValueError: for an option that the method has not, or a value of another type.
+        """
+        for name in given:
+            if name not in self.options:
+                known = self.options or {"(none)": ""}
+                raise ValueError(unknown("option", name, known))
+        return {name: _as_type(name, given.get(name, default), default) for name, default in self.options.items()}
+
+    def complete_weights(self, given: Mapping[str, Weight]) -> dict[str, Weight]:
+        """Fill `given` up with the defaults.
+
+        Raises:
+            ValueError: for a term that the method has not.
+        """
+        for name in given:
+            if name not in self.weights:
+                raise ValueError(unknown("weight", name, self.weights))
+        return {**self.weights, **given}
+
+
+def _as_type(name: str, value: Option, default: Option) -> Option:
+    """Read `value` (a string on the command line) as the type of `default`."""
+    kind = type(default)
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[str(value).lower()]
+        if kind is int and float(value) != int(float(value)):
+            raise ValueError
+        return kind(value)
+    except (ValueError, KeyError, TypeError):
+        expected = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[kind]
+        raise ValueError(f"option {name}: expected {expected}, got {value!r}") from None

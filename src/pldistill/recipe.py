@@ -1,0 +1,189 @@
+"""A run as data: a frozen, validated `Recipe`. What is not in it does not change a run's numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from pldistill import methods
+from pldistill.methods import Option, Ramp, Weight
+from pldistill.suggest import unknown
+
+
+def parse_weight(value: Any) -> Weight:
+    """Read a weight: a number, or `TO@PART` for a linear ramp up to TO over the first PART of the run."""
+    if isinstance(value, Ramp):
+        return value
+    head, at, tail = str(value).partition("@")
+    try:
+        weight, over = float(head), float(tail) if at else None
+    except ValueError:
+        weight, over = math.nan, None
+    if not math.isfinite(weight) or weight < 0 or (over is not None and not 0 < over <= 1):
+        raise ValueError(f"expected a number from 0, or TO@PART with PART in (0, 1], got {value!r}")
+    return weight if over is None else Ramp(weight, over)
+
+
+StoredWeight = Annotated[
+    Weight,
+    BeforeValidator(parse_weight),
+    PlainSerializer(lambda weight: str(weight) if isinstance(weight, Ramp) else weight),
+]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Recipe(BaseModel):
+    """Everything that decides what a run computes.
+
+    Attributes:
+        data: the pictures, as in `pldistill list data`: `glyphs`, `cifar100:PATH`, `folder:PATH`, ...
+        student: the net that is trained, a name of `pldistill list models` or any timm classifier.
+        method: a key of `METHODS`.
+        teacher: a run folder, or a net's name; None for the methods without a teacher.
+        teacher_checkpoint: weights for a teacher that is named.
+        pretrained: start the student from timm's weights for its name.
+        student_checkpoint: start the student from this file or run folder.
+        new_head: give a student that starts from weights a fresh classifier, because its classes are others.
+        options: the method's options; those left out take the method's defaults.
+        weights: the weight of each term, "task" being the task's own loss; as with options.
+        epochs: passes over the training split.
+        batch_size: pictures in a step of one process.
+        image_size: side in pixels; None is the data's own.
+        lr: the highest learning rate of the schedule.
+        optimizer: `sgd` (no Nesterov) or `adamw` of torch, or the name of any of timm's optimizers.
+        momentum: of the optimizers that have one.
+        weight_decay: on every parameter, unless `decay_all` is False.
+        decay_all: False spares biases and the parameters of normalisation (every tensor of one dimension).
+        schedule: cosine (each step, to 0), step (x0.1 after 150/240, 180/240 and 210/240 of the epochs) or constant.
+        warmup_epochs: linear warm-up from 0 before the schedule takes over; may be a fraction.
+        label_smoothing: of the task's cross-entropy.
+        clip_grad: the largest gradient norm, or None.
+        ema: decay of an exponential moving average of the weights; then the average is what is evaluated and exported.
+        amp: bf16 or fp16 autocast of the nets, or off; losses compute in float32 whatever it is.
+        channels_last: memory layout of pictures and convolutions.
+        compile: `torch.compile` the student.
+        hflip: mirror training pictures; None is the data's own choice.
+        seed: of the initial weights, the order and the augmentation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    data: str
+    student: str
+    method: str
+    teacher: str | None = None
+    teacher_checkpoint: str | None = None
+    pretrained: bool = False
+    student_checkpoint: str | None = None
+    new_head: bool = False
+    options: dict[str, Option] = Field(default_factory=dict)
+    weights: dict[str, StoredWeight] = Field(default_factory=dict)
+    epochs: Annotated[int, Field(ge=1)] = 20
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    lr: Positive = 0.05
+    optimizer: str = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NotNegative = 5e-4
+    decay_all: bool = True
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup_epochs: NotNegative = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_grad: Positive | None = None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    amp: Literal["bf16", "fp16", "off"] = "off"
+    channels_last: bool = True
+    compile: bool = False
+    hflip: bool | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        """Write the method's defaults out, so that a stored recipe says all that it did."""
+        if not isinstance(given, dict) or not isinstance(given.get("method"), str):
+            return given
+        spec = methods.find(given["method"])
+        weights = {name: parse_weight(value) for name, value in (given.get("weights") or {}).items()}
+        return {
+            **given,
+            "options": spec.complete_options(given.get("options") or {}),
+            "weights": spec.complete_weights(weights),
+        }
+
+    @model_validator(mode="after")
+    def _agree(self) -> Recipe:
+        """Refuse fields that contradict one another."""
+        needs = methods.find(self.method).needs_teacher
+        if needs and self.teacher is None:
+            raise ValueError(f"method {self.method!r} needs a teacher: give a run folder or a net's name, got none")
+        if not needs and self.teacher is not None:
+            raise ValueError(f"method {self.method!r} asks no teacher, got teacher={self.teacher!r}")
+        if self.teacher_checkpoint is not None and self.teacher is None:
+            raise ValueError("teacher_checkpoint: expected the teacher's name beside it, got none")
+        if self.pretrained and self.student_checkpoint is not None:
+            raise ValueError("pretrained and student_checkpoint: expected one of them, got both")
+        if not any(weight != 0 for weight in self.weights.values()):
+            raise ValueError(f"weights: expected one above 0, got {self.weights}")
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
+            raise ValueError(f"warmup_epochs: expected fewer than the {self.epochs} epochs, got {self.warmup_epochs:g}")
+        return self
+
+    def name(self) -> str:
+        """Give a folder name: data, nets, method and seed."""
+        data = self.data.split(":")[0]
+        teacher = f"-from-{Path(self.teacher).name}" if self.teacher else ""
+        return f"{data}-{self.student}{teacher}-{self.method}-seed{self.seed}".replace("/", "_")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain JSON types, with every default written out."""
+        return self.model_dump(mode="json")
+
+
+def make_recipe(fields: dict[str, Any]) -> Recipe:
+    """Build a recipe, and say what is wrong with `fields` in one plain line.
+
+    Raises:
+        ValueError: naming the first field that is wrong, what was expected and what came.
+    """
+    for name in fields:
+        if name not in Recipe.model_fields:
+            raise ValueError(unknown("recipe field", name, Recipe.model_fields))
+    try:
+        return Recipe(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            raise ValueError(f"{first['loc'][0]}: expected a value, got none") from None
+        if not first["loc"]:
+            raise ValueError(message) from None
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}: {message[0].lower()}{message[1:]}, got {first['input']!r}") from None
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read the fields of a recipe file.
+
+    Raises:
+        ValueError: if the file is missing or holds no JSON object.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"recipe: expected a file, got {str(path)!r}, which does not exist") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"recipe: expected JSON in {str(path)!r}: {error}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"recipe: expected a JSON object in {str(path)!r}, got {type(fields).__name__}")
+    return fields
+
+
+def smoke(recipe: Recipe, data: str = "glyphs:train=512,val=256") -> Recipe:
+    """Shrink a recipe to seconds: the same path through the code on a few embedded pictures."""
+    return recipe.model_copy(update={"data": data, "epochs": 2, "batch_size": 64, "warmup_epochs": 0.0})

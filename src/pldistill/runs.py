@@ -1,0 +1,306 @@
+"""A run from recipe to folder and back: `train`, `load_run`, and what a finished run is good for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pldistill import methods, models, record
+from pldistill.data import Dataset, default_augment, load_picture, make_loader, open_data
+from pldistill.distiller import Distiller
+from pldistill.loop import Loop, Watch
+from pldistill.models import Net
+from pldistill.optim import make_optimizer
+from pldistill.progress import Silent
+from pldistill.recipe import Recipe, make_recipe
+from pldistill.record import RunRecord
+from pldistill.tasks.classification import Classification, Validation
+from pldistill.teachers import open_teacher
+
+PRECISIONS = {"bf16": "bf16", "fp16": "fp16", "off": "no"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, opened.
+
+    Attributes:
+        record: the files of the folder.
+    """
+
+    record: RunRecord
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lives."""
+        return self.record.folder
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was asked for."""
+        return make_recipe(self.record.read_recipe())
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The figures of `result.json`.
+
+        Raises:
+            ValueError: if the run is not finished.
+        """
+        result = self.record.read_result()
+        if result is None:
+            raise ValueError(f"run {str(self.folder)!r} is not finished: go on with --out {self.folder} --resume")
+        return result
+
+    def load(self) -> models.LoadedFolder:
+        """Give the trained net with its classes and input statistics."""
+        return models.load_folder(self.folder)
+
+
+def load_run(path: Path | str) -> Run:
+    """Open a run's folder.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    return Run(record.load_run(path))
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: Path | str | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    workers: int = 2,
+    download: bool = False,
+    watch: Watch | None = None,
+) -> Run:
+    """Train the recipe's student and leave a run folder.
+
+    Args:
+        recipe: what to train.
+        out: the run's folder, new or empty; None is `runs/` and the recipe's name.
+        resume: go on with the run in `out` from its checkpoint, bit for bit; a finished run is returned as it is.
+        device: auto, cpu, cuda or mps.
+        workers: processes that decode pictures of a folder; their number changes no figure.
+        download: fetch CIFAR where it is missing.
+        watch: who looks on; None for silence.
+
+    Raises:
+        ValueError: for anything in the recipe that does not fit, before a file is written.
+        Interrupted: after SIGINT or SIGTERM, with the state saved.
+        NonFiniteLoss: at a NaN or infinite term; the last good checkpoint stays.
+    """
+    run = RunRecord(Path(out) if out is not None else Path("runs") / recipe.name())
+    if resume:
+        if _same_run(run, recipe).finished:
+            return Run(run)
+    else:
+        _refuse_used(run.folder)
+    accelerator = _accelerator(recipe.amp, device)
+    loop, dataset, image_size = _build(recipe, run, accelerator, workers, download, watch or Silent())
+    fingerprint = loop.teacher.fingerprint() if loop.teacher is not None else None
+    env = record.environment(device=accelerator.device, world_size=accelerator.num_processes)
+    _open_folder(run, recipe, {**env, "teacher_sha256": fingerprint}, resume)
+    if resume:
+        loop.restore()
+    loop.run()
+    if loop.teacher is not None and loop.teacher.fingerprint() != fingerprint:
+        raise AssertionError("the teacher's weights or buffers changed during training")
+    _finish(loop, dataset, image_size)
+    return Run(run)
+
+
+def evaluate(
+    run: Run, *, data: str | None = None, batch_size: int = 256, device: str = "auto", workers: int = 2
+) -> dict[str, float | None]:
+    """Measure a finished run's net on the validation split of `data`, by default the run's own, in the run's precision.
+
+    Gives top1 and top5 in percent, val_loss in nats and the number of pictures.
+
+    Raises:
+        ValueError: if the classes differ from those that the net knows.
+    """
+    loaded = run.load()
+    accelerator = _accelerator(run.recipe.amp, device)
+    dataset = open_data(data or run.recipe.data, image_size=loaded.image_size)
+    if dataset.classes != tuple(loaded.classes):
+        raise ValueError(
+            f"data {dataset.spec!r}: expected the run's {len(loaded.classes)} classes ({_first(loaded.classes)}), "
+            f"got {len(dataset.classes)} ({_first(dataset.classes)})"
+        )
+    net = Net(loaded.model, mean=loaded.mean, std=loaded.std).to(accelerator.device)
+    loader = make_loader(
+        dataset.val,
+        batch_size=batch_size,
+        image_size=loaded.image_size,
+        augment=None,
+        seed=0,
+        shuffle=False,
+        device=accelerator.device,
+        workers=workers,
+    )
+    figures = Validation(loader, None, accelerator.autocast)(net)
+    return {
+        "top1": figures["top1"],
+        "top5": figures["top5"],
+        "val_loss": figures["val_loss"],
+        "pictures": len(dataset.val),
+    }
+
+
+@torch.no_grad()
+def predict(run: Run, pictures: Sequence[Path | str], *, top: int = 5) -> list[list[tuple[str, float]]]:
+    """Give the first `top` classes of each picture with their probabilities, in float32 on the CPU.
+
+    Raises:
+        ValueError: for a picture that is missing or cannot be read.
+    """
+    loaded = run.load()
+    net = Net(loaded.model, mean=loaded.mean, std=loaded.std).eval()
+    images = torch.stack([load_picture(Path(picture), loaded.image_size) for picture in pictures])
+    best = net(images).logits.softmax(dim=1).topk(min(top, len(loaded.classes)), dim=1)
+    return [
+        [(loaded.classes[index], probability) for index, probability in zip(indices, values, strict=True)]
+        for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _refuse_used(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        hint = "; add --resume to go on with the run in it" if (folder / "recipe.json").exists() else ""
+        raise ValueError(f"out: expected a new or empty folder, got {str(folder)!r}, which is not{hint}")
+
+
+def _same_run(run: RunRecord, recipe: Recipe) -> RunRecord:
+    """Check that the folder's run is the recipe's."""
+    if not (run.folder / "recipe.json").exists():
+        raise ValueError(f"resume: expected a run in {str(run.folder)!r}, got none")
+    stored, given = make_recipe(run.read_recipe()).to_dict(), recipe.to_dict()
+    for name, value in stored.items():
+        if given[name] != value:
+            raise ValueError(f"resume: expected the run's own {name}, {value!r}, got {given[name]!r}")
+    return run
+
+
+def _accelerator(amp: str, device: str) -> Accelerator:
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise ValueError(f"device: expected auto, cpu, cuda or mps, got {device!r}")
+    # Accelerate keeps one precision for a process; a process that trains several runs, one after the other, resets it.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(mixed_precision=PRECISIONS[amp], cpu=device == "cpu", device_placement=True)
+    if device != "auto" and accelerator.device.type != device:
+        raise ValueError(f"device: expected {device!r} on this machine, found only {accelerator.device.type!r}")
+    if amp == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("amp: expected bf16 or off on a CPU, got 'fp16', which does nothing there")
+    return accelerator
+
+
+def _build(
+    recipe: Recipe, run: RunRecord, accelerator: Accelerator, workers: int, download: bool, watch: Watch
+) -> tuple[Loop, Dataset, int]:
+    dataset = open_data(recipe.data, image_size=recipe.image_size, download=download)
+    image_size = dataset.image_size
+    torch.manual_seed(recipe.seed)
+    student = _student(recipe, dataset, image_size)
+    teacher = open_teacher(recipe, dataset, image_size)
+    method = methods.find(recipe.method).build(**recipe.options)
+    bare = Distiller(student, method, Classification(recipe.label_smoothing))
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    bare.to(device=accelerator.device).to(memory_format=layout)
+    if teacher is not None:
+        teacher.net.to(device=accelerator.device).to(memory_format=layout)
+    average, evaluated = None, student
+    if recipe.ema is not None:
+        average = AveragedModel(student.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        evaluated = Net(average.module, mean=student.mean, std=student.std)
+    if recipe.compile:
+        student.model.compile()
+    distiller, optimizer = accelerator.prepare(bare, make_optimizer(recipe, bare))
+    common = {"batch_size": recipe.batch_size, "image_size": image_size, "seed": recipe.seed}
+    common |= {"device": accelerator.device, "workers": workers}
+    augment = default_augment(dataset)
+    if recipe.hflip is not None:
+        augment = replace(augment, hflip=recipe.hflip)
+    loop = Loop(
+        recipe=recipe,
+        distiller=distiller,
+        bare=bare,
+        average=average,
+        student=student.model,
+        evaluated=evaluated,
+        teacher=teacher,
+        loader=make_loader(dataset.train, augment=augment, shuffle=True, **common),
+        validate=Validation(
+            make_loader(dataset.val, augment=None, shuffle=False, **common), teacher, accelerator.autocast
+        ),
+        optimizer=optimizer,
+        accelerator=accelerator,
+        record=run,
+        watch=watch,
+    )
+    return loop, dataset, image_size
+
+
+def _student(recipe: Recipe, dataset: Dataset, image_size: int) -> Net:
+    model = models.build(
+        recipe.student,
+        num_classes=len(dataset.classes),
+        pretrained=recipe.pretrained,
+        checkpoint=recipe.student_checkpoint,
+        new_head=recipe.new_head,
+        image_size=image_size,
+    )
+    mean, std = models.pretrained_statistics(model) if recipe.pretrained else (dataset.mean, dataset.std)
+    return Net(model, mean=mean, std=std)
+
+
+def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bool) -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        run.write_environment(env)
+        run.write_recipe(recipe.to_dict())
+        return
+    first = run.read_environment()
+    if first["teacher_sha256"] != env["teacher_sha256"]:
+        raise ValueError(f"resume: teacher {recipe.teacher!r} is not the one the run began with: its weights differ")
+    run.write_environment({**first, "resumed": [*first.get("resumed", []), env]})
+
+
+def _finish(loop: Loop, dataset: Dataset, image_size: int) -> None:
+    net, run, recipe = loop.evaluated, loop.record, loop.recipe
+    mean, std = tuple(net.mean.flatten().tolist()), tuple(net.std.flatten().tolist())
+    models.save_folder(net.model, run.folder, classes=dataset.classes, mean=mean, std=std, image_size=image_size)
+    rows = run.epochs()
+    last, best = rows[-1], max(rows, key=lambda row: row["top1"])
+    seconds = sum(row["seconds"] for row in rows)
+    run.write_result(
+        {
+            "method": recipe.method,
+            "student": recipe.student,
+            "teacher": recipe.teacher,
+            "data": recipe.data,
+            "seed": recipe.seed,
+            "epochs": recipe.epochs,
+            "top1_last": last["top1"],
+            "top1_best": best["top1"],
+            "best_epoch": best["epoch"],
+            "top5_last": last["top5"],
+            "kl_last": last["kl"],
+            "seconds": seconds,
+            "images_per_second": sum(row["images_per_second"] for row in rows) / len(rows),
+            "parameters": sum(parameter.numel() for parameter in net.model.parameters()),
+        }
+    )

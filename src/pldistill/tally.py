@@ -1,0 +1,88 @@
+"""The sums of an epoch under way, kept on the device so that no step waits for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pldistill.distiller import Step
+
+_NEVER = torch.iinfo(torch.int64).max
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A term of the loss became NaN or infinite."""
+
+
+class Tally:
+    """Sums over the pictures seen so far in an epoch; a checkpoint in mid-epoch carries them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.batches = 0
+        self.seen = 0
+        self.seconds = 0.0
+        self.sums: dict[str, Tensor] = {}
+        self.first_bad: dict[str, Tensor] = {}
+
+    def add(self, step: Step, count: int, seconds: float) -> None:
+        """Count one step over `count` pictures that took `seconds`."""
+        self.batches += 1
+        self.seen += count
+        self.seconds += seconds
+        self._sum("hits", step.hits)
+        for name, value in step.raw.items():
+            value = value.detach()
+            self._sum(f"raw {name}", value * count)
+            self._sum(f"weighted {name}", step.weighted[name].detach() * count)
+            bad = torch.where(value.isfinite(), _NEVER, self.batches)
+            self.first_bad[name] = torch.minimum(self.first_bad.get(name, bad), bad)
+
+    def check(self, epoch: int) -> None:
+        """Raise NonFiniteLoss if a term has been NaN or infinite in a step of this epoch. Waits for the device."""
+        for name, bad in self.first_bad.items():
+            if (batch := int(bad.item())) != _NEVER:
+                raise NonFiniteLoss(f"term {name!r} of the loss was not finite in epoch {epoch + 1}, step {batch}")
+
+    def terms(self) -> dict[str, dict[str, float]]:
+        """Give each term's mean over the pictures seen, raw and weighted. Waits for the device."""
+        return {
+            name: {"raw": self._mean(f"raw {name}"), "weighted": self._mean(f"weighted {name}")}
+            for name in self.first_bad
+        }
+
+    def row(self) -> dict[str, Any]:
+        """Give the training part of the epoch's row in the record."""
+        terms = self.terms()
+        return {
+            "terms": terms,
+            "loss": sum(term["weighted"] for term in terms.values()),
+            "train_top1": 100 * self._mean("hits"),
+            "images_per_second": self.seen / self.seconds,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give everything as plain types and CPU tensors."""
+        return {
+            "batches": self.batches,
+            "seen": self.seen,
+            "seconds": self.seconds,
+            "sums": {name: value.cpu() for name, value in self.sums.items()},
+            "first_bad": {name: value.cpu() for name, value in self.first_bad.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.batches, self.seen, self.seconds = state["batches"], state["seen"], state["seconds"]
+        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self.first_bad = {name: value.to(self.device) for name, value in state["first_bad"].items()}
+
+    def _sum(self, name: str, value: Tensor) -> None:
+        # float32 would stop counting single pictures after 16 million of them.
+        value = value.to(torch.float64)
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def _mean(self, name: str) -> float:
+        return self.sums[name].item() / self.seen

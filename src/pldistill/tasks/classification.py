@@ -1,0 +1,85 @@
+"""Image classification: cross-entropy, and what is measured on the validation pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pldistill.contracts import Outputs
+from pldistill.data import Loader
+from pldistill.models import Net
+from pldistill.teachers import Teacher
+
+
+class Classification:
+    """The task's own loss and its count of hits."""
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        self.label_smoothing = label_smoothing
+
+    def loss(self, outputs: Outputs, labels: Tensor) -> Tensor:
+        """Cross-entropy, the mean over the batch."""
+        return functional.cross_entropy(outputs.logits, labels, label_smoothing=self.label_smoothing)
+
+    def hits(self, outputs: Outputs, labels: Tensor) -> Tensor:
+        """Count the pictures whose label has the largest logit."""
+        return (outputs.logits.argmax(dim=1) == labels).sum()
+
+
+class Validation:
+    """Measures a net on the validation split; the teacher is asked there once and its answers are kept."""
+
+    def __init__(
+        self, loader: Loader, teacher: Teacher | None, autocast: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self.loader = loader
+        self.teacher = teacher
+        self.autocast = autocast
+        self._teacher_logits: list[Tensor] = []
+
+    @torch.no_grad()
+    def __call__(self, net: Net) -> dict[str, float | None]:
+        """Give top1 and top5 in percent, and in nats val_loss (cross-entropy) and kl, KL(teacher || student).
+
+        The temperature is 1. top5 is None for fewer than five classes, kl without a teacher.
+        """
+        was_training = net.training
+        net.eval()
+        self._ask_teacher()
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(self.loader.epoch(0)):
+            with self.autocast():
+                logits = net(batch.images).logits
+            answers = self._teacher_logits[number] if self.teacher is not None else None
+            for name, value in _measure(logits.float(), batch.labels, answers).items():
+                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
+        net.train(was_training)
+        count = self.loader.num_samples
+        means = {name: value.item() / count for name, value in sums.items()}
+        top5 = 100 * means["top5"] if "top5" in means else None
+        return {"top1": 100 * means["top1"], "top5": top5, "val_loss": means["val_loss"], "kl": means.get("kl")}
+
+    def _ask_teacher(self) -> None:
+        if self.teacher is None or self._teacher_logits:
+            return
+        for batch in self.loader.epoch(0):
+            with self.autocast():
+                self._teacher_logits.append(self.teacher(batch).logits.float())
+
+
+def _measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> dict[str, Tensor]:
+    """Sum each metric over a batch."""
+    log_p = logits.log_softmax(dim=1)
+    sums = {
+        "top1": (logits.argmax(dim=1) == labels).sum(),
+        "val_loss": functional.nll_loss(log_p, labels, reduction="sum"),
+    }
+    if logits.shape[1] >= 5:
+        sums["top5"] = (logits.topk(5, dim=1).indices == labels[:, None]).sum()
+    if teacher_logits is not None:
+        sums["kl"] = functional.kl_div(log_p, teacher_logits.log_softmax(dim=1), reduction="sum", log_target=True)
+    return sums

@@ -1,0 +1,149 @@
+"""The command line: every verb, and every mistake one plain line with exit code 2."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from pldistill.__main__ import main
+from pldistill.methods import METHODS
+
+TINY = [
+    "--data",
+    "glyphs:train=96,val=48",
+    "--student",
+    "resnet8",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "32",
+    "--device",
+    "cpu",
+]
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    shown = capsys.readouterr()
+    return stop.value.code, shown.out, shown.err
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "teacher"
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *TINY, "--method", "ce", "--out", str(folder)])
+    assert stop.value.code == 0
+    return folder
+
+
+def test_train_evaluate_predict_report(capsys, teacher, tmp_path):
+    student = tmp_path / "student"
+    options = ["--option", "temperature=2", "--weight", "pld=1@0.5", "--amp", "bf16"]
+    code, out, _ = run(capsys, "train", *TINY, "--method", "pld", "--teacher", teacher, *options, "--out", student)
+    assert code == 0
+    assert "finished: top-1" in out
+    recipe = json.loads((student / "recipe.json").read_text())
+    assert recipe["options"] == {"temperature": 2.0}
+    assert recipe["weights"] == {"task": 0.0, "pld": "1@0.5"}
+
+    code, out, _ = run(capsys, "train", "--out", student, "--resume", "--device", "cpu")
+    assert code == 0
+    assert "finished" in out
+
+    code, out, _ = run(capsys, "evaluate", student, "--device", "cpu")
+    assert code == 0
+    assert f"top-1 {json.loads((student / 'result.json').read_text())['top1_last']:.2f} %" in out
+
+    picture = tmp_path / "a picture.png"
+    Image.new("RGB", (32, 32), (200, 30, 30)).save(picture)
+    code, out, _ = run(capsys, "predict", student, picture)
+    assert code == 0
+    assert out.count("%") == 5
+
+    page = tmp_path / "page.html"
+    code, out, _ = run(capsys, "report", student, teacher, "--out", page)
+    assert code == 0
+    assert "<html" in page.read_text()
+
+
+def test_a_stored_recipe_runs_again_with_overrides(capsys, teacher, tmp_path):
+    again = ["train", "--recipe", teacher / "recipe.json", "--out", tmp_path / "again", "--device", "cpu"]
+    code, _, _ = run(capsys, *again, "--seed", "3", "--method", "ls")
+    assert code == 0
+    recipe = json.loads((tmp_path / "again" / "recipe.json").read_text())
+    assert (recipe["seed"], recipe["method"], recipe["options"]) == (3, "ls", {"epsilon": 0.1})
+
+
+@pytest.mark.parametrize("what", ["methods", "models", "data"])
+def test_lists(capsys, what):
+    code, out, _ = run(capsys, "list", what)
+    assert code == 0
+    names = {"methods": METHODS, "models": ["resnet8x4", "cifar_mobilenetv2"], "data": ["glyphs", "folder"]}[what]
+    assert all(name in out for name in names)
+
+
+def test_version(capsys):
+    code, out, _ = run(capsys, "--version")
+    assert code == 0
+    assert out.startswith("pldistill 0.")
+
+
+CE = [*TINY, "--method", "ce"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["trian"], "No such command 'trian'"),
+        (["train", "--epoch", "3"], "No such option: --epoch"),
+        (["train", *CE, "--epochs", "three"], "'three' is not a valid int"),
+        (["train", "--student", "resnet8", "--method", "ce"], "data: expected a value, got none"),
+        (["train", *TINY, "--method", "pdl"], "unknown method 'pdl'; did you mean pld"),
+        (["train", *CE, "--option", "temperature=1"], "unknown option 'temperature'"),
+        (["train", *CE, "--option", "temperature"], "option: expected KEY=VALUE, got 'temperature'"),
+        (["train", *CE, "--weight", "kd=1"], "unknown weight 'kd'"),
+        (["train", *TINY, "--method", "pld"], "method 'pld' needs a teacher"),
+        (["train", *TINY, "--method", "pld", "--teacher", "resnet56"], "resnet56"),
+        (["train", *CE, "--student", "resnet_8"], "did you mean"),
+        (["train", *CE, "--data", "cifar100:/nowhere"], "/nowhere"),
+        (["train", *CE, "--data", "folder:/nowhere"], "/nowhere"),
+        (["train", *CE, "--data", "glyphs:trian=3"], "trian"),
+        (["train", *CE, "--amp", "fp16"], "does nothing there"),
+        (["train", *CE, "--amp", "fp8"], "amp: input should be 'bf16', 'fp16' or 'off'"),
+        (["train", *CE, "--optimizer", "sdg"], "unknown optimizer 'sdg'"),
+        (["train", *CE, "--device", "cuda:x"], "device: expected auto, cpu, cuda or mps"),
+        (["train", "--recipe", "/nowhere.json"], "does not exist"),
+        (["train", "--resume"], "resume: expected the run's folder as --out"),
+        (["train", "--resume", "--out", "/nowhere"], "resume: expected a run in '/nowhere', got none"),
+        (["evaluate", "/nowhere"], "/nowhere"),
+        (["predict", "/nowhere", "x.png"], "/nowhere"),
+        (["report", "/nowhere", "--out", "x.html"], "/nowhere"),
+        (["list", "method"], "unknown list 'method'; did you mean methods"),
+    ],
+)
+def test_a_mistake_is_one_plain_line(capsys, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert says in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in out + err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_used_output_folder_is_refused(capsys, teacher):
+    code, _, err = run(capsys, "train", *CE, "--out", teacher)
+    assert code == 2
+    assert "add --resume to go on" in err
+
+
+def test_pictures_that_cannot_be_read_are_named(capsys, teacher, tmp_path):
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG no more")
+    for name in ("torn.png", "missing.png"):
+        code, _, err = run(capsys, "predict", teacher, tmp_path / name)
+        assert code == 2
+        assert name in err
+        assert err.count("\n") == 1

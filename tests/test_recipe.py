@@ -1,0 +1,133 @@
+"""A recipe refuses what does not fit, writes defaults out, and comes back from its file the same."""
+
+import json
+import math
+
+import pytest
+
+from pldistill import methods
+from pldistill.recipe import Ramp, Recipe, make_recipe, parse_weight, read_recipe, smoke
+from pldistill.schedule import learning_rate
+
+BASE = {"data": "glyphs", "student": "resnet8", "method": "ce"}
+KD = {**BASE, "method": "kd", "teacher": "somewhere"}
+
+
+def test_defaults_are_the_documented_ones():
+    recipe = make_recipe(BASE)
+    assert (recipe.optimizer, recipe.lr, recipe.momentum, recipe.weight_decay) == ("sgd", 0.05, 0.9, 5e-4)
+    assert (recipe.schedule, recipe.batch_size, recipe.epochs, recipe.amp, recipe.seed) == ("cosine", 128, 20, "off", 0)
+
+
+def test_method_defaults_are_written_out():
+    recipe = make_recipe(KD)
+    assert recipe.options == {"temperature": 4.0, "tau_squared": True}
+    assert recipe.weights == {"task": 0.1, "kd": 0.9}
+
+
+def test_given_options_and_weights_take_the_type_of_their_default():
+    recipe = make_recipe({**KD, "options": {"temperature": "2", "tau_squared": "false"}, "weights": {"kd": "3"}})
+    assert recipe.options == {"temperature": 2.0, "tau_squared": False}
+    assert recipe.weights == {"task": 0.1, "kd": 3.0}
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_comes_back_from_json(name):
+    teacher = "t" if methods.METHODS[name].needs_teacher else None
+    recipe = make_recipe({**BASE, "method": name, "teacher": teacher})
+    assert make_recipe(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"method": "kdd"}, "unknown method 'kdd'; did you mean"),
+        ({"method": None}, "method: input should be a valid string"),
+        ({"epochs": 0}, "epochs: input should be greater than or equal to 1, got 0"),
+        ({"lr": -1}, "lr: input should be greater than 0, got -1"),
+        ({"lr": math.nan}, "lr: "),
+        ({"amp": "int8"}, "amp: input should be 'bf16', 'fp16' or 'off', got 'int8'"),
+        ({"schedule": "sawtooth"}, "schedule: "),
+        ({"batchsize": 3}, "unknown recipe field 'batchsize'; did you mean batch_size"),
+        ({"options": {"tau": 1}}, "unknown option 'tau'"),
+        ({"teacher": "x"}, "asks no teacher, got teacher='x'"),
+        ({"method": "kd"}, "method 'kd' needs a teacher"),
+        ({**KD, "options": {"temprature": 1}}, "unknown option 'temprature'; did you mean temperature?"),
+        ({**KD, "options": {"temperature": "warm"}}, "option temperature: expected a number, got 'warm'"),
+        ({**KD, "options": {"tau_squared": "maybe"}}, "option tau_squared: expected true or false, got 'maybe'"),
+        ({**KD, "weights": {"pld": 1}}, "unknown weight 'pld'"),
+        ({**KD, "weights": {"kd": "much"}}, "expected a number from 0"),
+        ({**KD, "weights": {"kd": -1}}, "expected a number from 0"),
+        ({**KD, "weights": {"kd": "1@2"}}, "PART in (0, 1]"),
+        ({**KD, "weights": {"kd": 0, "task": 0}}, "expected one above 0"),
+        ({"teacher_checkpoint": "f"}, "teacher_checkpoint: expected the teacher's name beside it"),
+        ({"pretrained": True, "student_checkpoint": "f"}, "expected one of them, got both"),
+        ({"epochs": 2, "warmup_epochs": 2}, "warmup_epochs: expected fewer than the 2 epochs, got 2"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_line(change, says):
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        make_recipe({**BASE, **change})
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(ValueError, match="student: expected a value, got none"):
+        make_recipe({"data": "glyphs", "method": "ce"})
+
+
+def test_a_recipe_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        make_recipe(BASE).epochs = 3
+
+
+def test_ramps_rise_by_epoch_and_keep_their_shape_in_a_shorter_run():
+    original = Ramp(1.0, 20 / 240)
+    assert [original.at(epoch, 240) for epoch in (0, 9, 19, 20, 239)] == pytest.approx([1 / 20, 10 / 20, 1, 1, 1])
+    assert [original.at(epoch, 24) for epoch in (0, 1, 2)] == pytest.approx([0.5, 1, 1])
+    assert parse_weight("2@0.25") == Ramp(2.0, 0.25)
+
+
+def test_reading_a_recipe_file_names_what_is_wrong(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        read_recipe(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ValueError, match="expected JSON"):
+        read_recipe(tmp_path / "bad.json")
+    (tmp_path / "list.json").write_text("[]")
+    with pytest.raises(ValueError, match="expected a JSON object"):
+        read_recipe(tmp_path / "list.json")
+
+
+def test_smoke_shrinks_and_keeps_the_method():
+    small = smoke(make_recipe(KD))
+    assert small.epochs == 2
+    assert small.data.startswith("glyphs:train=")
+    assert (small.method, small.teacher) == ("kd", "somewhere")
+
+
+def test_cosine_goes_from_the_top_to_zero():
+    recipe = make_recipe({**BASE, "epochs": 4, "lr": 0.1})
+    rates = [learning_rate(recipe, step, 10) for step in range(40)]
+    assert rates[0] == 0.1
+    assert rates[20] == pytest.approx(0.05)
+    assert rates[39] == pytest.approx(0.1 * (1 + math.cos(math.pi * 39 / 40)) / 2)
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_steps_divide_by_ten_where_the_public_code_does():
+    recipe = make_recipe({**BASE, "epochs": 240, "schedule": "step"})
+    rates = [learning_rate(recipe, epoch * 7, 7) for epoch in (0, 149, 150, 179, 180, 209, 210, 239)]
+    assert rates == pytest.approx([0.05, 0.05, 5e-3, 5e-3, 5e-4, 5e-4, 5e-5, 5e-5])
+
+
+def test_warmup_rises_to_the_top_and_the_schedule_takes_over():
+    recipe = make_recipe({**BASE, "epochs": 4, "lr": 1.0, "warmup_epochs": 0.5})
+    rates = [learning_rate(recipe, step, 10) for step in range(40)]
+    assert rates[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert rates[6:] == sorted(rates[6:], reverse=True)
+
+
+def test_name_is_a_folder_name():
+    assert "/" not in Recipe(data="folder:/a/b", student="resnet8", method="kd", teacher="/x/y").name()

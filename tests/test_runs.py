@@ -1,0 +1,284 @@
+"""A run leaves what it promises, resumes bit for bit, leaves its teacher alone and refuses what does not fit."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+import pldistill
+from pldistill import checkpoint, runs
+from pldistill.interrupt import Interrupted
+from pldistill.loop import Loop
+from pldistill.progress import Silent
+from pldistill.recipe import make_recipe
+from pldistill.tally import NonFiniteLoss
+
+TINY = "glyphs:train=160,val=80"
+CE = {"data": TINY, "student": "resnet8", "method": "ce", "epochs": 3, "batch_size": 32}
+CLOCKS = ("seconds", "images_per_second")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    return pldistill.train(make_recipe({**CE, "seed": 7, "epochs": 1}), out=folder, device="cpu")
+
+
+def distil(teacher, **change):
+    return make_recipe({**CE, "method": "kd", "teacher": str(teacher.folder), **change})
+
+
+def rows(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines]
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_run(one: Path, other: Path):
+    assert rows(one) == rows(other)
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+class StopAt(Silent):
+    """Sends a signal after one step of one epoch."""
+
+    def __init__(self, epoch, batches, number=signal.SIGTERM):
+        self.at, self.number = (epoch, batches), number
+
+    def step(self, epoch, tally):
+        if (epoch, tally.batches) == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture
+def every_step(monkeypatch):
+    monkeypatch.setattr(Loop, "LOOK_EVERY", -1.0)
+
+
+def test_the_folder_holds_what_is_promised(teacher, tmp_path):
+    run = pldistill.train(distil(teacher, epochs=2), out=tmp_path / "run", device="cpu")
+    assert {path.name for path in run.folder.iterdir()} == {
+        "recipe.json", "env.json", "metrics.jsonl", "result.json", "model.safetensors", "config.json", "checkpoint",
+    }  # fmt: skip
+    result = run.result
+    for key in [
+        "method",
+        "student",
+        "teacher",
+        "data",
+        "seed",
+        "epochs",
+        "top1_last",
+        "top1_best",
+        "top5_last",
+        "seconds",
+        "images_per_second",
+    ]:
+        assert key in result
+    (first, last) = rows(run.folder)
+    assert result["top1_last"] == last["top1"]
+    assert result["top1_best"] == max(first["top1"], last["top1"])
+    assert set(last["terms"]) == {"task", "kd"}
+    assert last["terms"]["kd"]["weighted"] == pytest.approx(0.9 * last["terms"]["kd"]["raw"], rel=1e-6)
+    assert last["loss"] == pytest.approx(sum(term["weighted"] for term in last["terms"].values()))
+    assert last["kl"] > 0
+    env = json.loads((run.folder / "env.json").read_text())
+    assert {"torch", "timm", "device", "commit", "world_size", "teacher_sha256"} <= env.keys()
+
+
+def test_the_student_loads_elsewhere_and_its_figure_holds(teacher):
+    model = timm.create_model(f"local-dir:{teacher.folder}", pretrained=True).eval()
+    config = json.loads((teacher.folder / "config.json").read_text())
+    assert len(config["label_names"]) == model.num_classes == 100
+    assert model.pretrained_cfg["input_size"] == (3, 32, 32)
+    figures = runs.evaluate(teacher, device="cpu")
+    assert figures["top1"] == pytest.approx(teacher.result["top1_last"])
+    assert figures["pictures"] == 80
+
+
+@pytest.mark.parametrize("method", pldistill.METHODS)
+def test_every_method_trains(teacher, tmp_path, method):
+    spec = pldistill.METHODS[method]
+    fields = {**CE, "method": method, "epochs": 1, "amp": "bf16"}
+    run = pldistill.train(
+        make_recipe({**fields, "teacher": str(teacher.folder) if spec.needs_teacher else None}),
+        out=tmp_path / "run",
+        device="cpu",
+    )
+    (row,) = rows(run.folder)
+    assert math.isfinite(row["loss"])
+    assert set(row["terms"]) == {name for name, weight in spec.weights.items() if weight != 0}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("batches", [1, 5])
+def test_stopped_and_resumed_is_the_uninterrupted_run(teacher, tmp_path, every_step, number, batches):
+    recipe = distil(teacher, method="dkd", ema=0.9, clip_grad=1.0, optimizer="adamw", lr=1e-3)
+    pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
+    with pytest.raises(Interrupted, match="--resume") as stop:
+        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", watch=StopAt(1, batches, number))
+    assert stop.value.signal == number
+    assert len(rows(tmp_path / "cut")) == 1
+    torch.manual_seed(12345)
+    run = pldistill.train(recipe, out=tmp_path / "cut", device="cpu", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert len(run.record.read_environment()["resumed"]) == 1
+
+
+def test_dropout_resumes_bit_for_bit(tmp_path, every_step):
+    recipe = make_recipe({**CE, "student": "mobilenetv3_small_050", "amp": "bf16", "epochs": 2})
+    pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
+    with pytest.raises(Interrupted):
+        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", watch=StopAt(0, 3))
+    pldistill.train(recipe, out=tmp_path / "cut", device="cpu", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_killed_in_mid_epoch_and_resumed_from_the_command_line(teacher, tmp_path):
+    recipe = distil(teacher, epochs=4, data="glyphs:train=1600,val=80")
+    pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.to_dict()))
+    command = [sys.executable, "-m", "pldistill", "train", "--device", "cpu", "--out", str(tmp_path / "cut")]
+    process = subprocess.Popen([*command, "--recipe", str(tmp_path / "recipe.json")], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "cut" / "checkpoint" / checkpoint.INDEX).exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "cut" / "result.json").exists()
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_killed_before_the_first_checkpoint_starts_afresh(teacher, tmp_path):
+    recipe = distil(teacher, epochs=1)
+    whole = pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for name in ("recipe.json", "env.json", "metrics.jsonl"):  # the row is written, its checkpoint is not
+        (cut / name).write_bytes((whole.folder / name).read_bytes())
+    pldistill.train(recipe, out=cut, resume=True, device="cpu")
+    assert_same_run(whole.folder, cut)
+
+
+def test_a_finished_run_is_given_back_as_it_is(teacher):
+    before = {path: path.stat().st_mtime_ns for path in teacher.folder.iterdir()}
+    again = pldistill.train(teacher.recipe, out=teacher.folder, resume=True, device="cpu")
+    assert again.result == teacher.result
+    assert {path: path.stat().st_mtime_ns for path in teacher.folder.iterdir()} == before
+
+
+def test_the_teacher_is_untouched_and_no_part_of_what_is_trained(teacher, tmp_path):
+    before = weights(teacher.folder)
+    run = pldistill.train(distil(teacher, epochs=1), out=tmp_path / "run", device="cpu")
+    assert all(torch.equal(before[name], value) for name, value in weights(teacher.folder).items())
+    state = checkpoint.load(run.folder / "checkpoint")
+    names = {name.removeprefix("student.model.") for name in state["distiller"]}
+    assert names == set(before)
+
+
+def test_a_teacher_that_moves_is_caught(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.nn.Module.eval", lambda module: module.train(True))
+    with pytest.raises(AssertionError, match="changed during training"):
+        pldistill.train(distil(teacher, epochs=1), out=tmp_path / "run", device="cpu")
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        pldistill.train(make_recipe({**CE, "epochs": 1, "seed": seed}), out=tmp_path / name, device="cpu")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert rows(tmp_path / "a") != rows(tmp_path / "c")
+
+
+def test_a_loss_that_is_not_finite_stops_and_the_last_good_state_stays(tmp_path):
+    recipe = make_recipe({**CE, "lr": 1e30})
+    with pytest.raises(NonFiniteLoss, match=r"term 'task' of the loss was not finite in epoch \d+, step \d+"):
+        pldistill.train(recipe, out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run" / "result.json").exists()
+    state = checkpoint.load(tmp_path / "run" / "checkpoint")
+    assert state is None or all(torch.isfinite(value).all() for value in state["distiller"].values())
+
+
+def test_the_average_is_what_is_exported(tmp_path):
+    plain = {**CE, "epochs": 1}
+    pldistill.train(make_recipe(plain), out=tmp_path / "plain", device="cpu")
+    run = pldistill.train(make_recipe({**plain, "ema": 0.5}), out=tmp_path / "ema", device="cpu")
+    state = checkpoint.load(run.folder / "checkpoint")
+    exported = weights(run.folder)
+    assert all(torch.equal(state["average"][f"module.{name}"], value) for name, value in exported.items())
+    last = weights(tmp_path / "plain")
+    assert all(torch.equal(state["distiller"][f"student.model.{name}"], value) for name, value in last.items())
+    assert not torch.equal(exported["fc.weight"], last["fc.weight"])
+
+
+def test_a_compiled_student_trains_and_exports_plain_keys(tmp_path):
+    run = pldistill.train(make_recipe({**CE, "epochs": 1, "compile": True}), out=tmp_path / "run", device="cpu")
+    assert weights(run.folder).keys() == timm.create_model("resnet8", num_classes=100).state_dict().keys()
+
+
+def test_prediction_gives_five_classes_that_sum_below_one(teacher, tmp_path):
+    from PIL import Image
+
+    Image.new("L", (50, 40), 128).save(tmp_path / "grey.png")
+    ((first, *others),) = runs.predict(teacher, [tmp_path / "grey.png"])
+    assert len(others) == 4
+    assert first[1] >= others[0][1] >= others[-1][1] >= 0
+    assert first[1] + sum(probability for _, probability in others) <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"data": "glyfs"}, "glyfs"),
+        ({"student": "resnet21"}, "resnet2"),
+        ({"optimizer": "adamww"}, "unknown optimizer 'adamww'; did you mean"),
+        ({"amp": "fp16"}, "amp: expected bf16 or off on a CPU, got 'fp16'"),
+        ({"method": "kd", "teacher": "resnet20"}, "resnet20"),
+        ({"method": "kd", "teacher": "resnet50"}, "a1_in1k"),
+        ({"method": "kd", "teacher": "resnet20", "teacher_checkpoint": "nowhere.pt"}, "nowhere.pt"),
+        ({"student_checkpoint": "nowhere.pt"}, "nowhere.pt"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_file_is_written(tmp_path, change, says):
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        pldistill.train(make_recipe({**CE, **change}), out=tmp_path / "run", device="cpu")
+    assert says in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_class_counts_that_differ_are_refused(teacher, tmp_path):
+    with pytest.raises(ValueError, match="expected the data's 10 classes, got 100"):
+        pldistill.train(distil(teacher, data="digits"), out=tmp_path / "run", device="cpu")
+    with pytest.raises(ValueError, match="expected the run's 100 classes"):
+        runs.evaluate(teacher, data="digits", device="cpu")
+
+
+def test_a_used_folder_is_refused_and_resume_wants_the_same_recipe(teacher, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="expected a new or empty folder"):
+        pldistill.train(make_recipe(CE), out=tmp_path / "full", device="cpu")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+    with pytest.raises(ValueError, match="expected a run in"):
+        pldistill.train(make_recipe(CE), out=tmp_path / "full", resume=True, device="cpu")
+    with pytest.raises(ValueError, match="expected the run's own seed, 7, got 0"):
+        pldistill.train(make_recipe({**CE, "epochs": 1}), out=teacher.folder, resume=True, device="cpu")
+    with pytest.raises(ValueError, match="device: expected auto, cpu"):
+        pldistill.train(make_recipe(CE), out=tmp_path / "new", device="tpu")
