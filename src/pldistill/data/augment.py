@@ -99,18 +99,25 @@ def boxes(
     return np.stack([top, left, tall, wide], axis=1)
 
 
-def shift_and_mirror(images: Tensor, padding: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
-    """Each picture of `(N, 3, H, W)`, padded with zeros, cut again at its own corner, mirrored where `flip (N,)`.
+def shift(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
+    """Each picture of `(N, 3, H, W)`, padded with zeros, cut again at its own corner `top, left (N,)`.
 
-    One gather does all three: pixel (i, j) of the result is pixel (top + i, left + j or its mirror) of the padded one.
+    In a padded picture that is laid out flat, a crop is one stretch that begins at its corner: one copy a picture.
     """
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (padding,) * 4)
-    rows = top[:, None] + torch.arange(height, device=images.device)
-    across = torch.arange(width, device=images.device)
-    columns = left[:, None] + torch.where(flip[:, None], across.flip(0), across)
-    index = rows[:, :, None] * padded.shape[-1] + columns[:, None, :]
-    return padded.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, 3, -1)).view_as(images)
+    count, _, height, width = images.shape
+    tall, wide = height + 2 * padding, width + 2 * padding
+    area, margin = 3 * tall * wide, 2 * padding * (wide + 1)  # the last picture's stretch may end beyond its padding
+    flat = images.new_zeros(count * area + margin)
+    middle = flat[: count * area].view(count, 3, tall, wide)
+    middle[:, :, padding : padding + height, padding : padding + width] = images
+    stretches = flat.as_strided((len(flat) - area + 1, area), (1, 1))
+    corners = torch.arange(count, device=images.device) * area + top * wide + left
+    return stretches.index_select(0, corners).view(count, 3, tall, wide)[:, :, :height, :width].contiguous()
+
+
+def mirror(images: Tensor, which: Tensor) -> Tensor:
+    """`(N, 3, H, W)` with the pictures at the positions `which` mirrored left to right, in place."""
+    return images.index_copy_(0, which, images.index_select(0, which).flip(-1))
 
 
 def evaluation_resize(size: int) -> int:
@@ -145,3 +152,25 @@ def cut(images: Tensor, box: np.ndarray, size: int) -> Tensor:
         for image, (top, left, height, width) in zip(images, box.tolist(), strict=True)
     ]
     return torch.cat(parts)
+
+
+def replay(images: Tensor, augment: Augment | None, size: int, seed: int, view: int, ids: np.ndarray) -> Tensor:
+    """What this view shows of the pictures `images (N, 3, H, W)`: `(N, 3, size, size)`, on the same device."""
+    if augment is None:
+        return fit(images, size)
+    if augment.crop == "resized":
+        heights, widths = (np.full(len(ids), side) for side in images.shape[-2:])
+        images = cut(images, boxes(augment, heights, widths, seed, view, ids), size)
+    else:
+        images = fit(images, size)
+    return move(images, augment, seed, view, ids)
+
+
+def move(images: Tensor, augment: Augment, seed: int, view: int, ids: np.ndarray) -> Tensor:
+    """The padded crop and the flip of a batch that has its size already, and is no view of a split's own pictures."""
+    if augment.crop == "pad" and augment.padding:
+        top, left = (torch.from_numpy(c).to(images.device) for c in shifts(augment.padding, seed, view, ids))
+        images = shift(images, augment.padding, top, left)
+    if augment.hflip:
+        images = mirror(images, torch.from_numpy(np.flatnonzero(flips(seed, view, ids))).to(images.device))
+    return images

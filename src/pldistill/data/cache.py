@@ -13,7 +13,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PLDISTILL_CACHE") or "~/.cache/pldistill").expanduser()
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a neighbour of `path`, then rename it: a reader sees all of it or none.
 
     Raises:

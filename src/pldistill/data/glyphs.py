@@ -111,15 +111,15 @@ class _Chunk:
 
     def pictures(self) -> Tensor:
         canvas = self._background()
-        contrast = self.between(0.22, 0.7, "contrast") * self.between(-1, 1, "polarity").sign()
-        tint = torch.stack([self.between(-0.15, 0.15, f"tint{c}") for c in range(3)], 1)
+        contrast = self.between(0.35, 0.8, "contrast") * self.between(-1, 1, "polarity").sign()
+        tint = torch.stack([self.between(-0.1, 0.1, f"tint{c}") for c in range(3)], 1)
         ink = canvas.mean((2, 3)) + contrast[:, None] + tint
         for k in range(_DISTRACTORS):
             canvas = self._paint(canvas, self._distractor(k), self._colour(f"distractor{k}"))
         canvas = self._paint(canvas, self._character(), ink)
         for k in range(_STROKES):
             canvas = self._paint(canvas, self._stroke(k), self._colour(f"stroke{k}"))
-        canvas = _blur(canvas, self.between(0.3, 1.1, "blur")) + self._noise()
+        canvas = _blur(canvas, self.between(0.3, 0.8, "blur")) + self._noise()
         return (canvas * 255).round_().clamp_(0, 255).to(torch.uint8)
 
     def _colour(self, name: str) -> Tensor:
@@ -127,7 +127,7 @@ class _Chunk:
 
     def _background(self) -> Tensor:
         """A plane of colour: a middle and a slope in a random direction."""
-        middle, slope = self._colour("middle"), self.between(-0.25, 0.25, "slope")[:, None, None]
+        middle, slope = self._colour("middle"), self.between(-0.2, 0.2, "slope")[:, None, None]
         angle = self.between(0, 2 * torch.pi, "slope angle")[:, None, None]
         plane = _across() * angle.cos() + _down() * angle.sin()
         return middle[:, :, None, None] + (slope * plane)[:, None]
@@ -138,7 +138,7 @@ class _Chunk:
 
     def _character(self) -> Tensor:
         face = self.between(0, len(FACES), "face").long()
-        size, x, y = self.between(15, 26, "size"), self.between(-0.2, 0.2, "x"), self.between(-0.2, 0.2, "y")
+        size, x, y = self.between(18, 27, "size"), self.between(-0.1, 0.1, "x"), self.between(-0.1, 0.1, "y")
         return self._place(self._masks[labels_of(self._ids), face], "character", size, x, y)
 
     def _distractor(self, k: int) -> Tensor:
@@ -146,14 +146,14 @@ class _Chunk:
         name = f"distractor{k}"
         which = self.between(0, len(CLASSES), f"{name} class").long()
         face = self.between(0, len(FACES), f"{name} face").long()
-        angle, away = self.between(0, 2 * torch.pi, f"{name} way"), self.between(0.85, 1.2, f"{name} away")
+        angle, away = self.between(0, 2 * torch.pi, f"{name} way"), self.between(1.0, 1.4, f"{name} away")
         size = self.between(12, 24, f"{name} size")
         return self._place(self._masks[which, face], name, size, away * angle.cos(), away * angle.sin())
 
     def _place(self, masks: Tensor, name: str, size: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The masks turned, sheared and stretched to about `size` pixels with their centre at (x, y) in [-1, 1]."""
-        angle, shear = self.between(-0.45, 0.45, f"{name} angle"), self.between(-0.35, 0.35, f"{name} shear")
-        stretch = self.between(-0.2, 0.2, f"{name} stretch").exp()
+        angle, shear = self.between(-0.26, 0.26, f"{name} angle"), self.between(-0.2, 0.2, f"{name} shear")
+        stretch = self.between(-0.15, 0.15, f"{name} stretch").exp()
         scale = size / SIZE * (_CANVAS / _EXTENT)
         cos, sin = angle.cos(), angle.sin()
         turn = torch.stack([cos, sin, -sin, cos], 1).view(-1, 2, 2)
@@ -177,10 +177,10 @@ class _Chunk:
             key(self._seed, int(self._ids[0]), f"glyphs/{self._split}/noise") >> 1
         )
         noise = torch.randn(len(self._ids), 3, SIZE, SIZE, generator=generator)
-        return noise * self.between(0.01, 0.08, "noise")[:, None, None, None]
+        return noise * self.between(0.01, 0.04, "noise")[:, None, None, None]
 
 
-_STROKE = {"shift": (-0.8, 0.8), "width": (0.01, 0.05)}
+_STROKE = {"shift": (-0.8, 0.8), "width": (-0.03, 0.03)}
 
 
 def labels_of(ids: np.ndarray) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pldistill.contracts import Batch
-from pldistill.data.augment import Augment, boxes, cut, fit, flips, shift_and_mirror, shifts
+from pldistill.data.augment import Augment, replay
+from pldistill.data.pictures import read_batch
 from pldistill.data.random import order
 from pldistill.data.splits import FolderSplit, Split, TensorSplit
 
@@ -82,31 +83,60 @@ class ResidentLoader(Loader):
         for at in places:
             ids, on_device = self._ids[at], at.to(self._device)
             images = self._images.index_select(0, on_device)
-            images = augment_batch(images, self._augment, self._size, self._seed, view, ids.numpy())
+            images = replay(images, self._augment, self._size, self._seed, view, ids.numpy())
             yield Batch(images, self._labels[on_device], ids.to(self._device), view)
 
 
-def augment_batch(images: Tensor, augment: Augment | None, size: int, seed: int, view: int, ids: np.ndarray) -> Tensor:
-    """What this view shows of `images (N, 3, H, W)`: `(N, 3, size, size)`, on the same device."""
-    if augment is None:
-        return fit(images, size)
-    if augment.crop == "resized":
-        height, width = (np.full(len(ids), side) for side in images.shape[-2:])
-        images = cut(images, boxes(augment, height, width, seed, view, ids), size)
-    else:
-        images = fit(images, size)
-    return move(images, augment, seed, view, ids)
+class _Pictures(torch.utils.data.Dataset):
+    """What a worker does: (view, positions) in, the augmented pictures `(N, 3, size, size)` uint8 out."""
+
+    def __init__(self, split: FolderSplit, size: int, augment: Augment | None, seed: int) -> None:
+        self._paths, self._ids = split.paths, split.ids.numpy()
+        self._size, self._augment, self._seed = size, augment, seed
+
+    def __getitem__(self, key: tuple[int, np.ndarray]) -> Tensor:
+        view, at = key
+        paths = [self._paths[place] for place in at]
+        return read_batch(paths, self._ids[at], self._augment, self._size, self._seed, view)
 
 
-def move(images: Tensor, augment: Augment, seed: int, view: int, ids: np.ndarray) -> Tensor:
-    """The padded crop and the flip of pictures that have their size already: the same for every kind of split."""
-    padding = augment.padding if augment.crop == "pad" else 0
-    flip = flips(seed, view, ids) & augment.hflip
-    if padding == 0 and not flip.any():
-        return images
-    top, left = shifts(padding, seed, view, ids)
-    draws = (torch.from_numpy(draw).to(images.device) for draw in (top, left, flip))
-    return shift_and_mirror(images, padding, *draws)
+class FolderLoader(Loader):
+    """Pictures are read, cut and augmented in worker processes that live as long as the loader."""
+
+    def __init__(
+        self,
+        split: FolderSplit,
+        *,
+        batch_size: int,
+        image_size: int,
+        augment: Augment | None,
+        seed: int,
+        shuffle: bool,
+        device: torch.device,
+        workers: int,
+    ) -> None:
+        super().__init__(split, batch_size=batch_size, seed=seed, shuffle=shuffle)
+        self._labels, self._device = split.labels, device
+        self._keys: list[tuple[int, np.ndarray]] = []  # what the workers read next; filled anew for each view
+        self._turn = 0
+        self._reader = torch.utils.data.DataLoader(
+            _Pictures(split, image_size, augment, seed),
+            batch_size=None,
+            sampler=self._keys,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # else each epoch would draw from the global one
+        )
+
+    def _batches(self, view: int, places: list[Tensor]) -> Iterator[Batch]:
+        self._turn = turn = self._turn + 1
+        self._keys[:] = [(view, at.numpy()) for at in places]
+        for at, images in zip(places, self._reader, strict=True):
+            if turn != self._turn:
+                raise ValueError("epoch: a later epoch of this loader has begun, so this one cannot go on")
+            labels, ids = self._labels[at].to(self._device), self._ids[at].to(self._device)
+            yield Batch(images.to(self._device, non_blocking=True), labels, ids, view)
 
 
 def make_loader(
@@ -137,5 +167,5 @@ def make_loader(
     if isinstance(split, TensorSplit):
         return ResidentLoader(split, **options, shuffle=shuffle, device=device)
     if isinstance(split, FolderSplit):
-        raise NotImplementedError
+        return FolderLoader(split, **options, shuffle=shuffle, device=device, workers=workers)
     raise ValueError(f"split: expected a TensorSplit or a FolderSplit, got {type(split).__name__}")

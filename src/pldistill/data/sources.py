@@ -10,8 +10,9 @@ from types import MappingProxyType
 
 from pldistill.data import cifar as cifars
 from pldistill.data import digits as digits_source
+from pldistill.data import folder as folders
 from pldistill.data import glyphs as glyphs_source
-from pldistill.data.splits import Dataset
+from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD, Dataset
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,20 @@ def _open_cifar(layout: cifars.Layout) -> Callable[[str, str | None, int | None,
     return opened
 
 
+def _open_folder(spec: str, rest: str | None, image_size: int | None, download: bool) -> Dataset:
+    classes, train, val, side = folders.folder(_path("folder", rest))
+    return Dataset(
+        spec=spec,
+        classes=classes,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        image_size=image_size or side,
+        hflip=True,
+        train=train,
+        val=val,
+    )
+
+
 SOURCES: Mapping[str, Source] = MappingProxyType(
     {
         "glyphs": Source(
@@ -128,6 +143,9 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
         ),
         "cifar10": Source(
             "cifar10:PATH", "CIFAR-10 (50,000 + 10,000, 32 x 32): its official files", _open_cifar(cifars.CIFAR10)
+        ),
+        "folder": Source(
+            "folder:PATH", "your own pictures: train/ and val/ (or test/), a folder for each class", _open_folder
         ),
     }
 )

@@ -1,0 +1,137 @@
+"""`folder:PATH`: `train/` and `val/` (or `test/`), a folder a class. Every file is decoded once before training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from pldistill.data.augment import SMALL
+from pldistill.data.cache import cache_folder, write_whole
+from pldistill.data.pictures import SUFFIXES, open_picture
+from pldistill.data.splits import FolderSplit
+
+LARGE_SIZE = 224
+_CHUNK = 64
+_SHOWN = 5  # bad files named in one message
+
+
+def folder(root: Path) -> tuple[tuple[str, ...], FolderSplit, FolderSplit, int]:
+    """Class names, training and validation split, and the side of the pictures: theirs if all are alike, else 224.
+
+    Raises:
+        ValueError: no `train/` or no `val/` or `test/`; no classes, or other ones in the two; a class without pictures;
+            files that cannot be read, each named.
+    """
+    parts = root / "train", _validation(root)
+    for part in parts:
+        if not part.is_dir():
+            raise ValueError(f"folder: expected {part}/ with a folder for each class; there is none")
+    classes, val_classes = (_classes(part) for part in parts)
+    if classes != val_classes:
+        lone = ", ".join(sorted(set(classes) ^ set(val_classes))[:_SHOWN])
+        raise ValueError(f"folder: {parts[0]} and {parts[1]} must hold the same classes; in one alone: {lone}")
+    train, val = (_split(part, classes) for part in parts)
+    side = _verify([*train.paths, *val.paths])
+    return classes, train, val, side if side is not None and side <= SMALL else LARGE_SIZE
+
+
+def _validation(root: Path) -> Path:
+    if not root.is_dir():
+        raise ValueError(f"folder: expected a folder, got {root}, which is not one")
+    for name in ("val", "test"):
+        if (root / name).is_dir():
+            return root / name
+    raise ValueError(
+        f"folder: expected {root / 'val'}/ or {root / 'test'}/ with a folder for each class; there is none"
+    )
+
+
+def _classes(part: Path) -> tuple[str, ...]:
+    names = tuple(sorted(entry.name for entry in part.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+    if not names:
+        raise ValueError(f"folder: expected a folder for each class in {part}, found none")
+    return names
+
+
+def _split(part: Path, classes: tuple[str, ...]) -> FolderSplit:
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = list(_pictures(str(part / name), frozenset()))
+        if not found:
+            known = " ".join(sorted(SUFFIXES))
+            raise ValueError(f"folder: {part / name} holds no pictures ({known})")
+        paths += found
+        labels += [label] * len(found)
+    return FolderSplit(paths, torch.tensor(labels))
+
+
+def _pictures(place: str, above: frozenset[str]) -> Iterator[str]:
+    """Files with a picture's suffix in `place` and below, by name; links are followed, but never in a circle."""
+    real = os.path.realpath(place)
+    if real in above:
+        return
+    with os.scandir(place) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _pictures(entry.path, above | {real})
+        elif Path(entry.name).suffix.lower() in SUFFIXES:
+            yield entry.path
+
+
+def _verify(paths: list[str]) -> int | None:
+    """Decode every file; the side if all are squares of one size. Remembered until a path, a size or a time changes."""
+    record = cache_folder() / "folders" / f"{_fingerprint(paths)}.json"
+    if record.is_file():
+        return json.loads(record.read_text())["side"]
+    chunks = [paths[first : first + _CHUNK] for first in range(0, len(paths), _CHUNK)]
+    sizes: set[tuple[int, int]] = set()
+    bad: list[str] = []
+    quiet = len(paths) < 5_000
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(_sizes, chunks)
+        console = Console(stderr=True)
+        for found, failed in track(results, "Checking pictures", len(chunks), console=console, disable=quiet):
+            sizes |= found
+            bad += failed
+    if bad:
+        more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise ValueError(f"folder: {len(bad)} of {len(paths)} files are bad: {'; '.join(bad[:_SHOWN])}{more}")
+    width, height = sizes.pop()
+    side = width if width == height and not sizes else None
+    write_whole(record, lambda temporary: temporary.write_text(json.dumps({"pictures": len(paths), "side": side})))
+    return side
+
+
+def _sizes(paths: list[str]) -> tuple[set[tuple[int, int]], list[str]]:
+    """The sizes of the pictures that decode, and a sentence for each that does not."""
+    sizes: set[tuple[int, int]] = set()
+    bad: list[str] = []
+    for path in paths:
+        try:
+            sizes.add(open_picture(path).size)
+        except ValueError as error:
+            bad.append(str(error))
+    return sizes, bad
+
+
+def _fingerprint(paths: list[str]) -> str:
+    """A sum over path, size and time of change of every file; a broken link counts as nothing and fails to decode."""
+    total = hashlib.sha256()
+    for path in paths:
+        file = Path(path)
+        known = file.stat() if file.exists() else None
+        stamp = (known.st_size, known.st_mtime_ns) if known else None
+        total.update(f"{file.absolute()}\0{stamp}\n".encode(errors="surrogateescape"))
+    return total.hexdigest()
