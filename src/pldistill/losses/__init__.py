@@ -1,0 +1,36 @@
+"""Distillation losses as pure functions, and as modules: (student, teacher, labels) in, a loss out."""
+
+from .logit import dist, dkd, jensen_shannon, kd, reverse_kl, standardize
+from .modules import (
+    DISTLoss,
+    DKDLoss,
+    JensenShannonLoss,
+    KDLoss,
+    ListMLELoss,
+    PLDLoss,
+    PListMLELoss,
+    ReverseKLLoss,
+)
+from .ranking import listmle, p_listmle, plackett_luce, pld, teacher_optimal_ranking
+
+__all__ = [
+    "DISTLoss",
+    "DKDLoss",
+    "JensenShannonLoss",
+    "KDLoss",
+    "ListMLELoss",
+    "PLDLoss",
+    "PListMLELoss",
+    "ReverseKLLoss",
+    "dist",
+    "dkd",
+    "jensen_shannon",
+    "kd",
+    "listmle",
+    "p_listmle",
+    "plackett_luce",
+    "pld",
+    "reverse_kl",
+    "standardize",
+    "teacher_optimal_ranking",
+]

@@ -1,0 +1,162 @@
+"""What the losses refuse, and the words they refuse it with.
+
+Shapes, dtypes, devices and options are looked at always. Values inside tensors (is a label in range?) are looked at
+only for eager CPU tensors: anywhere else the look would stop the device or break the compiled graph.
+"""
+
+from __future__ import annotations
+
+import math
+from difflib import get_close_matches
+from numbers import Real
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def is_eager_cpu(tensor: Tensor) -> bool:
+    """Whether values of `tensor` may be looked at, and branched on, for free."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
+    if isinstance(value, str) and value in known:
+        return
+    near = get_close_matches(value, known, n=1) if isinstance(value, str) else []
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}{hint}")
+
+
+def check_reduction(reduction: object) -> None:
+    check_choice("reduction", reduction, REDUCTIONS)
+
+
+def check_ignore_index(ignore_index: object) -> None:
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise ValueError(f"ignore_index must be an integer, got {ignore_index!r}")
+
+
+def check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def check_temperature(temperature: object) -> None:
+    if not (_is_finite_number(temperature) and temperature > 0):
+        raise ValueError(f"temperature must be a positive finite number, got {temperature!r}")
+
+
+def check_factor(name: str, value: object) -> None:
+    """A factor of a term of the loss: zero switches the term off, a negative one would reward a bad student."""
+    if not (_is_finite_number(value) and value >= 0):
+        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
+
+
+def _is_finite_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_logits(name: str, logits: object) -> None:
+    _check_tensor(name, logits)
+    assert isinstance(logits, Tensor)
+    if not logits.is_floating_point():
+        raise ValueError(f"{name} must be floating point, got {logits.dtype}")
+    if logits.dim() < 2 or logits.shape[1] == 0:
+        raise ValueError(f"{name} must have shape (N, C) or (N, C, d1, ...) with C >= 1, got {tuple(logits.shape)}")
+
+
+def check_pair(student_logits: Tensor, teacher_logits: Tensor) -> None:
+    check_logits("student_logits", student_logits)
+    check_logits("teacher_logits", teacher_logits)
+    check_alike("teacher_logits", teacher_logits, "student_logits", student_logits)
+
+
+def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuse two tensors of different shapes, with a word of its own for class counts, the usual mistake."""
+    if tensor.device != other.device:
+        raise ValueError(f"{name} is on {tensor.device} but {other_name} on {other.device}")
+    if tensor.shape == other.shape:
+        return
+    if tensor.dim() == other.dim() and tensor.shape[1] != other.shape[1]:
+        counts = f"{tensor.shape[1]} classes but {other_name} {other.shape[1]}"
+        raise ValueError(f"{name} has {counts}: shapes {tuple(tensor.shape)} and {tuple(other.shape)}")
+    raise ValueError(f"{name} must have {other_name}'s shape {tuple(other.shape)}, got {tuple(tensor.shape)}")
+
+
+def check_labels(labels: object, logits: Tensor, ignore_index: int) -> None:
+    """Refuse labels that do not belong to `logits`.
+
+    Raises:
+        ValueError: not an integer tensor of shape (N, d1, ...) on the device of `logits`.
+        IndexError: a label outside 0..C-1 that is not `ignore_index` (eager CPU tensors only).
+    """
+    _check_integers("labels", labels, "class indices")
+    assert isinstance(labels, Tensor)
+    expected = logits.shape[:1] + logits.shape[2:]
+    if labels.shape != expected:
+        shapes = f"{tuple(expected)} for logits of shape {tuple(logits.shape)}"
+        raise ValueError(f"labels must have shape {shapes}, got {tuple(labels.shape)}")
+    if labels.device != logits.device:
+        raise ValueError(f"labels are on {labels.device} but the logits on {logits.device}")
+    if is_eager_cpu(labels):
+        _check_range("labels", labels, logits.shape[1], ignore_index)
+
+
+def check_ranking(ranking: object, logits: Tensor, ignore_index: int) -> None:
+    """Refuse what is not, along dim 1, permutations of the class indices (eager CPU) or rows of `ignore_index`."""
+    _check_integers("ranking", ranking, "class indices")
+    assert isinstance(ranking, Tensor)
+    check_alike("ranking", ranking, "student_logits", logits)
+    if not is_eager_cpu(ranking):
+        return
+    _check_range("ranking", ranking, logits.shape[1], ignore_index)
+    ignored = ranking == ignore_index
+    seen = torch.zeros_like(ranking).scatter_(1, ranking.masked_fill(ignored, 0).long(), 1)
+    wrong = (seen == 0).any(1) & ~ignored.all(1)
+    if wrong.any():
+        at = tuple(wrong.nonzero()[0].tolist())
+        found = ranking.movedim(1, -1)[at].tolist()
+        raise ValueError(
+            f"ranking must hold every class once in each row, got {found[:8]} (of {len(found)}) in row {at}"
+        )
+
+
+def check_weights(weights: object, logits: Tensor) -> None:
+    """Refuse weights that are not non-negative constants, one for each rank, for all rows or for each row."""
+    _check_tensor("weights", weights)
+    assert isinstance(weights, Tensor)
+    if not weights.is_floating_point():
+        raise ValueError(f"weights must be floating point, got {weights.dtype}")
+    if weights.shape != logits.shape and weights.shape != logits.shape[1:2]:
+        shapes = f"{tuple(logits.shape)} or {tuple(logits.shape[1:2])}"
+        raise ValueError(f"weights must have shape {shapes}, got {tuple(weights.shape)}")
+    if weights.device != logits.device:
+        raise ValueError(f"weights are on {weights.device} but student_logits on {logits.device}")
+    if weights.requires_grad and torch.is_grad_enabled():
+        raise ValueError("weights must not require grad: they are constants of the loss; pass weights.detach()")
+    if is_eager_cpu(weights):
+        wrong = ~((weights >= 0) & (weights < math.inf))
+        if wrong.any():
+            raise ValueError(f"weights must be finite and at least 0, got {weights[wrong][0].item()}")
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+
+
+def _check_integers(name: str, value: object, what: str) -> None:
+    _check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    if value.dtype == torch.bool or value.is_floating_point() or value.is_complex():
+        raise ValueError(f"{name} must be {what} of an integer dtype, got {value.dtype}")
+
+
+def _check_range(name: str, indices: Tensor, classes: int, ignore_index: int) -> None:
+    wrong = ((indices < 0) | (indices >= classes)) & (indices != ignore_index)
+    if wrong.any():
+        got = indices[wrong][0].item()
+        raise IndexError(f"{name} must be in 0..{classes - 1} or ignore_index={ignore_index}, got {got}")

@@ -1,0 +1,106 @@
+"""The Plackett-Luce loss of (M, C) rows and its closed-form gradient, in one pass; formulas as in `ranking`.
+
+Only the student has a gradient. It is found with the loss, since both need the same sums, and backward multiplies it by
+what comes from above. The sums run in float64, in which a float32 result is exact to its rounding.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ._checks import is_eager_cpu
+from ._rows import computing_dtype
+
+# Rows are taken this many logits at a time: on a CPU the float64 scratch then stays in the cache.
+_CHUNK_CPU, _CHUNK_DEVICE = 2**17, 2**24
+# exp of minus this is still a normal float64, and its inverse times C far from overflow.
+_LINEAR_RANGE = 600.0
+
+
+class PlackettLuce(torch.autograd.Function):
+    """(M, C) student, ranking and weights -> (M,) losses and their (M, C) gradient, found in the same pass."""
+
+    @staticmethod
+    def forward(student: Tensor, ranking: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = computing_dtype(student, weights)
+        rows, classes = student.shape
+        chunk = _CHUNK_CPU if student.device.type == "cpu" else _CHUNK_DEVICE
+        step = rows if torch.compiler.is_compiling() else max(1, chunk // classes)
+        if step >= rows:
+            return _losses_and_gradient(student, ranking, weights, dtype)
+        losses = student.new_empty(rows, dtype=dtype)
+        gradient = student.new_empty(rows, classes, dtype=dtype)
+        for at in range(0, rows, step):
+            part = slice(at, at + step)
+            losses[part], gradient[part] = _losses_and_gradient(student[part], ranking[part], weights[part], dtype)
+        return losses, gradient
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        student, _, _ = inputs
+        _, gradient = output
+        ctx.mark_non_differentiable(gradient)
+        ctx.save_for_backward(student, gradient)
+
+    @staticmethod
+    def backward(ctx, grad_losses: Tensor, _):
+        student, gradient = ctx.saved_tensors
+        if not torch.compiler.is_compiling():
+            gradient = _FirstDerivative.apply(gradient, student)
+            return (grad_losses[:, None] * gradient).to(student.dtype), None, None
+        product = grad_losses[:, None] * gradient
+        # Changes nothing, but needs the student: only then does a compiled graph refuse to be differentiated twice.
+        return torch.where(product.isnan(), product + student, product).to(student.dtype), None, None
+
+
+class _FirstDerivative(torch.autograd.Function):
+    """The stored gradient as what it is, a function of the student.
+
+    Taken for a constant, it would silently give zero to whoever differentiates it again, for a gradient penalty say.
+    """
+
+    @staticmethod
+    def forward(gradient: Tensor, student: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise NotImplementedError("the Plackett-Luce losses have no second derivative: differentiate them once")
+
+
+def _losses_and_gradient(
+    student: Tensor, ranking: Tensor, weights: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """One chunk: bring the student into ranking order, scan in float64, bring the gradient back."""
+    s, alpha = student.gather(1, ranking).double(), weights.double()
+    top = s.amax(1, keepdim=True)
+    s = s - top.masked_fill(top == -math.inf, 0)
+    narrow = is_eager_cpu(s) and s.numel() > 0 and s.masked_fill(s == -math.inf, 0).min() > -_LINEAR_RANGE
+    log_worth, gradient = _scan_linear(s, alpha) if narrow else _scan_logarithmic(s, alpha)
+    costs = alpha * (log_worth - s)
+    impossible = (s == -math.inf) & (alpha > 0)
+    costs = costs.masked_fill(alpha == 0, 0).masked_fill(impossible, math.inf)
+    gradient = torch.empty_like(gradient).scatter_(1, ranking, gradient - alpha)
+    return costs.sum(1).to(dtype), gradient.to(dtype)
+
+
+def _scan_linear(s: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """log X_k and exp(s_i) G_i where exp(s) does not underflow: plain sums, of positive terms, so none cancel."""
+    worth = s.exp()
+    left = worth.flip(1).cumsum(1).flip(1)
+    share = (alpha / left).masked_fill((alpha == 0) | (left == 0), 0).cumsum(1)
+    return left.log(), (worth * share).masked_fill(share == 0, 0)
+
+
+def _scan_logarithmic(s: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """log X_k and exp(s_i) G_i for any s: the same sums, carried as logarithms."""
+    log_left = s.flip(1).logcumsumexp(1).flip(1)
+    log_share = (alpha.log() - log_left).masked_fill((alpha == 0) | (log_left == -math.inf), -math.inf).logcumsumexp(1)
+    return log_left, (s + log_share).masked_fill(log_share == -math.inf, -math.inf).exp()

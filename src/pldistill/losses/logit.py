@@ -1,0 +1,280 @@
+"""Losses on the logits of both nets, class by class: the divergences of KD, decoupled KD, DIST; logit standardisation.
+
+Symbols: s student logits, t teacher logits, y label, τ temperature, p = softmax(s / τ), q = softmax(t / τ), C classes.
+Every loss is raw: a task's own cross-entropy and the mixing weights stand outside. The teacher is a constant: no
+gradient flows to it. Half-precision inputs are computed, and the loss returned, in float32, inside an autocast region
+too. Classes that both nets mask with -inf do not take part: 0 log 0 = 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ._checks import (
+    check_factor,
+    check_flag,
+    check_ignore_index,
+    check_labels,
+    check_logits,
+    check_pair,
+    check_reduction,
+    check_temperature,
+)
+from ._rows import blank, computing_dtype, kept_rows, reduce_rows, to_rows
+
+
+def kd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: float = 4.0,
+    tau_squared: bool = True,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+) -> Tensor:
+    """Knowledge distillation, forward KL: τ² Σ_i q_i (log q_i - log p_i).
+
+    A class that the student rules out (-inf) and the teacher does not costs +inf.
+
+    Args:
+        student_logits: s, (N, C) or (N, C, d1, ...), floating point.
+        teacher_logits: t, the same shape.
+        labels: (N, d1, ...), integers; only says, by `ignore_index`, which rows to leave out. None: all count.
+        temperature: τ > 0; 4 is the CIFAR-100 choice of the public baselines.
+        tau_squared: False drops the factor τ² (the PLD paper's Appendix G).
+        reduction: "mean" over rows that are not left out, "sum", or "none" for (N, d1, ...).
+        ignore_index: the label of rows to leave out.
+
+    Raises:
+        ValueError: shapes, dtypes or options do not fit.
+        IndexError: a label outside 0..C-1 that is not `ignore_index` (looked at for eager CPU tensors only).
+
+    Source: Hinton et al., "Distilling the knowledge in a neural network" (2015); PLD paper, Sec. 3.1.
+    """
+    options = (temperature, tau_squared, reduction, ignore_index)
+    return _divergence_loss(lambda log_p, log_q: _kl(log_q, log_p), student_logits, teacher_logits, labels, *options)
+
+
+def reverse_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: float = 4.0,
+    tau_squared: bool = True,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+) -> Tensor:
+    """Reverse KL: τ² Σ_i p_i (log p_i - log q_i). A class that the teacher alone rules out costs +inf.
+
+    Args, errors: as `kd`. Source: PLD paper, Appendix G.
+    """
+    options = (temperature, tau_squared, reduction, ignore_index)
+    return _divergence_loss(_kl, student_logits, teacher_logits, labels, *options)
+
+
+def jensen_shannon(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: float = 4.0,
+    tau_squared: bool = True,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+) -> Tensor:
+    """Jensen-Shannon divergence: τ² ½ (KL(q || m) + KL(p || m)), m = (p + q) / 2, at most τ² log 2.
+
+    Args, errors: as `kd`. Source: PLD paper, Appendix G (which gives no formula; this is the usual one, in nats).
+    """
+    options = (temperature, tau_squared, reduction, ignore_index)
+    return _divergence_loss(_jensen_shannon, student_logits, teacher_logits, labels, *options)
+
+
+def dkd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+) -> Tensor:
+    """Decoupled KD: τ² (α KL(b_q || b_p) + β KL(q̂ || p̂)), b = [p_y, 1 - p_y], p̂ = softmax over the classes but y.
+
+    In log space throughout, so a student that is sure of the label has a finite loss. A row where a net leaves no class
+    but the label has no q̂ or p̂: its second term is 0.
+
+    Args:
+        alpha: α >= 0, the target-class term. beta: β >= 0, the non-target term; 8 is the original's value for
+            ResNet32x4/8x4 and ResNet50/MobileNetV2 on CIFAR-100 (6 and 2 for its other pairs).
+        labels: y, (N, d1, ...), integers in 0..C-1 or `ignore_index`.
+        student_logits, teacher_logits, temperature, reduction, ignore_index: as `kd`, and errors too.
+
+    Source: Zhao et al., "Decoupled knowledge distillation" (2022).
+    """
+    check_factor("alpha", alpha)
+    check_factor("beta", beta)
+    check_reduction(reduction)
+    student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index)
+    classes = torch.arange(student.shape[1], device=student.device)
+    target = classes == blank(labels.flatten(), kept)[:, None]
+    b_p, log_p, student_alone = _decouple(student, target, temperature)
+    b_q, log_q, teacher_alone = _decouple(teacher, target, temperature)
+    others = _kl(log_q, log_p).masked_fill(student_alone | teacher_alone, 0)
+    return reduce_rows(temperature**2 * (alpha * _kl(b_q, b_p) + beta * others), kept, reduction, student_logits)
+
+
+def dist(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None = None,
+    *,
+    beta: float = 2.0,
+    gamma: float = 2.0,
+    temperature: float = 4.0,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+) -> Tensor:
+    """DIST: τ² (β (1 - mean_n r(p_n, q_n)) + γ (1 - mean_c r(p_:c, q_:c))), r Pearson's correlation.
+
+    r(a, b) = <a - ā, b - b̄> / (|a - ā| |b - b̄| + 1e-8): the 1e-8 is part of the definition, since a class that is
+    rarely likely has a product of norms about as small. The first term compares the classes within a row, the second
+    the rows within a class: the rows of a batch are coupled; with one row the second term is γ τ², its gradient 0.
+
+    Args:
+        beta: β >= 0, inter-class term. gamma: γ >= 0, intra-class term. Defaults: the PLD paper's for CIFAR-100.
+        labels: (N, d1, ...); rows of `ignore_index` take no part in either correlation.
+        reduction: "mean" alone, as the loss is no sum over samples.
+        student_logits, teacher_logits, temperature, ignore_index: as `kd`, and errors too. Positions are rows.
+
+    Source: Huang et al., "Knowledge distillation from a stronger teacher" (2022).
+    """
+    check_factor("beta", beta)
+    check_factor("gamma", gamma)
+    check_dist_reduction(reduction)
+    student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index)
+    p, q = _log_softmax(student, temperature).exp(), _log_softmax(teacher, temperature).exp()
+    part = ~((student == -math.inf) & (teacher == -math.inf))
+    part = part if kept is None else part & kept[:, None]
+    inter = reduce_rows(1 - _pearson(p, q, part, dim=1), part.any(1), "mean", student_logits)
+    intra = reduce_rows(1 - _pearson(p, q, part, dim=0), part.any(0), "mean", student_logits)
+    return temperature**2 * (beta * inter + gamma * intra)
+
+
+def check_dist_reduction(reduction: object) -> None:
+    if reduction != "mean":
+        raise ValueError(f"reduction must be 'mean' for dist, which couples the samples of a batch, got {reduction!r}")
+
+
+def standardize(logits: Tensor) -> Tensor:
+    """Logit standardisation over the classes: (z - mean z) / (1e-7 + std z), std with C - 1 in the denominator.
+
+    Put it around both nets' logits inside a distillation loss. Masked classes (-inf) stay so, and out of mean and std.
+
+    Args:
+        logits: z, (N, C) or (N, C, d1, ...) with C >= 2, floating point.
+
+    Returns:
+        The same shape, in float32, or float64 for float64.
+
+    Raises:
+        ValueError: not such a tensor.
+
+    Source: Sun et al., "Logit standardization in knowledge distillation" (2024).
+    """
+    check_logits("logits", logits)
+    if logits.shape[1] < 2:
+        raise ValueError(f"logits must have at least 2 classes to be standardised, got shape {tuple(logits.shape)}")
+    logits = logits.to(computing_dtype(logits))
+    masked = logits == -math.inf
+    z = (logits - _finite_top(logits)).masked_fill(masked, 0)
+    count = (~masked).sum(1, keepdim=True)
+    centred = (z - z.sum(1, keepdim=True) / count.clamp(min=1)).masked_fill(masked, 0)
+    std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / (count - 1).clamp(min=1).to(z.dtype).sqrt()
+    return (centred / (1e-7 + std)).masked_fill(masked, -math.inf)
+
+
+def _divergence_loss(
+    divergence: Callable[[Tensor, Tensor], Tensor],
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None,
+    temperature: float,
+    tau_squared: bool,
+    reduction: str,
+    ignore_index: int,
+) -> Tensor:
+    """τ² times a divergence that takes log p and log q."""
+    check_flag("tau_squared", tau_squared)
+    check_reduction(reduction)
+    student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index)
+    losses = divergence(_log_softmax(student, temperature), _log_softmax(teacher, temperature))
+    return reduce_rows(temperature**2 * losses if tau_squared else losses, kept, reduction, student_logits)
+
+
+def _rows(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None, temperature: float, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Check what all losses here share; return student and teacher as rows to compute with, and which are kept."""
+    check_pair(student_logits, teacher_logits)
+    check_temperature(temperature)
+    check_ignore_index(ignore_index)
+    if labels is not None:
+        check_labels(labels, student_logits, ignore_index)
+    dtype = computing_dtype(student_logits, teacher_logits)
+    kept = None if labels is None else kept_rows(labels, ignore_index)
+    student, teacher = (to_rows(logits).to(dtype) for logits in (student_logits, teacher_logits.detach()))
+    return blank(student, kept), blank(teacher, kept), kept
+
+
+def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
+    """log softmax(z / τ); the largest logit is taken off before the division, where that is still exact."""
+    return torch.log_softmax((logits - _finite_top(logits)) / temperature, 1)
+
+
+def _finite_top(logits: Tensor) -> Tensor:
+    top = logits.detach().amax(1, keepdim=True)
+    return top.masked_fill(top == -math.inf, 0)
+
+
+def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
+    """Σ_i a_i (log a_i - log b_i) along dim 1. Where a_i = 0 the difference may be NaN, and is kept from the gradient."""
+    a = log_a.exp()
+    return (a * (log_a - log_b).masked_fill(a == 0, 0)).sum(1)
+
+
+def _jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
+    nowhere = (log_p == -math.inf) & (log_q == -math.inf)
+    log_m = torch.logaddexp(log_p.masked_fill(nowhere, 0), log_q.masked_fill(nowhere, 0)) - math.log(2)
+    return (_kl(log_q, log_m) + _kl(log_p, log_m)) / 2
+
+
+def _decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """log [p_y, 1 - p_y], (M, 2); log p̂ with -inf at y; and (M,) where y alone is left, so that log p̂ means nothing."""
+    others = logits.masked_fill(target, -math.inf)
+    alone = (others == -math.inf).all(1)
+    log_p = _log_softmax(logits, temperature)
+    log_target = log_p.masked_fill(~target, 0).sum(1)
+    log_others = log_p.masked_fill(target, -math.inf).masked_fill(alone[:, None], 0).logsumexp(1)
+    binary = torch.stack([log_target, log_others.masked_fill(alone, -math.inf)], 1)
+    return binary, _log_softmax(others.masked_fill(alone[:, None], 0), temperature), alone
+
+
+def _pearson(a: Tensor, b: Tensor, part: Tensor, dim: int) -> Tensor:
+    """Pearson's correlation along `dim` over the entries that take part."""
+    a, b = _centred(a, part, dim), _centred(b, part, dim)
+    norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
+    return (a * b).sum(dim) / (norms + 1e-8)
+
+
+def _centred(x: Tensor, part: Tensor, dim: int) -> Tensor:
+    mean = x.masked_fill(~part, 0).sum(dim, keepdim=True) / part.sum(dim, keepdim=True).clamp(min=1)
+    return (x - mean).masked_fill(~part, 0)

@@ -1,0 +1,238 @@
+"""Losses on a ranking of the classes: Plackett-Luce distillation (PLD) and its relatives.
+
+They are one loss, `plackett_luce`, with different weights on the places of the ranking. Symbols are those of Bassam,
+Zhu and Bian, "PLD: A Choice-Theoretic List-Wise Knowledge Distillation": s student logits, t teacher logits, y label,
+π a ranking (π_1 comes first), α_k the weight of place k, C classes. With
+
+    X_k = Σ_{l>=k} exp(s_{π_l})        the worth of all that is left to choose from at place k
+    p_k = exp(s_{π_k}) / X_k           the probability that the right one of them is chosen (Sec. 3.2)
+
+the loss and its gradient are (Sec. 4.2; Appendix A, its double sum turned round)
+
+    L = -Σ_k α_k log p_k
+    ∂L/∂s_{π_i} = exp(s_{π_i}) G_i - α_i,   G_i = Σ_{k<=i} α_k / X_k
+
+Teachers, labels, rankings and weights are constants: no gradient flows to them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ._checks import (
+    check_choice,
+    check_flag,
+    check_ignore_index,
+    check_labels,
+    check_logits,
+    check_pair,
+    check_ranking,
+    check_reduction,
+    check_temperature,
+    check_weights,
+)
+from ._plackett_luce import PlackettLuce
+from ._rows import blank, computing_dtype, from_rows, kept_rows, reduce_rows, to_rows
+
+LISTMLE_WEIGHTS = ("uniform", "sum")
+
+
+def plackett_luce(
+    student_logits: Tensor,
+    ranking: Tensor,
+    weights: Tensor,
+    *,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+) -> Tensor:
+    """Weighted Plackett-Luce negative log-likelihood of a ranking: -Σ_k α_k log p_k.
+
+    Convex in `student_logits`, blind to a constant added to them, at least 0. A place of weight 0 costs nothing,
+    whatever stands there (0 log 0 = 0); a class of logit -inf at a place of positive weight costs +inf. Summed in
+    float64; returned in float32, or float64 where an input is. A second or a forward-mode derivative raises, and so
+    does `vmap`; a graph of `torch.compile` refuses the second derivative where and as torch itself does.
+
+    Args:
+        student_logits: s, (N, C) or (N, C, d1, ...), floating point.
+        ranking: π, the same shape, integers: `ranking[n, k]` is the class at place k. A row of `ignore_index` is skipped.
+        weights: α >= 0, the same shape, or (C,) for all rows: `weights[n, k]` belongs to place k, not to class k.
+        reduction: "mean" over rows that are not left out, "sum", or "none" for (N, d1, ...).
+        ignore_index: marks the rows to leave out, which count neither in value nor in number.
+
+    Raises:
+        ValueError: shapes, dtypes or options do not fit; weights require grad; a row of the ranking is no permutation;
+            a weight is negative or not finite.
+        IndexError: a class outside 0..C-1. Values of tensors are looked at for eager CPU tensors only.
+
+    Source: Sec. 3.2, 4.2 and Appendix A.
+    """
+    check_logits("student_logits", student_logits)
+    check_ignore_index(ignore_index)
+    check_ranking(ranking, student_logits, ignore_index)
+    check_weights(weights, student_logits)
+    check_reduction(reduction)
+    rows = to_rows(ranking)
+    kept = rows[:, 0] != ignore_index
+    anything = torch.arange(rows.shape[1], device=rows.device)
+    rows = torch.where(kept[:, None], rows, anything)
+    weights = weights if weights.dim() == 1 else to_rows(weights)
+    return _reduced(student_logits, rows, weights, kept, reduction)
+
+
+def teacher_optimal_ranking(teacher_logits: Tensor, labels: Tensor, *, ignore_index: int = -100) -> Tensor:
+    """π* = (y, argsort(t) \\ {y}): the label first, then the other classes by descending teacher logit.
+
+    Of equal logits the lower class index comes first; NaN ranks as +inf.
+
+    Args:
+        teacher_logits: t, (N, C) or (N, C, d1, ...), floating point.
+        labels: y, (N, d1, ...), integers in 0..C-1, or `ignore_index`, whose row is filled with it.
+
+    Returns:
+        int64, the shape of `teacher_logits`: class at place k along dim 1.
+
+    Raises:
+        ValueError, IndexError: as `plackett_luce`.
+
+    Source: Sec. 4.1.
+    """
+    check_logits("teacher_logits", teacher_logits)
+    check_ignore_index(ignore_index)
+    check_labels(labels, teacher_logits, ignore_index)
+    kept = kept_rows(labels, ignore_index)
+    ranking = _teacher_optimal(to_rows(teacher_logits), blank(labels.flatten(), kept))
+    return from_rows(ranking.masked_fill(~kept[:, None], ignore_index), teacher_logits)
+
+
+def pld(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 1.0,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+) -> Tensor:
+    """Plackett-Luce distillation: Σ_k q_{π*_k} (log Σ_{l>=k} exp(s_{π*_l}) - s_{π*_k}), q = softmax(t / τ).
+
+    The teacher's ranking with the label first, each place weighted by the teacher's probability of the class there. The
+    temperature acts on these weights alone. No cross-entropy is added: a teacher that is one-hot on the label gives it.
+
+    Args:
+        student_logits: s, (N, C) or (N, C, d1, ...), floating point.
+        teacher_logits: t, the same shape. A constant: it gets no gradient.
+        labels: y, (N, d1, ...), integers in 0..C-1 or `ignore_index`.
+        temperature: τ > 0. The paper takes 1 on ImageNet, 4 on CIFAR-100.
+        reduction, ignore_index: as `plackett_luce`, and derivatives and errors too.
+
+    Source: Sec. 4.2. Half-precision inputs are computed in float32 or wider.
+    """
+    check_temperature(temperature)
+    ranking, kept = _checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
+    teacher = to_rows(teacher_logits.detach()).to(computing_dtype(teacher_logits))
+    top = teacher.amax(1, keepdim=True)
+    weights = torch.softmax((teacher - top) / temperature, 1).gather(1, ranking)
+    return _reduced(student_logits, ranking, weights, kept, reduction)
+
+
+def listmle(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    weights: str = "uniform",
+    reduction: str = "mean",
+    ignore_index: int = -100,
+) -> Tensor:
+    """ListMLE on the teacher-optimal ranking: Σ_k α_k (log Σ_{l>=k} exp(s_{π*_l}) - s_{π*_k}), all α_k alike.
+
+    Args:
+        weights: "uniform", α_k = 1/C, the PLD paper's Sec. 5.2.2; or "sum", α_k = 1, the original plain sum.
+        student_logits, teacher_logits, labels, reduction, ignore_index: as `pld`, and errors too.
+
+    Source: Xia et al., "Listwise approach to learning to rank" (2008); Sec. 4.1, 5.2.2.
+    """
+    check_choice("weights", weights, LISTMLE_WEIGHTS)
+    ranking, kept = _checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
+    classes = ranking.shape[1]
+    dtype = computing_dtype(student_logits, teacher_logits)
+    alpha = torch.full((classes,), 1 / classes if weights == "uniform" else 1.0, dtype=dtype, device=ranking.device)
+    return _reduced(student_logits, ranking, alpha, kept, reduction)
+
+
+def p_listmle(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    normalize: bool = False,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+) -> Tensor:
+    """Position-aware ListMLE on the teacher-optimal ranking: as `listmle` with α_k = 2^(C-k) - 1, k = 1..C.
+
+    Args:
+        normalize: divide the weights by their sum, 2^C - 1 - C: finite for any C.
+        student_logits, teacher_logits, labels, reduction, ignore_index: as `pld`.
+
+    Raises:
+        ValueError: also where the weights overflow: not normalised, from C = 129 in float32, from C = 1025 in float64.
+        IndexError: as `pld`.
+
+    Source: Lan et al., "Position-aware ListMLE" (2014); Sec. 4.2.
+    """
+    check_flag("normalize", normalize)
+    ranking, kept = _checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
+    dtype = computing_dtype(student_logits, teacher_logits)
+    weights = _position_weights(ranking.shape[1], normalize, dtype, ranking.device)
+    return _reduced(student_logits, ranking, weights, kept, reduction)
+
+
+def _checked_ranking(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, reduction: str, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """Check what the losses on π* share; return π* as rows (of anything where left out), and which rows are kept."""
+    check_pair(student_logits, teacher_logits)
+    check_reduction(reduction)
+    check_ignore_index(ignore_index)
+    check_labels(labels, student_logits, ignore_index)
+    kept = kept_rows(labels, ignore_index)
+    return _teacher_optimal(to_rows(teacher_logits.detach()), blank(labels.flatten(), kept)), kept
+
+
+def _teacher_optimal(teacher: Tensor, labels: Tensor) -> Tensor:
+    """π* of (M, C) rows. Only the label's key is +inf, so that a stable descending sort puts it first."""
+    largest = torch.finfo(teacher.dtype).max
+    keys = teacher.nan_to_num(nan=largest, posinf=largest, neginf=-math.inf)
+    keys = keys.scatter(1, labels[:, None].long(), math.inf)
+    return keys.sort(dim=1, descending=True, stable=True).indices
+
+
+def _position_weights(classes: int, normalize: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """p-ListMLE's weights. Normalised, numerator and denominator are divided by 2^C, so that no power grows."""
+    most = int(
+        math.log2(torch.finfo(dtype).max)
+    )  # the largest power of two is 2^(most - 1) in float32: max is below 2^128
+    if not normalize and classes > most:
+        raise ValueError(
+            f"the weights 2^(C-k) - 1 overflow {dtype} for C = {classes} classes (at most {most}); "
+            "normalize=True divides them by their sum"
+        )
+    place = torch.arange(1, classes + 1, dtype=torch.float64, device=device)
+    if not normalize:
+        return (torch.exp2(classes - place) - 1).to(dtype)
+    if classes == 1:
+        return torch.zeros(1, dtype=dtype, device=device)  # the one weight is 0, and so is the sum
+    total = 1 - (1 + classes) * torch.exp2(-place[-1])
+    return (torch.exp2(-place) * (1 - torch.exp2(place - classes)) / total).to(dtype)
+
+
+def _reduced(student_logits: Tensor, ranking: Tensor, weights: Tensor, kept: Tensor, reduction: str) -> Tensor:
+    """The loss of rows, reduced. Rows that are left out weigh nothing, so that loss and gradient are nothing there."""
+    student = to_rows(student_logits)
+    weights = blank(weights.expand(student.shape), kept)
+    losses, _ = PlackettLuce.apply(student, ranking, weights)
+    return reduce_rows(losses, kept, reduction, student_logits)
