@@ -6,19 +6,20 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import save
 from timm.models import is_model
 from torch import nn
 
 from pldistill.models.build import pretrained_cfg
 from pldistill.models.weights import load_weights
+from pldistill.record import write_atomically
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # these speak of the weights that the net may have started from
@@ -94,9 +95,8 @@ def save_folder(
     folder.mkdir(parents=True, exist_ok=True)
     # copies, because safetensors takes neither other memory formats nor shared storage
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    _replace(folder / WEIGHTS, lambda path: save_file(state, path, metadata={"format": "pt"}))
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    _replace(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomically(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
+    write_atomically(folder / CONFIG, json.dumps(config, indent=2).encode("ascii"))
 
 
 def load_folder(directory: str | Path) -> LoadedFolder:
@@ -123,21 +123,10 @@ def load_folder(directory: str | Path) -> LoadedFolder:
     arguments = dict(config.get("model_args") or {})
     if cfg.get("fixed_input_size"):
         arguments.setdefault("img_size", image_size)
-    model = timm.create_model(architecture, **{**arguments, "num_classes": num_classes})
+    with torch.random.fork_rng(devices=[]):  # reading a net must not change how the next one starts
+        model = timm.create_model(architecture, **{**arguments, "num_classes": num_classes})
     load_weights(model, folder)
     names = config.get("label_names") or range(num_classes)
     classes = tuple(str(name) for name in names)
     extra = config.get("pldistill") or {}
     return LoadedFolder(model.eval(), architecture, classes, mean, std, image_size, extra)
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Write beside, flush to the disk, then take the place of the old file in one step."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(beside)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

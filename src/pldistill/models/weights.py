@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 # where a training checkpoint keeps its weights; averaged ones first, as timm does
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
-# what other modules put before a net's own names, the student's outer modules among them
-PREFIXES = ("module.", "_orig_mod.", "student.", "model.")
+# what outer modules put before a net's own names; beside a student there may be a teacher and a method's layers
+STUDENT = "student."
+PREFIXES = ("module.", "_orig_mod.", STUDENT, "model.")
 NUMBERS = [np.dtype(kind) for kind in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")]
+REFUSED = "WeightsUnpickler error: "  # where torch's own message gives its reason
 SHOWN = 3  # names of a kind in an error
 
 
@@ -74,24 +76,28 @@ def read_file(path: Path) -> Any:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"checkpoint {path} is not a readable safetensors file: {error}") from error
+            raise ValueError(f"checkpoint {path} is not a readable safetensors file: {_line(error)}") from error
     try:
         with torch.serialization.safe_globals(_allowed()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).partition("WeightsUnpickler error: ")[2].split(".\n")[0].split("Please use")[0].strip()
+        reason = str(error).partition(REFUSED)[2].partition("Please use")[0].strip().partition("\n")[0]
         raise ValueError(
             f"checkpoint {path} was refused: it is no torch file of tensors, plain values, argparse.Namespace and "
             f"NumPy numbers alone ({reason or 'unreadable'})"
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, IndexError, TypeError) as error:
-        raise ValueError(f"checkpoint {path} is not a readable torch file: {error}") from error
+        raise ValueError(f"checkpoint {path} is not a readable torch file: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _numpy_number(dtype: np.dtype, data: bytes) -> Any:
     """Rebuild a NumPy scalar from a pickle; only plain numbers."""
     if dtype not in NUMBERS or not isinstance(data, bytes):
-        raise pickle.UnpicklingError(f"WeightsUnpickler error: NumPy scalar of type {dtype}")
+        raise pickle.UnpicklingError(f"{REFUSED}NumPy scalar of type {dtype}")
     return np.frombuffer(data, dtype=dtype)[0]
 
 
@@ -128,7 +134,8 @@ def _plain(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Ten
     """Strip the outer modules' names as long as there are some that the net itself does not use."""
     for prefix in PREFIXES:
         inside = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-        if inside and not any(name.startswith(prefix) for name in own) and not any(name in own for name in state):
+        whole = len(inside) == len(state) or (inside and prefix == STUDENT)
+        if whole and not any(name.startswith(prefix) for name in own):
             return _plain(inside, own)
     return state
 
