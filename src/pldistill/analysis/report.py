@@ -1,0 +1,195 @@
+"""Runs to one HTML page that carries everything inside: no script, no request, readable in a hundred years."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pldistill.analysis import figures
+from pldistill.analysis.groups import Group, Run, differing, flatten, group_runs
+from pldistill.analysis.tables import Row, duration, figures_of, rows_of
+from pldistill.record import RunRecord, write_atomically
+
+
+@dataclass(frozen=True)
+class Block:
+    """One contest: the rows with the same data, student and epochs, under their heading."""
+
+    heading: str
+    rows: tuple[tuple[Row, dict[str, str]], ...]
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One run's part of the page."""
+
+    name: str
+    folder: str
+    state: str
+    figures: tuple[tuple[str, str], ...]
+    curves: Markup | None
+    recipe: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Flat settings of several runs: what all share, and what differs, a line a run; None where a run lacks the key."""
+
+    shared: tuple[tuple[str, str], ...]
+    keys: tuple[str, ...]
+    lines: tuple[tuple[str, tuple[str | None, ...]], ...]
+
+
+def write_report(records: Iterable[RunRecord], out: Path | str, title: str = "Distillation report") -> Path:
+    """Write the records' tables, curves, recipes and environments as one self-contained page, and give its path.
+
+    The same records give the same page. Raises ValueError where there is no record or `out` is a folder.
+    """
+    out = Path(out)
+    if out.is_dir():
+        raise ValueError(f"out: expected the name of a file to write, got the folder {str(out)!r}")
+    page = _page(rows_of(group_runs(records)), title)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, page.encode("utf-8", errors="replace"))
+    return out
+
+
+def compare(named: Sequence[tuple[str, dict[str, str]]]) -> Comparison:
+    """Put what all agree in once, and what differs side by side."""
+    keys = differing([settings for _, settings in named])
+    return Comparison(
+        shared=tuple((key, value) for key, value in named[0][1].items() if key not in keys),
+        keys=tuple(keys),
+        lines=tuple((name, tuple(settings.get(key) for key in keys)) for name, settings in named),
+    )
+
+
+def _page(rows: Sequence[Row], title: str) -> str:
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    groups = [row.group for row in rows]
+    runs = [(group.run_name(run), run) for group in groups for run in group.runs]
+    return templates.get_template("report.html").render(
+        title=title,
+        summary=_summary(rows),
+        findings=[finding for finding in map(_finding, rows) if finding],
+        blocks=_blocks(rows),
+        columns=_columns(rows),
+        repeated=[(row.group.name, ", ".join(row.repeated_seeds)) for row in rows if row.repeated_seeds],
+        curves=_curves(groups),
+        chapters=[_chapter(index, name, run) for index, (name, run) in enumerate(runs, start=1)],
+        recipes=compare([(name, run.settings | {"seed": run.seed}) for name, run in runs]),
+        environments=compare([(name, flatten(run.env)) for name, run in runs]),
+        commands=[_command(run) for group in sorted(groups, key=lambda group: not group.teaches) for run in group.runs],
+        teaching=any(group.teaches for group in groups),
+        grounds=figures.GROUNDS,
+    )
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    finished, left = sum(row.n for row in rows), sum(len(row.unfinished) for row in rows)
+    parts = [_count(finished, "finished run")] + ([_count(left, "unfinished run")] if left else [])
+    methods = len({row.method for row in rows})
+    data = sorted({row.data for row in rows})
+    return f"{', '.join(parts)}. {_count(methods, 'method')} on {', '.join(data)}."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _finding(row: Row) -> dict[str, str] | None:
+    """The best row of a contest, to be said first."""
+    if not row.best or row.top1_last is None:
+        return None
+    figure = figures_of(row)
+    return {"method": row.group.name, "where": _heading(row)} | {
+        "n": figure["n"],
+        "top1": figure["Top-1"],
+        "over": figure["Over CE"],
+    }
+
+
+def _heading(row: Row) -> str:
+    return f"{row.student} on {row.data}, {_count(row.epochs, 'epoch')}"
+
+
+def _blocks(rows: Sequence[Row]) -> list[Block]:
+    return [
+        Block(_heading(members[0]), tuple((row, figures_of(row)) for row in members))
+        for members in (list(each) for _, each in groupby(rows, key=lambda row: row.group.block))
+    ]
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    """The number columns that have something in them; n and top-1 always."""
+    shown = [figures_of(row) for row in rows]
+    return [name for name in shown[0] if name in ("n", "Top-1") or any(figure[name] for figure in shown)]
+
+
+def _curves(groups: Sequence[Group]) -> list[tuple[Markup, str]]:
+    drawn = [
+        (
+            figures.top1_by_epoch(groups),
+            "Top-1 accuracy on the validation set after each epoch. A dot ends each run, seeds share a colour.",
+        ),
+        (
+            figures.terms_by_epoch(groups),
+            "The terms of the training loss by epoch, with their weights: what the optimiser sees. Scales differ.",
+        ),
+        (
+            figures.kl_by_epoch(groups),
+            "How far each student's answers on the validation set are from its teacher's: "
+            "Kullback-Leibler divergence at temperature 1, in nats. 0 is a perfect copy.",
+        ),
+    ]
+    return [(Markup(svg), caption) for svg, caption in drawn if svg]
+
+
+def _chapter(index: int, name: str, run: Run) -> Chapter:
+    curves = figures.run_curves(run, f"run{index}")
+    done = f"{len(run.epochs)} of {_count(run.planned, 'epoch')}"
+    return Chapter(
+        name=name,
+        folder=str(run.folder),
+        state="finished" if run.result is not None else f"unfinished, {done} done",
+        figures=_result_figures(run),
+        curves=Markup(curves) if curves else None,
+        recipe=json.dumps(run.recipe, indent=2, ensure_ascii=False),
+        command=_command(run),
+    )
+
+
+def _result_figures(run: Run) -> tuple[tuple[str, str], ...]:
+    """Of a finished run, what its result says, in words and units; unknown figures are left out."""
+    if run.result is None:
+        return ()
+    shown = (
+        ("last top-1", "top1_last", lambda value: f"{value:.2f} %"),
+        ("best top-1", "top1_best", lambda value: f"{value:.2f} %"),
+        ("in epoch", "best_epoch", str),
+        ("top-5", "top5_last", lambda value: f"{value:.2f} %"),
+        ("KL to the teacher", "kl_last", lambda value: f"{value:.3f} nats"),
+        ("parameters", "parameters", lambda value: f"{value:,}"),
+        ("time", "seconds", duration),
+        ("speed", "images_per_second", lambda value: f"{value:,.0f} images/s"),
+    )
+    known = {label: (run.result.get(key), as_text) for label, key, as_text in shown}
+    return tuple((label, as_text(value)) for label, (value, as_text) in known.items() if value is not None)
+
+
+def _command(run: Run) -> str:
+    return f"pldistill train --recipe {shlex.quote(str(run.folder / 'recipe.json'))} --out NEW_FOLDER"
