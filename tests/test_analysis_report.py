@@ -169,6 +169,14 @@ def test_a_run_without_an_epoch_yet(tmp_path):
     assert not [tag for tag, _ in page.tags if tag == "svg"]
 
 
+def test_a_resumed_run_shows_what_was_new(tmp_path):
+    first = {"torch": "2.4.0", "started": "2026-01-01"}
+    run = make_run(tmp_path / "run", env=first | {"resumed": [first | {"started": "2026-01-02"}]})
+    page = Page(write_report([run], tmp_path / "report.html"))
+    assert "resumed 1" in page.said("dt")
+    assert "started=2026-01-02" in page.said("dd")
+
+
 def test_repeated_seeds_are_owned_up_to(tmp_path):
     runs = [make_run(tmp_path / "a", seed=7), make_run(tmp_path / "b", seed=7)]
     page = Page(write_report(runs, tmp_path / "report.html"))

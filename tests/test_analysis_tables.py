@@ -56,6 +56,7 @@ def test_no_mean_over_part_of_the_runs(values):
         {"weights": {"task": 2.0}},
         {"teacher": "somewhere"},
         {"a key of the future": 1},
+        {"env": {"teacher_sha256": "abc"}},
     ],
 )
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path, other):
@@ -121,6 +122,8 @@ def test_order_best_and_difference_to_cross_entropy(tmp_path):
 def test_no_difference_to_a_baseline_that_was_trained_otherwise(tmp_path):
     rows = summarise([make_run(tmp_path / "ce", lr=0.1), make_run(tmp_path / "kd", method="kd", teacher="t")])
     assert [row.over_ce for row in rows] == [None, None]
+    known = make_run(tmp_path / "c", env={"teacher_sha256": "a"}, method="kd", teacher="t", lr=0.1, options={"x": 1})
+    assert summarise([make_run(tmp_path / "ce", lr=0.1), known])[1].over_ce == 0
     two = [make_run(tmp_path / str(smooth), options={"smoothing": smooth}) for smooth in (0.0, 0.1)]
     assert summarise([*two, make_run(tmp_path / "kd", method="kd", teacher="t")])[-1].over_ce is None
 

@@ -20,7 +20,8 @@ _TELLING = ("student", "data", "teacher", "epochs")
 class Run:
     """One record, read once.
 
-    `settings` is the recipe flattened to dotted keys, without the seed and what changes no number.
+    `settings` is the recipe flattened to dotted keys, without the seed and what changes no number, and the start of the
+    hash of the teacher's weights: a teacher that was trained anew in the same folder is another teacher.
     """
 
     folder: Path
@@ -137,12 +138,15 @@ def _read(record: RunRecord) -> Run:
         if not isinstance(recipe.get(key), kind):
             where = record.folder / "recipe.json"
             raise ValueError(f"{where}: expected {key!r} as {kind.__name__}, got {recipe.get(key)!r}")
+    # A run that was stopped in its first second may have its recipe and nothing else yet.
+    env = record.read_environment() if (record.folder / "env.json").is_file() else {}
+    weights = env.get("teacher_sha256")
+    settings = {key: value for key, value in flatten(recipe).items() if key not in _ASIDE}
     return Run(
         folder=record.folder,
         recipe=recipe,
-        settings={key: value for key, value in flatten(recipe).items() if key not in _ASIDE},
-        # A run that was stopped in its first second may have its recipe and nothing else yet.
-        env=record.read_environment() if (record.folder / "env.json").is_file() else {},
+        settings=settings | ({} if weights is None else {"teacher_sha256": str(weights)[:12]}),
+        env=env,
         epochs=tuple(record.epochs()),
         result=record.read_result(),
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -92,7 +93,7 @@ def _page(rows: Sequence[Row], title: str) -> str:
         curves=_curves(groups),
         chapters=[_chapter(index, name, run) for index, (name, run) in enumerate(runs, start=1)],
         recipes=compare([(name, run.settings | {"seed": run.seed}) for name, run in runs]),
-        environments=compare([(name, flatten(run.env)) for name, run in runs]),
+        environments=compare([(name, _surroundings(run.env)) for name, run in runs]),
         commands=[_command(run) for group in sorted(groups, key=lambda group: not group.teaches) for run in group.runs],
         teaching=any(group.teaches for group in groups),
         grounds=figures.GROUNDS,
@@ -189,6 +190,14 @@ def _result_figures(run: Run) -> tuple[tuple[str, str], ...]:
     )
     known = {label: (run.result.get(key), as_text) for label, key, as_text in shown}
     return tuple((label, as_text(value)) for label, (value, as_text) in known.items() if value is not None)
+
+
+def _surroundings(env: dict[str, Any]) -> dict[str, str]:
+    """The environment flattened; of each later one that the run was resumed in, what was new."""
+    first = flatten({key: value for key, value in env.items() if key != "resumed"})
+    later = [flatten(each) for each in env.get("resumed", [])]
+    news = [", ".join(f"{key}={new}" for key, new in each.items() if first.get(key) != new) for each in later]
+    return first | {f"resumed {number}": new for number, new in enumerate(news, start=1)}
 
 
 def _command(run: Run) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # A method's own choices: what a row and the cross-entropy row that it is measured against may differ in.
-_OF_THE_METHOD = ("method", "teacher", "teacher_checkpoint", "options", "weights")
+_OF_THE_METHOD = ("method", "teacher", "teacher_checkpoint", "teacher_sha256", "options", "weights")
 # The keys of result.json that are averaged.
 FIGURES = ("top1_last", "top1_best", "top5_last", "kl_last", "seconds", "images_per_second")
 
