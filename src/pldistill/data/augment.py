@@ -92,11 +92,10 @@ def boxes(
     found = fits.any(0)
     tall = np.where(found, tall[first, column], central_tall)
     wide = np.where(found, wide[first, column], central_wide)
-    down = np.where(found, uniform(seed, view, ids, "box top"), 0.5)
-    across = np.where(found, uniform(seed, view, ids, "box left"), 0.5)
-    top = np.floor(down * (heights - tall + 1)).astype(np.int64)
-    left = np.floor(across * (widths - wide + 1)).astype(np.int64)
-    return np.stack([top, left, tall, wide], axis=1)
+    top, left = uniform(seed, view, ids, "box top"), uniform(seed, view, ids, "box left")
+    top = np.where(found, np.floor(top * (heights - tall + 1)), (heights - tall) // 2)
+    left = np.where(found, np.floor(left * (widths - wide + 1)), (widths - wide) // 2)
+    return np.stack([top, left, tall, wide], axis=1).astype(np.int64)
 
 
 def shift(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ class _Chunk:
 
     def pictures(self) -> Tensor:
         canvas = self._background()
-        contrast = self.between(0.35, 0.8, "contrast") * self.between(-1, 1, "polarity").sign()
+        contrast = self.between(0.4, 0.85, "contrast") * self.between(-1, 1, "polarity").sign()
         tint = torch.stack([self.between(-0.1, 0.1, f"tint{c}") for c in range(3)], 1)
         ink = canvas.mean((2, 3)) + contrast[:, None] + tint
         for k in range(_DISTRACTORS):
@@ -152,7 +152,7 @@ class _Chunk:
 
     def _place(self, masks: Tensor, name: str, size: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The masks turned, sheared and stretched to about `size` pixels with their centre at (x, y) in [-1, 1]."""
-        angle, shear = self.between(-0.26, 0.26, f"{name} angle"), self.between(-0.2, 0.2, f"{name} shear")
+        angle, shear = self.between(-0.25, 0.25, f"{name} angle"), self.between(-0.2, 0.2, f"{name} shear")
         stretch = self.between(-0.15, 0.15, f"{name} stretch").exp()
         scale = size / SIZE * (_CANVAS / _EXTENT)
         cos, sin = angle.cos(), angle.sin()

@@ -132,11 +132,12 @@ class FolderLoader(Loader):
     def _batches(self, view: int, places: list[Tensor]) -> Iterator[Batch]:
         self._turn = turn = self._turn + 1
         self._keys[:] = [(view, at.numpy()) for at in places]
-        for at, images in zip(places, self._reader, strict=True):
+        reader = iter(self._reader)
+        for at in places:
             if turn != self._turn:
                 raise ValueError("epoch: a later epoch of this loader has begun, so this one cannot go on")
             labels, ids = self._labels[at].to(self._device), self._ids[at].to(self._device)
-            yield Batch(images.to(self._device, non_blocking=True), labels, ids, view)
+            yield Batch(next(reader).to(self._device, non_blocking=True), labels, ids, view)
 
 
 def make_loader(
