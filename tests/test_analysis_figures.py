@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from analysis_runs import make_run
-from pldistill.analysis import figures
+from pldistill.analysis import figures, style
 from pldistill.analysis.groups import group_runs
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -37,6 +37,7 @@ def drawn(tmp_path_factory):
 
 def draw(made):
     return {
+        "last": figures.top1_by_method(made),
         "top1": figures.top1_by_epoch(made),
         "kl": figures.kl_by_epoch(made),
         "terms": figures.terms_by_epoch(made),
@@ -46,6 +47,8 @@ def draw(made):
 
 def test_every_figure_names_its_lines(drawn):
     found = {name: texts(svg) for name, svg in drawn.items()}
+    assert {"ce", "kd", "Validation top-1 after the last epoch (%)"} <= set(found["last"])
+    assert "pld" not in found["last"]  # it is not finished
     assert {"ce", "kd", "pld", "Epoch", "Validation top-1 (%)"} <= set(found["top1"])
     assert {"kd", "pld", "KL(teacher ‖ student), nats"} <= set(found["kl"])
     assert "ce" not in found["kl"]  # it has no teacher
@@ -82,16 +85,26 @@ def test_the_seeds_of_a_group_share_a_colour(tmp_path):
     assert svg is not None
     root = ElementTree.fromstring(svg)
     strokes = [path.get("style", "") for path in root.iter(SVG + "path")]
-    used = {light for light, _ in figures.PALETTE if any(f"stroke: {light}" in style for style in strokes)}
-    assert used == {figures.PALETTE[0][0]}
+    used = {light for light, _ in style.PALETTE if any(f"stroke: {light}" in look for look in strokes)}
+    assert used == {style.PALETTE[0][0]}
 
 
 def test_nothing_to_draw_is_none(tmp_path):
     made = group_runs([make_run(tmp_path, top1=[], epochs=3, finished=False)])
     assert figures.top1_by_epoch(made) is None
+    assert figures.top1_by_method(made) is None
     assert figures.kl_by_epoch(made) is None
     assert figures.terms_by_epoch(made) is None
     assert figures.run_curves(made[0].runs[0], "run") is None
+
+
+def test_a_contest_of_one_is_not_drawn_and_two_contests_are_named(tmp_path):
+    runs = [
+        make_run(tmp_path / f"{student}{lr}", student=student, lr=lr) for student in ("a", "b") for lr in (0.1, 0.2)
+    ]
+    found = texts(figures.top1_by_method(group_runs(runs)))
+    assert {"a", "b", "ce a lr=0.1", "ce b lr=0.2"} <= set(found)
+    assert figures.top1_by_method(group_runs([runs[0], runs[2]])) is None
 
 
 def test_values_that_are_null_are_left_out(tmp_path):
@@ -116,6 +129,8 @@ def test_any_name_gives_well_formed_xml(tmp_path, student):
             assert svg is not None
             clean = "".join(letter if letter.isprintable() else " " for letter in student)
             assert f"ce {clean}" in texts(svg)
+        contest = [make_run(tmp_path / str(i), method=method) for i, method in enumerate((student, "plain"))]
+        assert "plain" in texts(figures.top1_by_method(group_runs(contest)))
 
 
 def test_labels_keep_order_and_distance():
@@ -175,11 +190,11 @@ def oklab(light):
 
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_colours_stand_out_from_their_ground(scheme):
-    assert all(contrast(pair[scheme], figures.GROUNDS[scheme]) >= 3 for pair in figures.PALETTE)
+    assert all(contrast(pair[scheme], style.GROUNDS[scheme]) >= 3 for pair in style.PALETTE)
 
 
 @pytest.mark.parametrize("scheme", [0, 1])
 @pytest.mark.parametrize("eye", EYES)
 def test_colours_stay_apart(scheme, eye):
-    seen = [oklab(np.array(EYES[eye]) @ linear(pair[scheme])) for pair in figures.PALETTE]
+    seen = [oklab(np.array(EYES[eye]) @ linear(pair[scheme])) for pair in style.PALETTE]
     assert min(np.linalg.norm(one - two) for one, two in itertools.combinations(seen, 2)) > 0.08

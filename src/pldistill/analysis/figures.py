@@ -1,67 +1,23 @@
-"""Runs to SVG text: curves by epoch that read in light and dark, on paper and with any colour vision.
+"""Runs to SVG text: final accuracies side by side, and curves by epoch.
 
-Lines carry their names at their ends, so colour is never the only key. The same runs give the same bytes. Each SVG
-stands alone and adapts to the viewer's colour scheme; in a page it takes the page's ink.
+Lines carry their names at their ends, so colour is never the only key. The same runs give the same bytes.
 """
 
 from __future__ import annotations
 
-import html
-import io
-import re
-import warnings
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pldistill.analysis.groups import Group, Run
+from pldistill.analysis.style import DASHES, PALETTE, SMALL, clean, house_style, to_svg
 
-# (on white, on near-black). Each stands at least 3:1 against its ground, and any two stay apart for eyes that lack one
-# kind of cone: the tests compute both.
-PALETTE = (
-    ("#1459ba", "#5fa4fe"),
-    ("#da6513", "#fb9250"),
-    ("#009d8e", "#15d6a9"),
-    ("#891a70", "#bc85bb"),
-    ("#664e01", "#f8cf52"),
-    ("#2e2922", "#cddeef"),
-)
-GROUNDS = ("#ffffff", "#14171b")
-_STYLES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))  # after the palette is through, it starts again dashed, then dotted
-_INK = "#123457"  # stands for the ink of the place where the figure is shown; no line has it
-_SMALL = 9
-_RC = {
-    "svg.hashsalt": "pldistill",
-    "svg.fonttype": "none",
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-    "axes.facecolor": "none",
-    "font.size": _SMALL,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _INK,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": _INK,
-    "grid.alpha": 0.14,
-    "grid.linewidth": 0.7,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "ytick.major.size": 0,
-    "xtick.major.size": 3,
-    "xtick.major.width": 0.6,
-}
 _LONGEST_DIRECT = 24  # longer names go below the axes: beside the lines they would squeeze them
 
 
@@ -72,6 +28,29 @@ class Curve:
     name: str
     series: tuple[tuple[tuple[int, float], ...], ...]
     look: int
+
+
+def top1_by_method(groups: Sequence[Group]) -> str | None:
+    """Last top-1 (%) of the finished runs, a line a group, a panel a contest. None where no contest has two groups."""
+    blocks: dict[tuple[str, str, int], list[tuple[Group, list[float]]]] = {}
+    for group in groups:
+        lasts = [run.result.get("top1_last") for run in group.runs if run.result is not None]
+        scores = [last for last in lasts if last is not None]
+        if scores:
+            blocks.setdefault(group.block, []).append((group, scores))
+    panels = [lines for lines in blocks.values() if len(lines) > 1]
+    if not panels:
+        return None
+    rows = [len(lines) + 0.9 for lines in panels]
+    with house_style():
+        figure = Figure(figsize=(6, 0.36 * sum(rows)), layout="constrained")
+        axes = figure.subplots(len(panels), squeeze=False, gridspec_kw={"height_ratios": rows}).ravel()
+        for ax, lines in zip(axes, panels, strict=True):
+            _dots(ax, lines)
+            if len(panels) > 1:
+                ax.set_title(clean(lines[0][0].student), fontsize=SMALL + 1, loc="left", parse_math=False)
+        axes[-1].set_xlabel("Validation top-1 after the last epoch (%)")
+        return to_svg(figure, "last", "Top-1 after the last epoch by method, a dot a run")
 
 
 def top1_by_epoch(groups: Sequence[Group]) -> str | None:
@@ -95,16 +74,16 @@ def terms_by_epoch(groups: Sequence[Group]) -> str | None:
         return None
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
-    with _style():
+    with house_style():
         figure = Figure(figsize=(6, 0.3 + 1.75 * lines), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
         for ax, (name, curves) in zip(axes, panels, strict=False):
             _draw(ax, curves, height=1.2)
-            ax.set_title(_clean(name), fontsize=_SMALL + 1, loc="left", parse_math=False)
+            ax.set_title(clean(name), fontsize=SMALL + 1, loc="left", parse_math=False)
         for ax in axes[len(panels) :]:
             ax.remove()
-        figure.supxlabel("Epoch", fontsize=_SMALL)
-        return _svg(figure, "terms", "Weighted loss terms by epoch, one panel a method")
+        figure.supxlabel("Epoch", fontsize=SMALL)
+        return to_svg(figure, "terms", "Weighted loss terms by epoch, one panel a method")
 
 
 def run_curves(run: Run, name: str) -> str | None:
@@ -113,13 +92,13 @@ def run_curves(run: Run, name: str) -> str | None:
     loss = _curves([("training", "loss"), ("validation", "val_loss")], run)
     if not accuracy and not loss:
         return None
-    with _style():
+    with house_style():
         figure = Figure(figsize=(6, 2.2), layout="constrained")
         for ax, title, curves in zip(figure.subplots(1, 2), ("Top-1 (%)", "Loss"), (accuracy, loss), strict=True):
             _draw(ax, curves, height=1.6)
-            ax.set_title(title, fontsize=_SMALL + 1, loc="left")
+            ax.set_title(title, fontsize=SMALL + 1, loc="left")
             ax.set_xlabel("Epoch")
-        return _svg(figure, name, "Accuracy and loss of this run by epoch")
+        return to_svg(figure, name, "Accuracy and loss of this run by epoch")
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
@@ -179,13 +158,35 @@ def _single(name: str, title: str, unit: str, curves: list[Curve]) -> str | None
     if not curves:
         return None
     height = max(3.3, 0.8 + 0.17 * len(curves))
-    with _style():
+    with house_style():
         figure = Figure(figsize=(6, height), layout="constrained")
         ax = figure.subplots()
         _draw(ax, curves, height=height - 0.6)
         ax.set_xlabel("Epoch")
-        ax.set_title(unit, fontsize=_SMALL + 1, loc="left")
-        return _svg(figure, name, title)
+        ax.set_title(unit, fontsize=SMALL + 1, loc="left")
+        return to_svg(figure, name, title)
+
+
+def _dots(ax: Axes, lines: Sequence[tuple[Group, list[float]]]) -> None:
+    """A dot a run, a bar at the mean, and cross-entropy's mean as a line through all."""
+    for place, (group, scores) in enumerate(lines):
+        colour = PALETTE[1 if group.method == "ce" else 0][0]
+        mean = fmean(scores)
+        ax.plot([min(scores), max(scores)], [place, place], color=colour, linewidth=1, alpha=0.5)
+        ax.plot(scores, [place] * len(scores), color=colour, marker="o", markersize=6, linestyle="none", alpha=0.75)
+        if len(scores) > 1:
+            ax.plot([mean, mean], [place - 0.24, place + 0.24], color=colour, linewidth=2)
+        if group.method == "ce":
+            ax.axvline(mean, color=colour, linewidth=1, linestyle=DASHES[1], zorder=0)
+        name = textwrap.fill(clean(group.name), _LONGEST_DIRECT, max_lines=2, placeholder="…")
+        at = ax.get_yaxis_transform()
+        ax.text(-0.015, place, name, transform=at, ha="right", va="center", linespacing=1.0, parse_math=False)
+    ax.set_ylim(len(lines) - 0.5, -0.5)
+    ax.yaxis.set_visible(False)
+    ax.grid(axis="x")
+    ax.spines["left"].set_visible(False)
+    ax.margins(x=0.08)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
 
 
 def _draw(ax: Axes, curves: Sequence[Curve], height: float) -> None:
@@ -200,13 +201,13 @@ def _draw(ax: Axes, curves: Sequence[Curve], height: float) -> None:
     if any(len(curve.name) > _LONGEST_DIRECT for curve in curves):
         _name_below(ax, curves)
     else:
-        _name_ends(ax, curves, gap=(_SMALL + 3) / 72 / height)
+        _name_ends(ax, curves, gap=(SMALL + 3) / 72 / height)
 
 
 def _look(curve: Curve) -> dict[str, Any]:
     return {
         "color": PALETTE[curve.look % len(PALETTE)][0],
-        "linestyle": _STYLES[curve.look // len(PALETTE) % len(_STYLES)],
+        "linestyle": DASHES[curve.look // len(PALETTE) % len(DASHES)],
     }
 
 
@@ -217,7 +218,7 @@ def _name_ends(ax: Axes, curves: Sequence[Curve], gap: float) -> None:
     for curve, end, place in zip(curves, ends, spread(ends, gap), strict=True):
         leader = ([1.0, 1.02, 1.055], [end, place, place])
         ax.plot(*leader, transform=ax.transAxes, clip_on=False, linewidth=1.4, **_look(curve))
-        ax.text(1.07, place, _clean(curve.name), transform=ax.transAxes, va="center", parse_math=False)
+        ax.text(1.07, place, clean(curve.name), transform=ax.transAxes, va="center", parse_math=False)
 
 
 def _name_below(ax: Axes, curves: Sequence[Curve]) -> None:
@@ -227,9 +228,9 @@ def _name_below(ax: Axes, curves: Sequence[Curve]) -> None:
     figure.set_figheight(figure.get_figheight() + 0.19 * len(ordered))
     handles = []
     for curve in ordered:
-        (handle,) = ax.plot([], [], label=_clean(curve.name), **_look(curve))
+        (handle,) = ax.plot([], [], label=clean(curve.name), **_look(curve))
         handles.append(handle)
-    legend = figure.legend(handles=handles, loc="outside lower left", frameon=False, fontsize=_SMALL)
+    legend = figure.legend(handles=handles, loc="outside lower left", frameon=False, fontsize=SMALL)
     for text in legend.get_texts():
         text.set_parse_math(False)
 
@@ -237,42 +238,3 @@ def _name_below(ax: Axes, curves: Sequence[Curve]) -> None:
 def _end(curve: Curve) -> float:
     lasts = [points[-1][1] for points in curve.series if points]
     return sum(lasts) / len(lasts)
-
-
-def _clean(name: str) -> str:
-    """Without characters that XML forbids or that break a line."""
-    return "".join(character if character.isprintable() else " " for character in name)
-
-
-def _style() -> Any:
-    """Matplotlib's defaults, whatever the user's settings, and our ink: the same figure everywhere."""
-    defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
-    ours: dict[Any, Any] = defaults | _RC
-    return matplotlib.rc_context(ours)
-
-
-def _svg(figure: Figure, name: str, title: str) -> str:
-    out = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with warnings.catch_warnings():
-        # Letters are stored as text and drawn by the viewer's fonts; here they are only measured.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        FigureCanvasSVG(figure).print_svg(out, metadata=nothing)
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", svg)  # several figures share a page
-    svg = svg.replace(_INK, "currentColor")
-    start = f'<svg class="curves" role="img" aria-label="{html.escape(title)}"'
-    return svg.replace("<svg", start, 1).replace(">", f">\n<style>{_css()}</style>", 1)
-
-
-def _css() -> str:
-    dark = "".join(
-        f'.curves [style*="{way}: {light}"]{{{way}:{dark}!important}}'
-        for light, dark in PALETTE
-        for way in ("stroke", "fill")
-    )
-    return (
-        ".curves{color:#1d2126}.curves text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,sans-serif!important}"
-        f"@media screen and (prefers-color-scheme:dark){{.curves{{color:#dfe3e8}}{dark}}}"
-    )

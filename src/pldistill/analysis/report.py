@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from pldistill.analysis import figures
 from pldistill.analysis.groups import Group, Run, differing, flatten, group_runs
+from pldistill.analysis.style import GROUNDS
 from pldistill.analysis.tables import Row, duration, figures_of, rows_of
 from pldistill.record import RunRecord, write_atomically
 
@@ -96,7 +97,7 @@ def _page(rows: Sequence[Row], title: str) -> str:
         environments=compare([(name, _surroundings(run.env)) for name, run in runs]),
         commands=[_command(run) for group in sorted(groups, key=lambda group: not group.teaches) for run in group.runs],
         teaching=any(group.teaches for group in groups),
-        grounds=figures.GROUNDS,
+        grounds=GROUNDS,
     )
 
 
@@ -143,6 +144,11 @@ def _columns(rows: Sequence[Row]) -> list[str]:
 
 def _curves(groups: Sequence[Group]) -> list[tuple[Markup, str]]:
     drawn = [
+        (
+            figures.top1_by_method(groups),
+            "A dot is a run, a bar the mean of several, the dashed line the mean of cross-entropy. "
+            "The axis does not start at 0.",
+        ),
         (
             figures.top1_by_epoch(groups),
             "Top-1 accuracy on the validation set after each epoch. A dot ends each run, seeds share a colour.",
