@@ -133,7 +133,8 @@ def _create(name: str, **arguments: Any) -> nn.Module:
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, size, size))
     except (AssertionError, RuntimeError, ValueError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"model {name!r} cannot be built for image_size {size}: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"model {name!r} cannot be built for image_size {size}: {reason}") from error
     return model.train()
 
 

@@ -77,26 +77,30 @@ def save_folder(
     Raises:
         ValueError: a net that timm did not build, or as many names as the head has not classes.
     """
-    cfg = pretrained_cfg(model)
-    num_classes = int(getattr(model, "num_classes", -1))
-    if len(classes) != num_classes:
-        raise ValueError(f"classes has {len(classes)} names, the model {num_classes} classes")
-    kept = {key: value for key, value in cfg.items() if key not in OF_THE_SOURCE}
     inputs = {"input_size": [3, image_size, image_size], "mean": list(mean), "std": list(std)}
-    config = {
-        "architecture": cfg["architecture"],
-        "num_classes": num_classes,
-        "num_features": getattr(model, "num_features", None),
-        "label_names": list(classes),
-        "pretrained_cfg": {**kept, **inputs, "num_classes": num_classes, "custom_load": False},
-        "pldistill": dict(extra or {}),
-    }
+    config = {**_describe(model, classes, inputs), "pldistill": dict(extra or {})}
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     # copies, because safetensors takes neither other memory formats nor shared storage
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     write_atomically(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
     write_atomically(folder / CONFIG, json.dumps(config, indent=2).encode("ascii"))
+
+
+def _describe(model: nn.Module, classes: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """timm's `config.json`."""
+    cfg = pretrained_cfg(model)
+    num_classes = int(getattr(model, "num_classes", -1))
+    if len(classes) != num_classes:
+        raise ValueError(f"classes has {len(classes)} names, the model {num_classes} classes")
+    kept = {key: value for key, value in cfg.items() if key not in OF_THE_SOURCE}
+    return {
+        "architecture": cfg["architecture"],
+        "num_classes": num_classes,
+        "num_features": getattr(model, "num_features", None),
+        "label_names": list(classes),
+        "pretrained_cfg": {**kept, **inputs, "num_classes": num_classes, "custom_load": False},
+    }
 
 
 def load_folder(directory: str | Path) -> LoadedFolder:

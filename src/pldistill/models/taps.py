@@ -120,8 +120,8 @@ def probe(net: Net, image_size: int) -> Outputs:
     except KeyError as error:
         raise ValueError(f"tap {error}: the module does not run in a forward pass") from error
     except (RuntimeError, AssertionError) as error:
-        kind = type(net.model).__name__
-        raise ValueError(f"{kind} cannot take pictures of {image_size}x{image_size} pixels: {error}") from error
+        kind, reason = type(net.model).__name__, str(error).partition("\n")[0]
+        raise ValueError(f"{kind} cannot take pictures of {image_size}x{image_size} pixels: {reason}") from error
     finally:
         for module, flag in training.items():
             module.training = flag
