@@ -10,7 +10,7 @@ from pldistill.methods import METHODS
 
 TINY = [
     "--data",
-    "glyphs:train=96,val=48",
+    "glyphs:train=128,val=100",
     "--student",
     "resnet8",
     "--epochs",

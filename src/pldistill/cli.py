@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(
@@ -174,19 +175,29 @@ def _list_methods() -> Table:
         options = "\n".join(
             f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in spec.options.items()
         )
-        weights = "\n".join(f"{term}={weight}" for term, weight in spec.weights.items())
+        weights = "\n".join(f"{term}={_short(weight)}" for term, weight in spec.weights.items())
         table.add_row(name, options, weights, spec.source + (f"\n[dim]{spec.note}[/]" if spec.note else ""))
     return table
 
 
-def _list_models() -> Table:
-    from pldistill.models import MODELS
+def _short(weight: Any) -> str:
+    from pldistill.methods import Ramp
 
-    table = Table(
-        "model", "what", box=None, caption="and every classifier of timm, by its name", caption_justify="left"
-    )
-    for name, what in MODELS.items():
-        table.add_row(name, what)
+    return f"{weight.to:g}@{weight.over:.4g}" if isinstance(weight, Ramp) else f"{weight:g}"
+
+
+def _list_models() -> Table:
+    import torch
+
+    from pldistill.models import build, list_models, stages
+
+    caption = "for 100 classes; and every classifier of timm, by its name"
+    table = Table("model", "parameters", "stages (taps)", box=None, caption=caption, caption_justify="left")
+    for name in list_models():
+        with torch.device("meta"):
+            model = build(name, num_classes=100)
+        count = sum(parameter.numel() for parameter in model.parameters())
+        table.add_row(name, f"{count:,}", " ".join(stages(model)))
     return table
 
 
@@ -194,8 +205,8 @@ def _list_data() -> Table:
     from pldistill.data import SOURCES
 
     table = Table("data", "what", box=None)
-    for name, source in SOURCES.items():
-        table.add_row(name, source.description)
+    for source in SOURCES.values():
+        table.add_row(escape(source.grammar), source.description)
     return table
 
 

@@ -13,7 +13,8 @@ from accelerate.state import AcceleratorState
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pldistill import methods, models, record
-from pldistill.data import Dataset, default_augment, load_picture, make_loader, open_data
+from pldistill.data import Dataset, default_augment, make_loader, open_data
+from pldistill.data.pictures import read_picture
 from pldistill.distiller import Distiller
 from pldistill.loop import Loop, Watch
 from pldistill.models import Net
@@ -166,7 +167,7 @@ def predict(run: Run, pictures: Sequence[Path | str], *, top: int = 5) -> list[l
     """
     loaded = run.load()
     net = Net(loaded.model, mean=loaded.mean, std=loaded.std).eval()
-    images = torch.stack([load_picture(Path(picture), loaded.image_size) for picture in pictures])
+    images = torch.stack([read_picture(str(picture), loaded.image_size) for picture in pictures])
     best = net(images).logits.softmax(dim=1).topk(min(top, len(loaded.classes)), dim=1)
     return [
         [(loaded.classes[index], probability) for index, probability in zip(indices, values, strict=True)]
@@ -225,7 +226,8 @@ def _build(
     average, evaluated = None, student
     if recipe.ema is not None:
         average = AveragedModel(student.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
-        evaluated = Net(average.module, mean=student.mean, std=student.std)
+        evaluated = Net(average.module, mean=student.mean.flatten().tolist(), std=student.std.flatten().tolist())
+        evaluated.to(device=accelerator.device)
     if recipe.compile:
         student.model.compile()
     distiller, optimizer = accelerator.prepare(bare, make_optimizer(recipe, bare))
@@ -281,7 +283,7 @@ def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bo
 
 def _finish(loop: Loop, dataset: Dataset, image_size: int) -> None:
     net, run, recipe = loop.evaluated, loop.record, loop.recipe
-    mean, std = tuple(net.mean.flatten().tolist()), tuple(net.std.flatten().tolist())
+    mean, std = net.mean.flatten().tolist(), net.std.flatten().tolist()
     models.save_folder(net.model, run.folder, classes=dataset.classes, mean=mean, std=std, image_size=image_size)
     rows = run.epochs()
     last, best = rows[-1], max(rows, key=lambda row: row["top1"])

@@ -49,7 +49,7 @@ class Ramp:
         return self.to * min((epoch + 1) / (self.over * epochs), 1.0)
 
     def __str__(self) -> str:
-        return f"{self.to:g}@{self.over:g}"
+        return f"{self.to}@{self.over}"
 
 
 Weight = float | Ramp

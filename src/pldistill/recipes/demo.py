@@ -11,9 +11,10 @@ from pathlib import Path
 from rich.console import Console
 
 from pldistill import recipe as recipes
-from pldistill.analysis.figures import accuracy_figure
+from pldistill.analysis.figures import top1_by_epoch
+from pldistill.analysis.groups import group_runs
 from pldistill.analysis.report import write_report
-from pldistill.analysis.tables import make_table
+from pldistill.analysis.tables import rich_table, rows_of
 from pldistill.progress import Terminal
 from pldistill.recipe import Recipe
 from pldistill.record import write_atomically
@@ -49,9 +50,12 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
         runs.append(_train(row, out / f"student-{method}", smoke, device, console))
     records = [run.record for run in runs]
     page = write_report(records, out / "report.html", title="pldistill demo")
-    write_atomically(out / "accuracy.svg", accuracy_figure(records).encode())
+    groups = group_runs(records)
+    picture = top1_by_epoch(groups)
+    assert picture is not None  # every row is finished
+    write_atomically(out / "accuracy.svg", picture.encode())
     console.print()
-    console.print(make_table(records).to_rich())
+    console.print(rich_table(rows_of(groups)))
     console.print(f"report   {page}\npicture  {out / 'accuracy.svg'}", highlight=False, soft_wrap=True)
     student = out / "student-pld"
     console.print(
