@@ -2,6 +2,7 @@
 
 from pldistill.data.augment import Augment, default_augment
 from pldistill.data.loaders import Loader, make_loader
+from pldistill.data.pictures import read_picture
 from pldistill.data.sources import SOURCES, Source, open_data
 from pldistill.data.splits import Dataset, FolderSplit, Split, TensorSplit, normalize
 
@@ -18,4 +19,5 @@ __all__ = [
     "make_loader",
     "normalize",
     "open_data",
+    "read_picture",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
 from pldistill.data.random import uniform
@@ -21,6 +20,8 @@ def digits() -> tuple[TensorSplit, TensorSplit]:
 
     The division is fixed and stratified: in each class a fifth, drawn by hash, is for validation.
     """
+    from sklearn.datasets import load_digits  # here: it takes seconds to import, and only this source needs it
+
     pixels, target = load_digits(return_X_y=True)
     labels = torch.from_numpy(target.astype(np.int64))
     grey = torch.from_numpy(pixels.astype(np.float32)).view(-1, 1, 8, 8) * (255 / 16)

@@ -99,12 +99,14 @@ def _verify(paths: list[str]) -> int | None:
     sizes: set[tuple[int, int]] = set()
     bad: list[str] = []
     quiet = len(paths) < 5_000
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(_sizes, chunks)
-        console = Console(stderr=True)
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        results, console = pool.map(_sizes, chunks), Console(stderr=True)
         for found, failed in track(results, "Checking pictures", len(chunks), console=console, disable=quiet):
             sizes |= found
             bad += failed
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for a million files
     if bad:
         more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise ValueError(f"folder: {len(bad)} of {len(paths)} files are bad: {'; '.join(bad[:_SHOWN])}{more}")

@@ -51,7 +51,7 @@ def open_data(spec: str, *, image_size: int | None = None, download: bool = Fals
 def _options(name: str, text: str | None, known: tuple[str, ...]) -> dict[str, int]:
     """`key=value,...` as whole numbers."""
     options: dict[str, int] = {}
-    for part in (text or "").split(",") if text is not None else []:
+    for part in [] if text is None else text.split(","):
         option, equals, value = part.partition("=")
         if option not in known:
             takes = f"the options {', '.join(known)}" if known else "no options"
