@@ -246,7 +246,7 @@ def _finite_top(logits: Tensor) -> Tensor:
 
 
 def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
-    """Σ_i a_i (log a_i - log b_i) along dim 1. Where a_i = 0 the difference may be NaN, and is kept from the gradient."""
+    """Σ_i a_i (log a_i - log b_i) along dim 1. Where a_i = 0 the difference, maybe NaN, has no part in the gradient."""
     a = log_a.exp()
     return (a * (log_a - log_b).masked_fill(a == 0, 0)).sum(1)
 

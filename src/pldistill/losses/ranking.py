@@ -57,7 +57,7 @@ def plackett_luce(
 
     Args:
         student_logits: s, (N, C) or (N, C, d1, ...), floating point.
-        ranking: π, the same shape, integers: `ranking[n, k]` is the class at place k. A row of `ignore_index` is skipped.
+        ranking: π, the same shape, integer: the class at each place along dim 1; a row of `ignore_index` is left out.
         weights: α >= 0, the same shape, or (C,) for all rows: `weights[n, k]` belongs to place k, not to class k.
         reduction: "mean" over rows that are not left out, "sum", or "none" for (N, d1, ...).
         ignore_index: marks the rows to leave out, which count neither in value nor in number.
@@ -132,9 +132,7 @@ def pld(
     """
     check_temperature(temperature)
     ranking, kept = _checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
-    teacher = to_rows(teacher_logits.detach()).to(computing_dtype(teacher_logits))
-    top = teacher.amax(1, keepdim=True)
-    weights = torch.softmax((teacher - top) / temperature, 1).gather(1, ranking)
+    weights = _softmax(to_rows(teacher_logits.detach()), temperature).gather(1, ranking)
     return _reduced(student_logits, ranking, weights, kept, reduction)
 
 
@@ -150,17 +148,17 @@ def listmle(
     """ListMLE on the teacher-optimal ranking: Σ_k α_k (log Σ_{l>=k} exp(s_{π*_l}) - s_{π*_k}), all α_k alike.
 
     Args:
-        weights: "uniform", α_k = 1/C, the PLD paper's Sec. 5.2.2; or "sum", α_k = 1, the original plain sum.
+        weights: "uniform", α_k = 1/C, the PLD paper's Sec. 5.2.2; or "sum", α_k = 1, the original plain sum. Classes
+            that both nets mask with -inf are neither weighted nor counted in C.
         student_logits, teacher_logits, labels, reduction, ignore_index: as `pld`, and errors too.
 
     Source: Xia et al., "Listwise approach to learning to rank" (2008); Sec. 4.1, 5.2.2.
     """
     check_choice("weights", weights, LISTMLE_WEIGHTS)
     ranking, kept = _checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
-    classes = ranking.shape[1]
-    dtype = computing_dtype(student_logits, teacher_logits)
-    alpha = torch.full((classes,), 1 / classes if weights == "uniform" else 1.0, dtype=dtype, device=ranking.device)
-    return _reduced(student_logits, ranking, alpha, kept, reduction)
+    place, count = _places(student_logits, teacher_logits, ranking)
+    alpha = (place > 0).to(computing_dtype(student_logits, teacher_logits))
+    return _reduced(student_logits, ranking, alpha / count if weights == "uniform" else alpha, kept, reduction)
 
 
 def p_listmle(
@@ -175,7 +173,8 @@ def p_listmle(
     """Position-aware ListMLE on the teacher-optimal ranking: as `listmle` with α_k = 2^(C-k) - 1, k = 1..C.
 
     Args:
-        normalize: divide the weights by their sum, 2^C - 1 - C: finite for any C.
+        normalize: divide the weights by their sum, 2^C - 1 - C: finite for any C. Classes that both nets mask with -inf
+            are neither weighted nor counted in C.
         student_logits, teacher_logits, labels, reduction, ignore_index: as `pld`.
 
     Raises:
@@ -186,9 +185,16 @@ def p_listmle(
     """
     check_flag("normalize", normalize)
     ranking, kept = _checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
-    dtype = computing_dtype(student_logits, teacher_logits)
-    weights = _position_weights(ranking.shape[1], normalize, dtype, ranking.device)
-    return _reduced(student_logits, ranking, weights, kept, reduction)
+    dtype, classes = computing_dtype(student_logits, teacher_logits), ranking.shape[1]
+    most = int(math.log2(torch.finfo(dtype).max))
+    if not normalize and classes > most:
+        raise ValueError(
+            f"the weights 2^(C-k) - 1 overflow {dtype} for C = {classes} classes (at most {most}); "
+            "normalize=True divides them by their sum"
+        )
+    place, count = _places(student_logits, teacher_logits, ranking)
+    weights = _position_weights(place.double(), count.double(), normalize)
+    return _reduced(student_logits, ranking, weights.masked_fill(place == 0, 0).to(dtype), kept, reduction)
 
 
 def _checked_ranking(
@@ -211,23 +217,26 @@ def _teacher_optimal(teacher: Tensor, labels: Tensor) -> Tensor:
     return keys.sort(dim=1, descending=True, stable=True).indices
 
 
-def _position_weights(classes: int, normalize: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """p-ListMLE's weights. Normalised, numerator and denominator are divided by 2^C, so that no power grows."""
-    most = int(
-        math.log2(torch.finfo(dtype).max)
-    )  # the largest power of two is 2^(most - 1) in float32: max is below 2^128
-    if not normalize and classes > most:
-        raise ValueError(
-            f"the weights 2^(C-k) - 1 overflow {dtype} for C = {classes} classes (at most {most}); "
-            "normalize=True divides them by their sum"
-        )
-    place = torch.arange(1, classes + 1, dtype=torch.float64, device=device)
+def _softmax(logits: Tensor, temperature: float) -> Tensor:
+    """softmax(t / τ) to the rounding of its dtype: the sum over many classes would lose a digit in float32."""
+    logits = logits.to(computing_dtype(logits))
+    worths = ((logits - logits.amax(1, keepdim=True)) / temperature).exp()
+    return worths / worths.sum(1, keepdim=True, dtype=torch.float64).to(worths.dtype)
+
+
+def _places(student_logits: Tensor, teacher_logits: Tensor, ranking: Tensor) -> tuple[Tensor, Tensor]:
+    """k of each place counted over the classes that not both nets mask (0 for the others), and C, their number."""
+    masked = (to_rows(student_logits.detach()) == -math.inf) & (to_rows(teacher_logits.detach()) == -math.inf)
+    part = ~masked.gather(1, ranking)
+    return part.cumsum(1).masked_fill(~part, 0), part.sum(1, keepdim=True)
+
+
+def _position_weights(place: Tensor, count: Tensor, normalize: bool) -> Tensor:
+    """p-ListMLE's weights; normalised, numerator and denominator are both divided by 2^C, so that no power grows."""
     if not normalize:
-        return (torch.exp2(classes - place) - 1).to(dtype)
-    if classes == 1:
-        return torch.zeros(1, dtype=dtype, device=device)  # the one weight is 0, and so is the sum
-    total = 1 - (1 + classes) * torch.exp2(-place[-1])
-    return (torch.exp2(-place) * (1 - torch.exp2(place - classes)) / total).to(dtype)
+        return torch.exp2(count - place) - 1
+    total = 1 - (1 + count) * torch.exp2(-count)
+    return (torch.exp2(-place) - torch.exp2(-count)) / total.masked_fill(total == 0, 1)  # 0 / 0 for one class: 0
 
 
 def _reduced(student_logits: Tensor, ranking: Tensor, weights: Tensor, kept: Tensor, reduction: str) -> Tensor:

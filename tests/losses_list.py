@@ -1,0 +1,38 @@
+"""Every loss of (student, teacher, labels), once, with its module: properties run over this list."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pldistill import losses
+
+
+@dataclass(frozen=True)
+class Loss:
+    function: Callable[..., Tensor]
+    module: Callable[..., nn.Module]
+    options: dict[str, object]
+    summed: bool = True  # a sum over samples, so that all three reductions exist
+    needs_labels: bool = True
+
+    def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor | None, **more: object) -> Tensor:
+        return self.function(student, teacher, labels, **{**self.options, **more})
+
+    def __str__(self) -> str:
+        return self.function.__name__ + "".join(f"-{value}" for value in self.options.values())
+
+
+ALL_LOSSES = [
+    Loss(losses.pld, losses.PLDLoss, {"temperature": 2.0}),
+    Loss(losses.listmle, losses.ListMLELoss, {}),
+    Loss(losses.listmle, losses.ListMLELoss, {"weights": "sum"}),
+    Loss(losses.p_listmle, losses.PListMLELoss, {}),
+    Loss(losses.p_listmle, losses.PListMLELoss, {"normalize": True}),
+    Loss(losses.kd, losses.KDLoss, {"temperature": 2.0}, needs_labels=False),
+    Loss(losses.kd, losses.KDLoss, {"temperature": 3.0, "tau_squared": False}, needs_labels=False),
+    Loss(losses.reverse_kl, losses.ReverseKLLoss, {"temperature": 2.0}, needs_labels=False),
+    Loss(losses.jensen_shannon, losses.JensenShannonLoss, {"temperature": 2.0}, needs_labels=False),
+    Loss(losses.dkd, losses.DKDLoss, {"alpha": 1.5, "beta": 3.0, "temperature": 2.0}),
+    Loss(losses.dist, losses.DISTLoss, {"beta": 1.0, "gamma": 3.0, "temperature": 2.0}, False, False),
+]
