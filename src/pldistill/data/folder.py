@@ -20,6 +20,7 @@ from pldistill.data.splits import FolderSplit
 
 LARGE_SIZE = 224
 _CHUNK = 64
+_MANY = 5_000  # from here on the check takes long enough for a progress bar
 _SHOWN = 5  # bad files named in one message
 
 
@@ -98,7 +99,7 @@ def _verify(paths: list[str]) -> int | None:
     chunks = [paths[first : first + _CHUNK] for first in range(0, len(paths), _CHUNK)]
     sizes: set[tuple[int, int]] = set()
     bad: list[str] = []
-    quiet = len(paths) < 5_000
+    quiet = len(paths) < _MANY
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         results, console = pool.map(_sizes, chunks), Console(stderr=True)
