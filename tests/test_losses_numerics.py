@@ -14,7 +14,7 @@ LOSSES = [pld, listmle, lambda s, t, y, **options: p_listmle(s, t, y, normalize=
 
 @pytest.fixture(params=["chosen by range", "always logarithmic"])
 def scan(request, monkeypatch):
-    """Both ways through the sums: the one eager CPU tensors choose by range, and that of compiled graphs and devices."""
+    """Both ways through the sums: what eager CPU tensors choose by range, and that of compiled graphs and devices."""
     if request.param == "always logarithmic":
         monkeypatch.setattr("pldistill.losses._plackett_luce._LINEAR_RANGE", -1.0)
 

@@ -56,7 +56,7 @@ def check_factor(name: str, value: object) -> None:
 
 
 def _is_finite_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, Real) and not isinstance(value, bool) and -math.inf < value < math.inf
+    return isinstance(value, Real) and not isinstance(value, bool) and float("-inf") < float(value) < float("inf")
 
 
 def check_logits(name: str, logits: object) -> None:
