@@ -52,6 +52,7 @@ def test_the_pictures_follow_from_the_seed(masks):
     one, again, other = draw(masks, 120, 0, "train"), draw(masks, 120, 0, "train"), draw(masks, 120, 1, "train")
     assert hashlib.sha256(one.numpy().tobytes()).digest() == hashlib.sha256(again.numpy().tobytes()).digest()
     assert (one == other).flatten(1).all(1).sum() == 0
+    assert torch.equal(draw(masks, 1150, 0, "train")[:120], one)  # a larger set begins with the smaller one
     assert (one == draw(masks, 120, 0, "val")).flatten(1).all(1).sum() == 0
 
 

@@ -143,7 +143,7 @@ class _Chunk:
     def _character(self) -> Tensor:
         face = self.between(0, len(FACES), "face").long()
         size, x, y = self.between(18, 27, "size"), self.between(-0.1, 0.1, "x"), self.between(-0.1, 0.1, "y")
-        return self._place(self._masks[labels_of(self._ids), face], "character", size, x, y)
+        return self._place(self._masks[torch.from_numpy(self._ids % len(CLASSES)), face], "character", size, x, y)
 
     def _distractor(self, k: int) -> Tensor:
         """Part of another character, most of it beyond the edge."""
@@ -159,11 +159,9 @@ class _Chunk:
         angle, shear = self.between(-0.25, 0.25, f"{name} angle"), self.between(-0.2, 0.2, f"{name} shear")
         stretch = self.between(-0.15, 0.15, f"{name} stretch").exp()
         scale = size / SIZE * (_CANVAS / _EXTENT)
-        cos, sin = angle.cos(), angle.sin()
+        cos, sin, one, zero = angle.cos(), angle.sin(), torch.ones_like(shear), torch.zeros_like(shear)
         turn = torch.stack([cos, sin, -sin, cos], 1).view(-1, 2, 2)
-        lean = torch.stack([torch.ones_like(shear), shear, torch.zeros_like(shear), torch.ones_like(shear)], 1).view(
-            -1, 2, 2
-        )
+        lean = torch.stack([one, shear, zero, one], 1).view(-1, 2, 2)
         inverse = lean @ turn / torch.stack([scale * stretch, scale / stretch], 1)[:, :, None]
         offset = -inverse @ torch.stack([x, y], 1)[:, :, None]
         grid = F.affine_grid(torch.cat([inverse, offset], 2), [len(masks), 1, SIZE, SIZE], align_corners=False)
@@ -172,23 +170,16 @@ class _Chunk:
     def _stroke(self, k: int) -> Tensor:
         """A thin straight line through the picture."""
         angle = self.between(0, torch.pi, f"stroke{k} angle")[:, None, None]
-        shift, width = (self.between(*span, f"stroke{k} {name}")[:, None, None] for name, span in _STROKE.items())
+        shift = self.between(-0.8, 0.8, f"stroke{k} shift")[:, None, None]
+        width = self.between(-0.03, 0.03, f"stroke{k} width")[:, None, None]  # below 0: fainter than a pixel, or none
         distance = (_across() * angle.sin() - _down() * angle.cos() - shift).abs()
         return ((width - distance) * (SIZE / 2) + 0.5).clamp(0, 1)
 
     def _noise(self) -> Tensor:
-        generator = torch.Generator().manual_seed(
-            key(self._seed, int(self._ids[0]), f"glyphs/{self._split}/noise") >> 1
-        )
+        seed = key(self._seed, int(self._ids[0]), f"glyphs/{self._split}/noise") >> 1
+        generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(len(self._ids), 3, SIZE, SIZE, generator=generator)
         return noise * self.seldom(0.01, 0.16, "noise")[:, None, None, None]
-
-
-_STROKE = {"shift": (-0.8, 0.8), "width": (-0.03, 0.03)}
-
-
-def labels_of(ids: np.ndarray) -> Tensor:
-    return torch.from_numpy(ids % len(CLASSES))
 
 
 def _across() -> Tensor:

@@ -164,9 +164,9 @@ def make_loader(
             raise ValueError(f"{name}: expected at least {least}, got {value}")
     if len(split) == 0:
         raise ValueError("split: expected at least one picture, got none")
-    options = {"batch_size": batch_size, "image_size": image_size, "augment": augment, "seed": seed}
+    options = {"batch_size": batch_size, "image_size": image_size, "augment": augment, "seed": seed, "shuffle": shuffle}
     if isinstance(split, TensorSplit):
-        return ResidentLoader(split, **options, shuffle=shuffle, device=device)
+        return ResidentLoader(split, **options, device=device)
     if isinstance(split, FolderSplit):
-        return FolderLoader(split, **options, shuffle=shuffle, device=device, workers=workers)
+        return FolderLoader(split, **options, device=device, workers=workers)
     raise ValueError(f"split: expected a TensorSplit or a FolderSplit, got {type(split).__name__}")
