@@ -164,6 +164,7 @@ def test_p_listmle_overflow_is_refused_and_normalizing_cures_it():
         with pytest.raises(ValueError, match=f"overflow.*C = {most + 1} classes.*normalize=True"):
             p_listmle(student, student, labels)
         assert p_listmle(student, student, labels, normalize=True).isfinite()
+        assert p_listmle(student[:, 1:], student[:, 1:], labels) > 0
     fits = torch.zeros(1, 120)
     assert p_listmle(fits, fits, torch.tensor([3])).isfinite()
     fits = torch.zeros(1, 1024, dtype=torch.float64)

@@ -178,7 +178,8 @@ def p_listmle(
         student_logits, teacher_logits, labels, reduction, ignore_index: as `pld`.
 
     Raises:
-        ValueError: also where the weights overflow: not normalised, from C = 129 in float32, from C = 1025 in float64.
+        ValueError: also where the weights overflow: not normalised, from C = 129 in float32, from C = 1025 in float64
+            (just below, their product with a large log-likelihood may still be +inf).
         IndexError: as `pld`.
 
     Source: Lan et al., "Position-aware ListMLE" (2014); Sec. 4.2.
@@ -186,7 +187,7 @@ def p_listmle(
     check_flag("normalize", normalize)
     ranking, kept = _checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
     dtype, classes = computing_dtype(student_logits, teacher_logits), ranking.shape[1]
-    most = int(math.log2(torch.finfo(dtype).max))
+    most = math.frexp(torch.finfo(dtype).max)[1]  # 2^most is the first power of two that overflows
     if not normalize and classes > most:
         raise ValueError(
             f"the weights 2^(C-k) - 1 overflow {dtype} for C = {classes} classes (at most {most}); "
