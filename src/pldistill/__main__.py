@@ -7,19 +7,22 @@ import sys
 import typer
 from rich.console import Console
 
+from pldistill.cli import app
+from pldistill.interrupt import Interrupted
+
 # Typer's own copy of click, or click itself in older versions: the classes are reached through Typer's public one.
 UsageError, ClickException = typer.BadParameter.__mro__[1:3]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 a mistake to mend, 1 a run that failed, 128 + n stopped by signal n."""
-    from pldistill.cli import app
-
     command = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="pldistill", standalone_mode=False)
     except typer.Abort:
         _fail("stopped", 130)
+    except Interrupted as stop:
+        _fail(str(stop), 128 + stop.signal)
     except ClickException as error:
         hint = " (see pldistill --help)" if isinstance(error, UsageError) else ""
         _fail(error.format_message() + hint, 2)

@@ -1,17 +1,25 @@
-"""The verbs of the command line: each reads its arguments, calls the library and prints.
-
-The library is imported by the verb, so that help and mistakes in the arguments do not wait for torch.
-"""
+"""The verbs of the command line: each reads its arguments, calls the library and prints."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from pldistill import runs as training
+from pldistill.data import SOURCES
+from pldistill.methods import METHODS, Ramp
+from pldistill.models import build, list_models, stages
+from pldistill.progress import Terminal
+from pldistill.recipe import Recipe, make_recipe, read_recipe
+from pldistill.record import find_runs
+from pldistill.suggest import unknown
+from pldistill.version import __version__
 
 app = typer.Typer(
     name="pldistill",
@@ -30,8 +38,6 @@ Workers = Annotated[int, typer.Option(min=0, help="Processes that decode a folde
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Distil a large classifier into a small one."""
     if version:
-        from pldistill.version import __version__
-
         console.print(f"pldistill {__version__}", highlight=False)
         raise typer.Exit
 
@@ -43,7 +49,7 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """Train a teacher and four students (CE, KD, DIST, PLD) on embedded pictures; end with a table and a report."""
-    from pldistill.recipes.demo import run_demo
+    from pldistill.recipes.demo import run_demo  # brings matplotlib
 
     run_demo(out or Path("runs/demo-smoke" if smoke else "runs/demo"), smoke=smoke, device=device, console=console)
 
@@ -86,25 +92,17 @@ def train(
     workers: Workers = 2,
 ) -> None:
     """Train a net: a teacher (--method ce) or a student from a teacher."""
-    fields = {name: value for name, value in locals().items() if name in _RECIPE_OPTIONS and value is not None}
+    fields = {name: value for name, value in locals().items() if name in Recipe.model_fields and value is not None}
     fields |= {"options": _pairs("option", option), "weights": _pairs("weight", weight)}
-    from pldistill import runs
-    from pldistill.interrupt import Interrupted
-    from pldistill.progress import Terminal
-    from pldistill.recipe import make_recipe
-
     full = make_recipe(_over_stored(fields, recipe, out, resume))
-    try:
-        run = runs.train(
-            full, out=out, resume=resume, device=device, workers=workers, download=download, watch=Terminal(console)
-        )
-    except Interrupted as stop:
-        console.print(str(stop), highlight=False, soft_wrap=True)
-        raise typer.Exit(128 + stop.signal) from None
-    result = run.result
+    before = resume and out is not None and (out / "result.json").exists()
+    run = training.train(
+        full, out=out, resume=resume, device=device, workers=workers, download=download, watch=Terminal(console)
+    )
+    result, again = run.result, "already " if before else ""
     top5 = "" if result["top5_last"] is None else f", top-5 {result['top5_last']:.2f} %"
     console.print(
-        f"finished: top-1 {result['top1_last']:.2f} % (best {result['top1_best']:.2f} % in epoch "
+        f"{again}finished: top-1 {result['top1_last']:.2f} % (best {result['top1_best']:.2f} % in epoch "
         f"{result['best_epoch']}){top5}, {result['seconds']:.0f} s: {run.folder}",
         highlight=False,
         soft_wrap=True,
@@ -120,9 +118,8 @@ def evaluate(
     workers: Workers = 2,
 ) -> None:
     """Measure a run's net on its validation pictures."""
-    from pldistill import runs
-
-    figures = runs.evaluate(runs.load_run(run), data=data, batch_size=batch_size, device=device, workers=workers)
+    opened = training.load_run(run)
+    figures = training.evaluate(opened, data=data, batch_size=batch_size, device=device, workers=workers)
     top5 = "" if figures["top5"] is None else f"  top-5 {figures['top5']:.2f} %"
     console.print(
         f"top-1 {figures['top1']:.2f} %{top5}  cross-entropy {figures['val_loss']:.4f}  {figures['pictures']} pictures",
@@ -136,9 +133,7 @@ def predict(
     pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
 ) -> None:
     """Print the first five classes of each picture with their probabilities."""
-    from pldistill import runs
-
-    for picture, classes in zip(pictures, runs.predict(runs.load_run(run), pictures), strict=True):
+    for picture, classes in zip(pictures, training.predict(training.load_run(run), pictures), strict=True):
         console.print(str(picture), highlight=False, markup=False, soft_wrap=True)
         for name, probability in classes:
             console.print(f"  {100 * probability:6.2f} %  {name}", highlight=False, markup=False)
@@ -150,8 +145,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write.")],
 ) -> None:
     """Write one self-contained HTML page: table, curves, environment."""
-    from pldistill.analysis.report import write_report
-    from pldistill.record import find_runs
+    from pldistill.analysis.report import write_report  # brings matplotlib
 
     console.print(str(write_report(find_runs(runs), out)), highlight=False, markup=False, soft_wrap=True)
 
@@ -161,15 +155,11 @@ def list_(what: Annotated[str, typer.Argument(help="methods, models or data.")])
     """List what can be named: methods with options, defaults and source; models; data."""
     tables = {"methods": _list_methods, "models": _list_models, "data": _list_data}
     if what not in tables:
-        from pldistill.suggest import unknown
-
         raise ValueError(unknown("list", what, tables))
     console.print(tables[what]())
 
 
 def _list_methods() -> Table:
-    from pldistill.methods import METHODS
-
     table = Table("method", "options", "weights", "source", box=None)
     for name, spec in METHODS.items():
         options = "\n".join(
@@ -181,16 +171,10 @@ def _list_methods() -> Table:
 
 
 def _short(weight: Any) -> str:
-    from pldistill.methods import Ramp
-
     return f"{weight.to:g}@{weight.over:.4g}" if isinstance(weight, Ramp) else f"{weight:g}"
 
 
 def _list_models() -> Table:
-    import torch
-
-    from pldistill.models import build, list_models, stages
-
     caption = "for 100 classes; and every classifier of timm, by its name"
     table = Table("model", "parameters", "stages (taps)", box=None, caption=caption, caption_justify="left")
     for name in list_models():
@@ -202,44 +186,10 @@ def _list_models() -> Table:
 
 
 def _list_data() -> Table:
-    from pldistill.data import SOURCES
-
     table = Table("data", "what", box=None)
     for source in SOURCES.values():
         table.add_row(escape(source.grammar), source.description)
     return table
-
-
-_RECIPE_OPTIONS = frozenset(
-    [
-        "data",
-        "student",
-        "method",
-        "teacher",
-        "teacher_checkpoint",
-        "pretrained",
-        "student_checkpoint",
-        "new_head",
-        "epochs",
-        "batch_size",
-        "image_size",
-        "lr",
-        "optimizer",
-        "momentum",
-        "weight_decay",
-        "decay_all",
-        "schedule",
-        "warmup_epochs",
-        "label_smoothing",
-        "clip_grad",
-        "ema",
-        "amp",
-        "channels_last",
-        "compile",
-        "hflip",
-        "seed",
-    ]
-)
 
 
 def _pairs(kind: str, given: list[str] | None) -> dict[str, str]:
@@ -255,8 +205,6 @@ def _pairs(kind: str, given: list[str] | None) -> dict[str, str]:
 
 def _over_stored(fields: dict[str, Any], recipe: Path | None, out: Path | None, resume: bool) -> dict[str, Any]:
     """Lay the command line's fields over those of a recipe file, or of the run that is resumed."""
-    from pldistill.recipe import read_recipe
-
     if recipe is None and resume:
         if out is None:
             raise ValueError("resume: expected the run's folder as --out, got none")

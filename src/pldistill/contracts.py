@@ -13,7 +13,7 @@ class Batch:
     """A batch of pictures, already augmented.
 
     Attributes:
-        images: `(N, 3, H, W)` uint8. Each net normalises them with its own statistics (`models.Normalized`).
+        images: `(N, 3, H, W)` uint8. Each net normalises them with its own statistics (`models.Net`).
         labels: `(N,)` int64 class indices.
         ids: `(N,)` int64, each picture's index in its split: with `view` it names the augmented picture for ever.
         view: which augmented version of the split this is; epoch e of a run sees view e.
