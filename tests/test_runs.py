@@ -282,3 +282,18 @@ def test_a_used_folder_is_refused_and_resume_wants_the_same_recipe(teacher, tmp_
         pldistill.train(make_recipe({**CE, "epochs": 1}), out=teacher.folder, resume=True, device="cpu")
     with pytest.raises(ValueError, match="device: expected auto, cpu"):
         pldistill.train(make_recipe(CE), out=tmp_path / "new", device="tpu")
+
+
+def test_a_named_teacher_with_a_checkpoint_is_the_run_it_came_from(teacher, tmp_path):
+    named = {"teacher": "resnet8", "teacher_checkpoint": str(teacher.folder / "model.safetensors")}
+    pldistill.train(distil(teacher, epochs=1), out=tmp_path / "run", device="cpu")
+    pldistill.train(distil(teacher, epochs=1, **named), out=tmp_path / "named", device="cpu")
+    assert_same_run(tmp_path / "run", tmp_path / "named")
+
+
+def test_a_student_starts_from_a_checkpoint_and_wants_to_be_told_of_a_new_head(teacher, tmp_path):
+    fields = {**CE, "epochs": 1, "student_checkpoint": str(teacher.folder), "data": "digits"}
+    with pytest.raises(ValueError, match="new_head=True"):
+        pldistill.train(make_recipe(fields), out=tmp_path / "run", device="cpu")
+    run = pldistill.train(make_recipe({**fields, "new_head": True}), out=tmp_path / "run", device="cpu")
+    assert run.load().classes == tuple("0123456789")

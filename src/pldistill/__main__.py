@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from typing import Any, cast
 
 import typer
 from rich.console import Console
@@ -11,11 +13,15 @@ from pldistill.cli import app
 from pldistill.interrupt import Interrupted
 
 # Typer's own copy of click, or click itself in older versions: the classes are reached through Typer's public one.
-UsageError, ClickException = typer.BadParameter.__mro__[1:3]
+UsageError: type[typer.BadParameter]
+ClickException: type[typer.BadParameter]
+UsageError, ClickException = cast(Any, typer.BadParameter.__mro__[1:3])
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 a mistake to mend, 1 a run that failed, 128 + n stopped by signal n."""
+    # The hub's client warns of each retry; what became of it in the end is said in one line.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     command = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="pldistill", standalone_mode=False)

@@ -15,7 +15,7 @@ _TIMM_NAMES = {"sgd": "momentum"}
 
 def optimizer_names() -> list[str]:
     """Give the names that work without further packages (timm also knows Apex's and bitsandbytes')."""
-    return [name for name in list_optimizers() if not name.startswith(("bnb", "fused"))]
+    return [name for name in map(str, list_optimizers()) if not name.startswith(("bnb", "fused"))]
 
 
 def check_optimizer(name: str) -> None:

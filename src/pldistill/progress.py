@@ -60,6 +60,7 @@ class Terminal:
             f"  epoch {row['epoch']:>3}/{self.epochs}  {terms}  train {row['train_top1']:5.2f} %  "
             f"val top-1 {row['top1']:5.2f} %{kl}  {row['images_per_second']:,.0f} pictures/s  {row['seconds']:.1f} s",
             highlight=False,
+            soft_wrap=True,
         )
 
     def end(self) -> None:

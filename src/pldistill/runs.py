@@ -1,31 +1,24 @@
-"""A run from recipe to folder and back: `train`, `load_run`, and what a finished run is good for."""
+"""A run's folder, there and back: `train` leaves one, `load_run` opens it, and what a finished one is good for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pldistill import methods, models, record
-from pldistill.data import Dataset, default_augment, make_loader, open_data
+from pldistill import models, record
+from pldistill.assemble import assemble, make_accelerator
+from pldistill.data import Dataset, make_loader, open_data
 from pldistill.data.pictures import read_picture
-from pldistill.distiller import Distiller
 from pldistill.loop import Loop, Watch
 from pldistill.models import Net
-from pldistill.optim import make_optimizer
 from pldistill.progress import Silent
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
-from pldistill.tasks.classification import Classification, Validation
-from pldistill.teachers import open_teacher
-
-PRECISIONS = {"bf16": "bf16", "fp16": "fp16", "off": "no"}
+from pldistill.tasks.classification import Validation
 
 
 @dataclass(frozen=True)
@@ -106,8 +99,9 @@ def train(
             return Run(run)
     else:
         _refuse_used(run.folder)
-    accelerator = _accelerator(recipe.amp, device)
-    loop, dataset, image_size = _build(recipe, run, accelerator, workers, download, watch or Silent())
+    accelerator = make_accelerator(recipe.amp, device)
+    dataset = open_data(recipe.data, image_size=recipe.image_size, download=download)
+    loop = assemble(recipe, dataset, run, accelerator, workers=workers, watch=watch or Silent())
     fingerprint = loop.teacher.fingerprint() if loop.teacher is not None else None
     env = record.environment(device=accelerator.device, world_size=accelerator.num_processes)
     _open_folder(run, recipe, {**env, "teacher_sha256": fingerprint}, resume)
@@ -116,7 +110,7 @@ def train(
     loop.run()
     if loop.teacher is not None and loop.teacher.fingerprint() != fingerprint:
         raise AssertionError("the teacher's weights or buffers changed during training")
-    _finish(loop, dataset, image_size)
+    _finish(loop, dataset)
     return Run(run)
 
 
@@ -131,7 +125,7 @@ def evaluate(
         ValueError: if the classes differ from those that the net knows.
     """
     loaded = run.load()
-    accelerator = _accelerator(run.recipe.amp, device)
+    accelerator = make_accelerator(run.recipe.amp, device)
     dataset = open_data(data or run.recipe.data, image_size=loaded.image_size)
     if dataset.classes != tuple(loaded.classes):
         raise ValueError(
@@ -196,79 +190,6 @@ def _same_run(run: RunRecord, recipe: Recipe) -> RunRecord:
     return run
 
 
-def _accelerator(amp: str, device: str) -> Accelerator:
-    if device not in ("auto", "cpu", "cuda", "mps"):
-        raise ValueError(f"device: expected auto, cpu, cuda or mps, got {device!r}")
-    # Accelerate keeps one precision for a process; a process that trains several runs, one after the other, resets it.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(mixed_precision=PRECISIONS[amp], cpu=device == "cpu", device_placement=True)
-    if device != "auto" and accelerator.device.type != device:
-        raise ValueError(f"device: expected {device!r} on this machine, found only {accelerator.device.type!r}")
-    if amp == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("amp: expected bf16 or off on a CPU, got 'fp16', which does nothing there")
-    return accelerator
-
-
-def _build(
-    recipe: Recipe, run: RunRecord, accelerator: Accelerator, workers: int, download: bool, watch: Watch
-) -> tuple[Loop, Dataset, int]:
-    dataset = open_data(recipe.data, image_size=recipe.image_size, download=download)
-    image_size = dataset.image_size
-    torch.manual_seed(recipe.seed)
-    student = _student(recipe, dataset, image_size)
-    teacher = open_teacher(recipe, dataset, image_size)
-    method = methods.find(recipe.method).build(**recipe.options)
-    bare = Distiller(student, method, Classification(recipe.label_smoothing))
-    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    bare.to(device=accelerator.device).to(memory_format=layout)
-    if teacher is not None:
-        teacher.net.to(device=accelerator.device).to(memory_format=layout)
-    average, evaluated = None, student
-    if recipe.ema is not None:
-        average = AveragedModel(student.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
-        evaluated = Net(average.module, mean=student.mean.flatten().tolist(), std=student.std.flatten().tolist())
-        evaluated.to(device=accelerator.device)
-    if recipe.compile:
-        student.model.compile()
-    distiller, optimizer = accelerator.prepare(bare, make_optimizer(recipe, bare))
-    common = {"batch_size": recipe.batch_size, "image_size": image_size, "seed": recipe.seed}
-    common |= {"device": accelerator.device, "workers": workers}
-    augment = default_augment(dataset)
-    if recipe.hflip is not None:
-        augment = replace(augment, hflip=recipe.hflip)
-    loop = Loop(
-        recipe=recipe,
-        distiller=distiller,
-        bare=bare,
-        average=average,
-        student=student.model,
-        evaluated=evaluated,
-        teacher=teacher,
-        loader=make_loader(dataset.train, augment=augment, shuffle=True, **common),
-        validate=Validation(
-            make_loader(dataset.val, augment=None, shuffle=False, **common), teacher, accelerator.autocast
-        ),
-        optimizer=optimizer,
-        accelerator=accelerator,
-        record=run,
-        watch=watch,
-    )
-    return loop, dataset, image_size
-
-
-def _student(recipe: Recipe, dataset: Dataset, image_size: int) -> Net:
-    model = models.build(
-        recipe.student,
-        num_classes=len(dataset.classes),
-        pretrained=recipe.pretrained,
-        checkpoint=recipe.student_checkpoint,
-        new_head=recipe.new_head,
-        image_size=image_size,
-    )
-    mean, std = models.pretrained_statistics(model) if recipe.pretrained else (dataset.mean, dataset.std)
-    return Net(model, mean=mean, std=std)
-
-
 def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bool) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     if not resume:
@@ -281,10 +202,12 @@ def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bo
     run.write_environment({**first, "resumed": [*first.get("resumed", []), env]})
 
 
-def _finish(loop: Loop, dataset: Dataset, image_size: int) -> None:
+def _finish(loop: Loop, dataset: Dataset) -> None:
     net, run, recipe = loop.evaluated, loop.record, loop.recipe
     mean, std = net.mean.flatten().tolist(), net.std.flatten().tolist()
-    models.save_folder(net.model, run.folder, classes=dataset.classes, mean=mean, std=std, image_size=image_size)
+    models.save_folder(
+        net.model, run.folder, classes=dataset.classes, mean=mean, std=std, image_size=dataset.image_size
+    )
     rows = run.epochs()
     last, best = rows[-1], max(rows, key=lambda row: row["top1"])
     seconds = sum(row["seconds"] for row in rows)

@@ -49,7 +49,7 @@ class LiveTeacher(Teacher):
         return digest.hexdigest()
 
 
-def open_teacher(recipe: Recipe, dataset: Dataset, image_size: int) -> LiveTeacher | None:
+def open_teacher(recipe: Recipe, dataset: Dataset) -> LiveTeacher | None:
     """Build the recipe's teacher: a run, a net with a checkpoint, or a tagged timm name with timm's weights.
 
     Raises:
@@ -66,11 +66,11 @@ def open_teacher(recipe: Recipe, dataset: Dataset, image_size: int) -> LiveTeach
     count = len(dataset.classes)
     if recipe.teacher_checkpoint is not None:
         model = models.build(
-            recipe.teacher, num_classes=count, checkpoint=recipe.teacher_checkpoint, image_size=image_size
+            recipe.teacher, num_classes=count, checkpoint=recipe.teacher_checkpoint, image_size=dataset.image_size
         )
         return LiveTeacher(Net(model, mean=dataset.mean, std=dataset.std))
     models.require_tag(recipe.teacher)
-    model = models.build(recipe.teacher, num_classes=count, pretrained=True, image_size=image_size)
+    model = models.build(recipe.teacher, num_classes=count, pretrained=True, image_size=dataset.image_size)
     mean, std = models.pretrained_statistics(model)
     return LiveTeacher(Net(model, mean=mean, std=std))
 

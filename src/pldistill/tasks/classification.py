@@ -34,7 +34,7 @@ class Validation:
     """Measures a net on the validation split; the teacher is asked there once and its answers are kept."""
 
     def __init__(
-        self, loader: Loader, teacher: Teacher | None, autocast: Callable[[], AbstractContextManager[None]]
+        self, loader: Loader, teacher: Teacher | None, autocast: Callable[..., AbstractContextManager[None]]
     ) -> None:
         self.loader = loader
         self.teacher = teacher
