@@ -47,7 +47,7 @@ def test_train_evaluate_predict_report(capsys, teacher, tmp_path):
     assert "finished: top-1" in out
     recipe = json.loads((student / "recipe.json").read_text())
     assert recipe["options"] == {"temperature": 2.0}
-    assert recipe["weights"] == {"task": 0.0, "pld": "1@0.5"}
+    assert recipe["weights"] == {"task": 0.0, "pld": "1.0@0.5"}
 
     code, out, _ = run(capsys, "train", "--out", student, "--resume", "--device", "cpu")
     assert code == 0
@@ -99,7 +99,10 @@ CE = [*TINY, "--method", "ce"]
     [
         (["trian"], "No such command 'trian'"),
         (["train", "--epoch", "3"], "No such option: --epoch"),
-        (["train", *CE, "--epochs", "three"], "'three' is not a valid int"),
+        (["train", *CE, "--epochs", "three"], "epochs: input should be a valid integer"),
+        (["train", *CE, "--epochs", "three"], "got 'three'"),
+        (["train", *CE, "--lr", "fast"], "lr: input should be a valid number"),
+        (["train", *CE, "--workers", "-1"], "workers: expected a whole number from 0, got '-1'"),
         (["train", "--student", "resnet8", "--method", "ce"], "data: expected a value, got none"),
         (["train", *TINY, "--method", "pdl"], "unknown method 'pdl'; did you mean pld"),
         (["train", *CE, "--option", "temperature=1"], "unknown option 'temperature'"),

@@ -287,7 +287,7 @@ def test_a_used_folder_is_refused_and_resume_wants_the_same_recipe(teacher, tmp_
 def test_a_named_teacher_with_a_checkpoint_is_the_run_it_came_from(teacher, tmp_path):
     named = {"teacher": "resnet8", "teacher_checkpoint": str(teacher.folder / "model.safetensors")}
     pldistill.train(distil(teacher, epochs=1), out=tmp_path / "run", device="cpu")
-    pldistill.train(distil(teacher, epochs=1, **named), out=tmp_path / "named", device="cpu")
+    pldistill.train(make_recipe({**distil(teacher, epochs=1).to_dict(), **named}), out=tmp_path / "named", device="cpu")
     assert_same_run(tmp_path / "run", tmp_path / "named")
 
 

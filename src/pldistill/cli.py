@@ -31,7 +31,9 @@ app = typer.Typer(
 console = Console()
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode a folder's pictures; changes no figure.")]
+Workers = Annotated[
+    str, typer.Option(metavar="N", help="Processes that decode a folder's pictures; changes no figure.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -67,29 +69,29 @@ def train(
     new_head: Annotated[bool | None, typer.Option("--new-head", help="A fresh classifier on given weights.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the method; repeatable.")] = None,
     weight: Annotated[list[str] | None, typer.Option(help="TERM=VALUE or TERM=TO@PART (a ramp); repeatable.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Default 20.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Default 128.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side in pixels; default the data's own.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Default 0.05.")] = None,
+    epochs: Annotated[str | None, typer.Option(metavar="N", help="Default 20.")] = None,
+    batch_size: Annotated[str | None, typer.Option(metavar="N", help="Default 128.")] = None,
+    image_size: Annotated[str | None, typer.Option(metavar="N", help="Side in pixels; default the data's own.")] = None,
+    lr: Annotated[str | None, typer.Option(metavar="X", help="Default 0.05.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd (default), adamw, or any of timm's.")] = None,
-    momentum: Annotated[float | None, typer.Option(help="Default 0.9.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Default 5e-4.")] = None,
+    momentum: Annotated[str | None, typer.Option(metavar="X", help="Default 0.9.")] = None,
+    weight_decay: Annotated[str | None, typer.Option(metavar="X", help="Default 5e-4.")] = None,
     decay_all: Annotated[bool | None, typer.Option(help="Weight decay on biases and norms too (default).")] = None,
     schedule: Annotated[str | None, typer.Option(help="cosine (default), step or constant.")] = None,
-    warmup_epochs: Annotated[float | None, typer.Option(help="Default 0.")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="Of the task's cross-entropy; default 0.")] = None,
-    clip_grad: Annotated[float | None, typer.Option(help="Largest gradient norm.")] = None,
-    ema: Annotated[float | None, typer.Option(help="Decay of a moving average of the weights.")] = None,
+    warmup_epochs: Annotated[str | None, typer.Option(metavar="X", help="Default 0.")] = None,
+    label_smoothing: Annotated[str | None, typer.Option(metavar="X", help="Of the cross-entropy; default 0.")] = None,
+    clip_grad: Annotated[str | None, typer.Option(metavar="X", help="Largest gradient norm.")] = None,
+    ema: Annotated[str | None, typer.Option(metavar="X", help="Decay of a moving average of the weights.")] = None,
     amp: Annotated[str | None, typer.Option(help="bf16, fp16 or off (default).")] = None,
     channels_last: Annotated[bool | None, typer.Option(help="Memory layout (default on).")] = None,
     compile: Annotated[bool | None, typer.Option("--compile", help="torch.compile the student.")] = None,
     hflip: Annotated[bool | None, typer.Option(help="Mirror training pictures; default the data's choice.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
+    seed: Annotated[str | None, typer.Option(metavar="N", help="Default 0.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/ and a name.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR where it is missing.")] = False,
     device: Device = "auto",
-    workers: Workers = 2,
+    workers: Workers = "2",
 ) -> None:
     """Train a net: a teacher (--method ce) or a student from a teacher."""
     fields = {name: value for name, value in locals().items() if name in Recipe.model_fields and value is not None}
@@ -97,7 +99,13 @@ def train(
     full = make_recipe(_over_stored(fields, recipe, out, resume))
     before = resume and out is not None and (out / "result.json").exists()
     run = training.train(
-        full, out=out, resume=resume, device=device, workers=workers, download=download, watch=Terminal(console)
+        full,
+        out=out,
+        resume=resume,
+        device=device,
+        workers=_whole("workers", workers, least=0),
+        download=download,
+        watch=Terminal(console),
     )
     result, again = run.result, "already " if before else ""
     top5 = "" if result["top5_last"] is None else f", top-5 {result['top5_last']:.2f} %"
@@ -113,13 +121,14 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
     data: Annotated[str | None, typer.Option(help="Other data with the same classes.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    batch_size: Annotated[str, typer.Option(metavar="N", help="Pictures at a time; changes no figure.")] = "256",
     device: Device = "auto",
-    workers: Workers = 2,
+    workers: Workers = "2",
 ) -> None:
     """Measure a run's net on its validation pictures."""
     opened = training.load_run(run)
-    figures = training.evaluate(opened, data=data, batch_size=batch_size, device=device, workers=workers)
+    counts = {"batch_size": _whole("batch_size", batch_size, least=1), "workers": _whole("workers", workers, least=0)}
+    figures = training.evaluate(opened, data=data, device=device, **counts)
     top5 = "" if figures["top5"] is None else f"  top-5 {figures['top5']:.2f} %"
     console.print(
         f"top-1 {figures['top1']:.2f} %{top5}  cross-entropy {figures['val_loss']:.4f}  {figures['pictures']} pictures",
@@ -190,6 +199,13 @@ def _list_data() -> Table:
     for source in SOURCES.values():
         table.add_row(escape(source.grammar), source.description)
     return table
+
+
+def _whole(name: str, text: str, *, least: int) -> int:
+    """Read a whole number. Typer's own message would not name the value that came."""
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"{name}: expected a whole number from {least}, got {text!r}")
+    return int(text)
 
 
 def _pairs(kind: str, given: list[str] | None) -> dict[str, str]:
