@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import pldistill
@@ -234,8 +235,6 @@ def test_a_compiled_student_trains_and_exports_plain_keys(tmp_path):
 
 
 def test_prediction_gives_five_classes_that_sum_below_one(teacher, tmp_path):
-    from PIL import Image
-
     Image.new("L", (50, 40), 128).save(tmp_path / "grey.png")
     ((first, *others),) = runs.predict(teacher, [tmp_path / "grey.png"])
     assert len(others) == 4
@@ -297,3 +296,44 @@ def test_a_student_starts_from_a_checkpoint_and_wants_to_be_told_of_a_new_head(t
         pldistill.train(make_recipe(fields), out=tmp_path / "run", device="cpu")
     run = pldistill.train(make_recipe({**fields, "new_head": True}), out=tmp_path / "run", device="cpu")
     assert run.load().classes == tuple("0123456789")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of 2 x 60 noise pictures, 32 x 32."""
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 60), ("val", 6)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = torch.randint(256, (32, 32, 3), generator=generator, dtype=torch.uint8).numpy()
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_spares_the_workers(pictures, tmp_path, number):
+    """Ctrl-C in a terminal, or a scheduler's warning, reaches every process of the run."""
+    recipe = make_recipe({**CE, "data": f"folder:{pictures}", "epochs": 40, "batch_size": 8})
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.to_dict()))
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "pldistill", "train", "--device", "cpu", "--workers", "2", "--out", str(out)]
+    process = subprocess.Popen(
+        [*command, "--recipe", str(tmp_path / "recipe.json")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "checkpoint" / checkpoint.INDEX).exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert said.startswith("pldistill: stopped in epoch")
+    assert said.count("\n") == 1
+    assert "--resume" in said

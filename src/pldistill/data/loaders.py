@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
@@ -126,6 +127,7 @@ class FolderLoader(Loader):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
+            worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),  # else each epoch would draw from the global one
         )
 
@@ -138,6 +140,12 @@ class FolderLoader(Loader):
                 raise ValueError("epoch: a later epoch of this loader has begun, so this one cannot go on")
             labels, ids = self._labels[at].to(self._device), self._ids[at].to(self._device)
             yield Batch(next(reader).to(self._device, non_blocking=True), labels, ids, view)
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach every process; a worker that died would fail the batch in hand."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def make_loader(
