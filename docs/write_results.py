@@ -1,0 +1,84 @@
+"""Write the tables of README.md and docs/results.md from the committed records: `python docs/write_results.py`.
+
+A test runs it and expects no change, so that no document shows a figure that a record does not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+import pldistill
+from pldistill.analysis.tables import Row, markdown_table, summarise
+from pldistill.record import find_runs
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "docs" / "records"
+PUBLISHED = Path(pldistill.__file__).parent / "recipes" / "results.yaml"
+NAMES = {"ce": "CE", "kd": "KD", "dist": "DIST", "pld": "PLD"}
+
+
+def rows(name: str) -> list[Row]:
+    """The rows of one folder of records, in the order of its folders' names."""
+    return summarise(find_runs([RECORDS / name]))
+
+
+def students(name: str, student: str) -> dict[str, Row]:
+    """One student's rows by method, in the order of the documents."""
+    found = {row.method: row for row in rows(name) if row.student == student}
+    return {method: found[method] for method in NAMES}
+
+
+def demo_table() -> str:
+    """What `pldistill demo` prints, in short."""
+    (teacher,) = [row for row in rows("demo") if row.student == "resnet20"]
+    lines = ["| | top-1 (%) | KL to the teacher (nats) | seconds | n |", "|---|---|---|---|---|"]
+    assert teacher.top1_last is not None
+    assert teacher.seconds is not None
+    lines.append(f"| teacher resnet20 | {teacher.top1_last.show(2)} | | {teacher.seconds.show(0)} | {teacher.n} |")
+    for method, row in students("demo", "resnet8").items():
+        assert row.top1_last is not None
+        assert row.seconds is not None
+        kl = "" if row.kl_last is None else row.kl_last.show(3)
+        lines.append(f"| resnet8, {NAMES[method]} | {row.top1_last.show(2)} | {kl} | {row.seconds.show(0)} | {row.n} |")
+    return "\n".join(lines)
+
+
+def cifar_table() -> str:
+    """The paper's Table 1 column beside the short runs."""
+    table = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))["table1"]
+    column = table["columns"].index("resnet56-resnet20")
+    lines = [
+        "| method | paper, 250 epochs, n = 3 | measured, **short: 3 epochs** | n |",
+        "|---|---|---|---|",
+    ]
+    for method, row in students("cifar100-short", "resnet20").items():
+        mean, std = table["rows"][method][column]
+        assert row.top1_last is not None
+        lines.append(f"| {NAMES[method]} | {mean:.2f} ± {std:.2f} | {row.top1_last.show(2)} | {row.n} |")
+    return "\n".join(lines)
+
+
+def filled(text: str, name: str, content: str) -> str:
+    """`text` with what stands between the marks of `name` replaced."""
+    opening, closing = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+    before, _, rest = text.partition(opening)
+    _, found, after = rest.partition(closing)
+    assert found, f"{name}: the marks are missing"
+    return f"{before}{opening}{content}{closing}{after}"
+
+
+def documents() -> dict[Path, str]:
+    """Every document with its tables as the records have them."""
+    readme, results = ROOT / "README.md", ROOT / "docs" / "results.md"
+    shown, detailed = readme.read_text(encoding="utf-8"), results.read_text(encoding="utf-8")
+    shown = filled(filled(shown, "demo", demo_table()), "cifar", cifar_table())
+    for name in ("demo", "cifar100-short", "folder"):
+        detailed = filled(detailed, name, markdown_table(rows(name)).strip())
+    return {readme: shown, results: detailed}
+
+
+if __name__ == "__main__":
+    for path, text in documents().items():
+        path.write_text(text, encoding="utf-8")
