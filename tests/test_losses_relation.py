@@ -106,6 +106,16 @@ def test_degenerate_features_give_finite_values_and_tame_gradients(loss, blank):
     assert student.grad.abs().max() < 1e7 if blank == "opposite" else student.grad.abs().max() < 100
 
 
+def test_pkt_of_opposite_features_is_finite_where_their_cosine_rounds_to_less_than_minus_one():
+    rows = 1000 * draw(300, 512).float()
+    for row in rows:
+        student = torch.stack([row, -row]).requires_grad_()
+        value = pkt(student, rows[:2])
+        value.backward()
+        assert torch.isfinite(value)
+        assert torch.isfinite(student.grad).all()
+
+
 @every_loss
 def test_one_picture_has_no_relations(loss):
     student = draw(1, 4).requires_grad_()

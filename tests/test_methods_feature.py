@@ -10,11 +10,14 @@ import pldistill
 from pldistill import checkpoint
 from pldistill.contracts import Batch
 from pldistill.distiller import Distiller
+from pldistill.interrupt import Interrupted
+from pldistill.loop import Loop
 from pldistill.methods import METHODS
 from pldistill.models import Net, build, probe, stages
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification import Classification
 from pldistill.teachers import LiveTeacher
+from test_runs import StopAt, assert_same_run
 
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 KEYS = [key for key, spec in METHODS.items() if spec.taps is not None]
@@ -233,7 +236,7 @@ def test_a_transformer_has_no_maps_but_relations():
 
 
 def test_maps_that_a_net_keeps_channels_last_are_heard_channels_first():
-    student, teacher = net("resnet8", 64), net("swinv2_cr_tiny_ns_224", 64)
+    student, teacher = net("resnet8", 64), net("swin_tiny_patch4_window7_224", 64)
     for key in KEYS:
         method = tapped(key, student, teacher, 64, **({"layer": 1} if key == "fitnet" else {}))
         answers = student(batch(size=64).images), teacher(batch(size=64).images)
@@ -266,3 +269,27 @@ def test_the_checkpoint_has_the_adapters_and_the_export_has_not(teacher, tmp_pat
     assert all(torch.equal(state["distiller"][name], value) for name, value in other["distiller"].items())
     terms = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[-1])["terms"]
     assert set(terms) == {"task", key}
+
+
+@pytest.mark.parametrize("key", ["fitnet", "vid"])
+def test_adapters_resume_bit_for_bit(teacher, tmp_path, monkeypatch, key):
+    monkeypatch.setattr(Loop, "LOOK_EVERY", -1.0)
+    fields = {**teacher.recipe.to_dict(), "method": key, "teacher": str(teacher.folder), "options": {}, "weights": {}}
+    recipe = make_recipe({**fields, "optimizer": "adamw", "lr": 1e-3, "epochs": 2, "amp": "bf16"})
+    pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
+    with pytest.raises(Interrupted):
+        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", watch=StopAt(1, 2))
+    torch.manual_seed(12345)
+    pldistill.train(recipe, out=tmp_path / "cut", device="cpu", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    states = [checkpoint.load(tmp_path / name / "checkpoint")["distiller"] for name in ("whole", "cut")]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+
+
+def test_a_pair_that_does_not_fit_is_refused_before_a_file_is_written(teacher, tmp_path):
+    fields = {**teacher.recipe.to_dict(), "teacher": str(teacher.folder), "method": "fitnet", "weights": {}}
+    recipe = make_recipe({**fields, "student": "cifar_mobilenetv2", "options": {"layer": 3}})
+    with pytest.raises(ValueError, match=r"student \(1, 160, 2, 2\) and teacher \(1, 64, 8, 8\)"):
+        pldistill.train(recipe, out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
