@@ -248,3 +248,18 @@ def test_every_net_of_ours_has_stages_and_a_pooled_feature():
         if name in ("cifar_resnet50", "resnet32x4"):
             continue  # in the table above
         assert set(resolve_taps(build(name, num_classes=2), [0, -1, "pooled"])) == {"0", "-1", "pooled"}
+
+
+def test_a_net_listens_elsewhere_from_then_on():
+    net = Net(build("resnet8", num_classes=3), **HALF, taps=[1])
+    count = hooks(net)
+    net.listen([2, "pooled"])
+    assert net.taps == (2, "pooled")
+    assert list(net(pictures()).features) == ["2", "pooled"]
+    assert hooks(net) == count + 1
+    with pytest.raises(ValueError, match="tap 'nowhere'"):
+        net.listen([0, "nowhere"])
+    assert list(net(pictures()).features) == ["2", "pooled"]
+    net.listen([])
+    assert not net(pictures()).features
+    assert hooks(net) == 0

@@ -14,12 +14,13 @@ from pldistill import methods, models
 from pldistill.data import Augment, Dataset, default_augment, make_loader
 from pldistill.distiller import Distiller
 from pldistill.loop import Loop, Watch
+from pldistill.methods import Method
 from pldistill.models import Net
 from pldistill.optim import make_optimizer
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.tasks.classification import Classification, Validation
-from pldistill.teachers import open_teacher
+from pldistill.teachers import LiveTeacher, open_teacher
 
 _PRECISIONS = {"bf16": "bf16", "fp16": "fp16", "off": "no"}
 
@@ -53,7 +54,7 @@ def assemble(
     torch.manual_seed(recipe.seed)  # of the initial weights, before anything else draws
     student = _student(recipe, dataset)
     teacher = open_teacher(recipe, dataset)
-    method = methods.find(recipe.method).build(**recipe.options)
+    method = _method(recipe, dataset, student, teacher)
     bare = Distiller(student, method, Classification(recipe.label_smoothing))
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     for module in (bare, teacher.net) if teacher is not None else (bare,):
@@ -99,6 +100,20 @@ def _student(recipe: Recipe, dataset: Dataset) -> Net:
     )
     mean, std = models.pretrained_statistics(model) if recipe.pretrained else (dataset.mean, dataset.std)
     return Net(model, mean=mean, std=std)
+
+
+def _method(recipe: Recipe, dataset: Dataset, student: Net, teacher: LiveTeacher | None) -> Method:
+    """Build the method; one that compares activations taps both nets and fits its adapters to one picture's."""
+    spec = methods.find(recipe.method)
+    if spec.taps is None:
+        return spec.build(**recipe.options)
+    assert teacher is not None  # the recipe refuses to go without one
+    ours, theirs = spec.taps(models.stages(student.model), models.stages(teacher.net.model), recipe.options)
+    student.listen(ours)
+    teacher.net.listen(theirs)
+    probes = [models.probe(net, dataset.image_size) for net in (student, teacher.net)]
+    torch.manual_seed(recipe.seed)  # of the adapters' initial weights, whoever the teacher is
+    return spec.build(*probes, **recipe.options)
 
 
 def _average(recipe: Recipe, student: Net) -> tuple[AveragedModel | None, Net]:

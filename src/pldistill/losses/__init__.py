@@ -1,5 +1,6 @@
 """Distillation losses as pure functions, and as modules: (student, teacher, labels) in, a loss out."""
 
+from .feature import attention_transfer, hint, vid
 from .logit import dist, dkd, jensen_shannon, kd, reverse_kl, standardize
 from .modules import (
     DISTLoss,
@@ -12,6 +13,7 @@ from .modules import (
     ReverseKLLoss,
 )
 from .ranking import listmle, p_listmle, plackett_luce, pld, teacher_optimal_ranking
+from .relation import pkt, rkd, sp
 
 __all__ = [
     "DISTLoss",
@@ -22,15 +24,21 @@ __all__ = [
     "PLDLoss",
     "PListMLELoss",
     "ReverseKLLoss",
+    "attention_transfer",
     "dist",
     "dkd",
+    "hint",
     "jensen_shannon",
     "kd",
     "listmle",
     "p_listmle",
+    "pkt",
     "plackett_luce",
     "pld",
     "reverse_kl",
+    "rkd",
+    "sp",
     "standardize",
     "teacher_optimal_ranking",
+    "vid",
 ]

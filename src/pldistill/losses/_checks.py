@@ -60,7 +60,7 @@ def _is_finite_number(value: object) -> TypeGuard[float]:
 
 
 def check_logits(name: str, logits: object) -> None:
-    _check_tensor(name, logits)
+    check_tensor(name, logits)
     assert isinstance(logits, Tensor)
     if not logits.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {logits.dtype}")
@@ -126,7 +126,7 @@ def check_ranking(ranking: object, logits: Tensor, ignore_index: int) -> None:
 
 def check_weights(weights: object, logits: Tensor) -> None:
     """Refuse weights that are not non-negative constants, one for each rank, for all rows or for each row."""
-    _check_tensor("weights", weights)
+    check_tensor("weights", weights)
     assert isinstance(weights, Tensor)
     if not weights.is_floating_point():
         raise ValueError(f"weights must be floating point, got {weights.dtype}")
@@ -143,13 +143,13 @@ def check_weights(weights: object, logits: Tensor) -> None:
             raise ValueError(f"weights must be finite and at least 0, got {weights[wrong][0].item()}")
 
 
-def _check_tensor(name: str, value: object) -> None:
+def check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
 
 
 def _check_integers(name: str, value: object, what: str) -> None:
-    _check_tensor(name, value)
+    check_tensor(name, value)
     assert isinstance(value, Tensor)
     if value.dtype == torch.bool or value.is_floating_point() or value.is_complex():
         raise ValueError(f"{name} must be {what} of an integer dtype, got {value.dtype}")

@@ -1,15 +1,20 @@
-"""Every method by name. A new logit loss is one function in `losses` and one entry here."""
+"""Every method by name. A new logit loss is one function in `losses` and one entry here; other methods are classes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from pldistill import losses
-from pldistill.methods.base import Method, MethodSpec, Option, Ramp, Weight
+from pldistill.contracts import Outputs
+from pldistill.methods import taps
+from pldistill.methods.base import Method, MethodSpec, Option, Ramp, Taps, Weight
+from pldistill.methods.feature import AttentionTransfer, FitNet, VariationalInformation
 from pldistill.methods.logit import LabelSmoothing, LogitMethod, TaskOnly
+from pldistill.methods.relation import RelationMethod
 from pldistill.suggest import unknown
 
 
@@ -27,6 +32,26 @@ def _logit(
         return LogitMethod(term, loss, given)
 
     return MethodSpec(build, source, options, weights, note, couples_batch=couples_batch)
+
+
+def _feature(
+    taps: Taps,
+    method: Callable[..., Method],
+    *,
+    options: Mapping[str, Option] | None = None,
+    places: Mapping[str, Option] | None = None,
+    weights: Mapping[str, Weight],
+    source: str,
+    note: str = "",
+    couples_batch: bool = False,
+) -> MethodSpec:
+    """A method that compares activations: `places` are the options that say where, `options` those of the method."""
+    own = options or {}
+
+    def build(student: Outputs, teacher: Outputs, **given: Any) -> Method:
+        return method(student, teacher, **{name: given[name] for name in own})
+
+    return MethodSpec(build, source, {**own, **(places or {})}, weights, note, couples_batch=couples_batch, taps=taps)
 
 
 _KL = {"temperature": 4.0, "tau_squared": True}
@@ -109,6 +134,55 @@ METHODS: dict[str, MethodSpec] = {
         source="Lan et al. 2014; PLD paper, Sec. 4.2",
         note="normalize=false is the published 2^(C-k)-1, which overflows float32 from 129 classes on",
     ),
+    "at": _feature(
+        taps.later_stages,
+        AttentionTransfer,
+        options={"power": 2.0},
+        places=taps.NAMED,
+        weights={"task": 1.0, "at": 1000.0},
+        source="Zagoruyko & Komodakis 2017; mdistiller and RepDistiller on CIFAR",
+        note="all stages but the stem; student_taps and teacher_taps name others, as `1,2,layer3.0`",
+    ),
+    "fitnet": _feature(
+        taps.hint_stage,
+        FitNet,
+        places={"layer": 2, **taps.NAMED},
+        weights={"task": 1.0, "fitnet": 100.0},
+        source="Romero et al. 2015; mdistiller and RepDistiller on CIFAR, in one phase",
+        note="layer counts the stages that the nets share, 0 the stem; the regressor is trained with the student",
+    ),
+    "pkt": _feature(
+        taps.pooled,
+        partial(RelationMethod, "pkt", losses.pkt),
+        weights={"task": 1.0, "pkt": 30000.0},
+        source="Passalis & Tefas 2018; mdistiller and RepDistiller on CIFAR",
+        couples_batch=True,
+    ),
+    "rkd": _feature(
+        taps.pooled,
+        partial(RelationMethod, "rkd", losses.rkd),
+        options={"distance": 25.0, "angle": 50.0},
+        weights={"task": 1.0, "rkd": 1.0},
+        source="Park et al. 2019; mdistiller and RepDistiller on CIFAR",
+        couples_batch=True,
+    ),
+    "sp": _feature(
+        taps.last_stage,
+        partial(RelationMethod, "sp", losses.sp),
+        places=taps.NAMED,
+        weights={"task": 1.0, "sp": 3000.0},
+        source="Tung & Mori 2019; mdistiller and RepDistiller on CIFAR",
+        couples_batch=True,
+    ),
+    "vid": _feature(
+        taps.later_stages,
+        VariationalInformation,
+        options={"variance": 5.0},
+        places=taps.NAMED,
+        weights={"task": 1.0, "vid": 1.0},
+        source="Ahn et al. 2019; RepDistiller on CIFAR, which trains the variance",
+        note="all stages but the stem; variance is the one that training starts from",
+    ),
 }
 
 
@@ -123,4 +197,4 @@ def find(name: str) -> MethodSpec:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Method", "MethodSpec", "Option", "Ramp", "Weight", "find"]
+__all__ = ["METHODS", "Method", "MethodSpec", "Option", "Ramp", "Taps", "Weight", "find"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -53,6 +53,8 @@ class Ramp:
 
 
 Weight = float | Ramp
+Tap = str | int
+Taps = Callable[[Sequence[str], Sequence[str], Mapping[str, Option]], tuple[Sequence[Tap], Sequence[Tap]]]
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,16 @@ class MethodSpec:
     """A method by name: how to build it, its options and weights with the papers' defaults, and where they stand.
 
     Attributes:
-        build: takes the options as keywords, gives the `Method`.
+        build: takes the options as keywords, gives the `Method`. Where there are `taps` it takes two `Outputs` before
+            them: what student and teacher answered to one picture, whose features have the shapes to build for.
         options: every option with its default.
         weights: the weight of each term; the term "task" is the task's own loss.
         source: paper and, where it differs, the public code whose numbers the defaults are.
         note: what a user should know before choosing it.
         needs_teacher: whether a teacher must be given.
         couples_batch: whether a sample's loss depends on the rest of its batch.
+        taps: from the stages of student and teacher and the options to the taps on student and teacher; None for a
+            method of the logits alone.
     """
 
     build: Callable[..., Method]
@@ -76,6 +81,7 @@ class MethodSpec:
     note: str = ""
     needs_teacher: bool = True
     couples_batch: bool = False
+    taps: Taps | None = None
 
     def complete_options(self, given: Mapping[str, Option]) -> dict[str, Option]:
         """Fill `given` up with the defaults; each value takes the type of its default.

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from pldistill.contracts import Outputs
 from pldistill.models.taps import POOLED, resolve_taps
@@ -50,13 +51,11 @@ class Net(nn.Module):
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError(f"mean and std must be three numbers each, std positive; got {tuple(mean)}, {tuple(std)}")
         self.model = model
-        self.taps = tuple(taps)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
-        resolved = resolve_taps(model, taps)
-        self._names = tuple(resolved)
         self._recorder = _Recorder()
-        self._handles = [tap.listen(model, partial(self._recorder.hear, key)) for key, tap in resolved.items()]
+        self._handles: list[RemovableHandle] = []
+        self.listen(taps)
 
     def forward(self, images: Tensor) -> Outputs:
         """Answer a batch.
@@ -83,6 +82,17 @@ class Net(nn.Module):
         if POOLED in features:  # some heads are 1x1 convolutions
             features[POOLED] = features[POOLED].flatten(1)
         return Outputs(logits, features)
+
+    def listen(self, taps: Sequence[str | int]) -> None:
+        """Listen at `taps` from now on, and nowhere else.
+
+        Raises:
+            ValueError: an unknown tap.
+        """
+        resolved = resolve_taps(self.model, taps)
+        self.release()
+        self.taps, self._names = tuple(taps), tuple(resolved)
+        self._handles = [tap.listen(self.model, partial(self._recorder.hear, key)) for key, tap in resolved.items()]
 
     def release(self) -> None:
         """Remove the taps from the net, for a net that lives on without this one."""

@@ -27,33 +27,43 @@ class Tap:
     Attributes:
         module: the module's name.
         before: listen to the module's input, not its output.
+        channels: of a stage whose map is heard as (N, C, H, W), also where the net computes in (N, H, W, C).
     """
 
     module: str
     before: bool = False
+    channels: int | None = None
 
     def listen(self, model: nn.Module, hear: Callable[[Tensor], None]) -> RemovableHandle:
         """Call `hear` with the activation in each forward pass, until the handle is removed."""
         module = model.get_submodule(self.module)
         if self.before:
-            return module.register_forward_pre_hook(_Before(hear))
-        return module.register_forward_hook(_After(hear))
+            return module.register_forward_pre_hook(_Before(hear, self.channels))
+        return module.register_forward_hook(_After(hear, self.channels))
 
 
 @dataclass(frozen=True)
 class _Before:
     hear: Callable[[Tensor], None]
+    channels: int | None
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self.hear(inputs[0])
+        self.hear(_channels_first(inputs[0], self.channels))
 
 
 @dataclass(frozen=True)
 class _After:
     hear: Callable[[Tensor], None]
+    channels: int | None
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self.hear(output)
+        self.hear(_channels_first(output, self.channels))
+
+
+def _channels_first(value: Tensor, channels: int | None) -> Tensor:
+    if channels is not None and value.dim() == 4 and value.shape[1] != channels == value.shape[3]:
+        return value.permute(0, 3, 1, 2)
+    return value
 
 
 def stages(model: nn.Module) -> list[str]:
@@ -84,7 +94,7 @@ def _resolve(model: nn.Module, tap: str | int) -> Tap:
         if not -len(names) <= tap < len(names):
             raise ValueError(f"tap {tap}: {type(model).__name__} has {len(names)} stages; {listing}")
         info = getattr(model, "feature_info", [])[tap % len(names)]
-        found = Tap(info["module"], before=info.get("hook_type") == "forward_pre")
+        found = Tap(info["module"], before=info.get("hook_type") == "forward_pre", channels=info["num_chs"])
     elif tap == POOLED:
         heads = classifier_names(model)
         if not heads:

@@ -1,0 +1,105 @@
+"""Methods that match activations place by place: attention transfer, FitNet's hint, variational information."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pldistill import losses
+from pldistill.contracts import Outputs
+from pldistill.losses.feature import pool_to_smaller
+from pldistill.methods.base import Method
+
+Pairs = list[tuple[Tensor, Tensor]]
+
+
+class AttentionTransfer(Method):
+    """The sum over stages of the distance between attention maps. No adapter: channels are averaged out."""
+
+    def __init__(self, student: Outputs, teacher: Outputs, *, power: float) -> None:
+        super().__init__()
+        self.power = power
+        self.forward(student, teacher)  # shapes and power that do not fit are refused here
+
+    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor | None = None) -> dict[str, Tensor]:
+        terms = [losses.attention_transfer(s, t, power=self.power) for s, t in _maps(student, teacher)]
+        return {"at": torch.stack(terms).sum()}
+
+
+class FitNet(Method):
+    """The student's map, through a regressor, against the teacher's at one stage.
+
+    The regressor is a convolution that gives the teacher's size, batch normalisation and ReLU.
+    """
+
+    def __init__(self, student: Outputs, teacher: Outputs) -> None:
+        super().__init__()
+        ((ours, theirs),) = _maps(student, teacher)
+        channels = theirs.shape[1]
+        self.regressor = nn.Sequential(_resizing(ours, theirs), nn.BatchNorm2d(channels), nn.ReLU())
+
+    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor) -> dict[str, Tensor]:
+        ((ours, theirs),) = _maps(student, teacher)
+        return {"fitnet": losses.hint(self.regressor(ours), theirs)}
+
+
+class VariationalInformation(Method):
+    """The sum over stages of the teacher's negative log-likelihood, its mean predicted from the student's map."""
+
+    def __init__(self, student: Outputs, teacher: Outputs, *, variance: float) -> None:
+        super().__init__()
+        if not 1e-3 <= variance < math.inf:
+            raise ValueError(f"option variance: expected a finite number from 0.001, got {variance}")
+        self.stages = nn.ModuleList(
+            _Normal(ours.shape[1], theirs.shape[1], variance) for ours, theirs in _maps(student, teacher)
+        )
+
+    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor) -> dict[str, Tensor]:
+        pairs = zip(self.stages, _maps(student, teacher), strict=True)
+        return {"vid": torch.stack([stage(*pair) for stage, pair in pairs]).sum()}
+
+
+class _Normal(nn.Module):
+    """The teacher's map given the student's at one stage: a mean by three 1x1 convolutions, a variance a channel."""
+
+    def __init__(self, ours: int, theirs: int, variance: float) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(width, theirs, 1, bias=False) for width in (ours, theirs, theirs)]
+        self.mean = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+        # vid() takes softplus(log_scale) + 1e-5 for the variance.
+        self.log_scale = nn.Parameter(torch.full((theirs,), math.log(math.expm1(variance - 1e-5))))
+
+    def forward(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        ours, theirs = pool_to_smaller(ours, theirs)
+        return losses.vid(self.mean(ours), theirs, self.log_scale)
+
+
+def _maps(student: Outputs, teacher: Outputs | None) -> Pairs:
+    """Pair the tapped activations, which must be maps."""
+    assert teacher is not None  # the recipe refuses to go without one
+    pairs = list(zip(student.features.items(), teacher.features.items(), strict=True))
+    for (our_tap, ours), (their_tap, theirs) in pairs:
+        if ours.dim() != 4 or theirs.dim() != 4:
+            raise ValueError(
+                f"expected maps (N, C, H, W), got {tuple(ours.shape)} from the student's tap {our_tap} and "
+                f"{tuple(theirs.shape)} from the teacher's tap {their_tap}"
+            )
+    return [(ours, theirs) for (_, ours), (_, theirs) in pairs]
+
+
+def _resizing(ours: Tensor, theirs: Tensor) -> nn.Module:
+    """Choose a convolution from the student's channels and size to the teacher's: halving, doubling, or cropping."""
+    channels = (ours.shape[1], theirs.shape[1])
+    height, width = sides = list(zip(ours.shape[2:], theirs.shape[2:], strict=True))
+    if all(our == 2 * their for our, their in sides):
+        return nn.Conv2d(*channels, 3, stride=2, padding=1)
+    if all(2 * our == their for our, their in sides):
+        return nn.ConvTranspose2d(*channels, 4, stride=2, padding=1)
+    if all(our >= their for our, their in sides):
+        return nn.Conv2d(*channels, (1 + height[0] - height[1], 1 + width[0] - width[1]))
+    raise ValueError(
+        "fitnet's regressor fits a student's map of half the teacher's height and width, or of no less than all, "
+        f"got student {tuple(ours.shape)} and teacher {tuple(theirs.shape)}"
+    )
