@@ -21,7 +21,7 @@ from pldistill.recipe import smoke as shrink
 from pldistill.record import write_atomically
 from pldistill.runs import Run, train
 
-DATA = "glyphs:train=7000,val=2000"
+DATA = "glyphs:train=6000,val=1500"
 # AdamW and small batches: in a few hundred steps SGD would leave the students near chance.
 SETTING = {
     "data": DATA,
