@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -264,6 +265,21 @@ def test_what_does_not_fit_is_refused_before_a_file_is_written(tmp_path, change,
     with pytest.raises(ValueError, match=r"\S") as caught:
         pldistill.train(make_recipe({**CE, **change}), out=tmp_path / "run", device="cpu")
     assert says in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "says"),
+    [
+        ("kd", {"temperature": -1}, "temperature must be a positive finite number, got -1.0"),
+        ("listmle", {"weights": "some"}, "weights must be one of 'uniform', 'sum', got 'some'"),
+        ("dkd", {"beta": -2}, "beta must be a finite number of at least 0"),
+    ],
+)
+def test_a_value_that_no_loss_takes_is_refused_before_a_file_is_written(teacher, tmp_path, method, options, says):
+    recipe = make_recipe({**CE, "method": method, "teacher": str(teacher.folder), "options": options})
+    with pytest.raises(ValueError, match=re.escape(says)):
+        pldistill.train(recipe, out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
 

@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pldistill import methods, models
+from pldistill.contracts import Outputs
 from pldistill.data import Augment, Dataset, default_augment, make_loader
 from pldistill.distiller import Distiller
 from pldistill.loop import Loop, Watch
@@ -106,7 +107,9 @@ def _method(recipe: Recipe, dataset: Dataset, student: Net, teacher: LiveTeacher
     """Build the method; one that compares activations taps both nets and fits its adapters to one picture's."""
     spec = methods.find(recipe.method)
     if spec.taps is None:
-        return spec.build(**recipe.options)
+        method = spec.build(**recipe.options)
+        _try(method, len(dataset.classes))
+        return method
     assert teacher is not None  # the recipe refuses to go without one
     ours, theirs = spec.taps(models.stages(student.model), models.stages(teacher.net.model), recipe.options)
     student.listen(ours)
@@ -114,6 +117,12 @@ def _method(recipe: Recipe, dataset: Dataset, student: Net, teacher: LiveTeacher
     probes = [models.probe(net, dataset.image_size) for net in (student, teacher.net)]
     torch.manual_seed(recipe.seed)  # of the adapters' initial weights, whoever the teacher is
     return spec.build(*probes, **recipe.options)
+
+
+def _try(method: Method, classes: int) -> None:
+    """Let a method of the logits refuse its options' values now, before the run has a folder, not at its first step."""
+    blank = Outputs(torch.zeros(2, classes))
+    method(blank, blank, torch.zeros(2, dtype=torch.int64))
 
 
 def _average(recipe: Recipe, student: Net) -> tuple[AveragedModel | None, Net]:

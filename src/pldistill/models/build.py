@@ -147,7 +147,7 @@ def _build_pretrained(
     if cfg.num_classes != num_classes and not new_head:
         raise ValueError(
             f"the published weights of {name!r} have a head of {cfg.num_classes} classes, not {num_classes}; "
-            f"new_head=True starts a fresh head of {num_classes} on the pretrained body"
+            f"new_head=True (--new-head) starts a fresh head of {num_classes} on the pretrained body"
         )
     try:
         model = _create(name, pretrained=True, num_classes=num_classes, **arguments)

@@ -155,7 +155,7 @@ def _check_head(own: Mapping[str, Tensor], state: Mapping[str, Tensor], heads: t
         if name in own and name in state and own[name].shape[0] != state[name].shape[0]:
             raise ValueError(
                 f"checkpoint {path} has a head of {state[name].shape[0]} classes, the model has {own[name].shape[0]}; "
-                f"new_head=True starts a fresh head on the loaded body"
+                f"new_head=True (--new-head) starts a fresh head on the loaded body"
             )
 
 
