@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from pldistill.data.augment import Augment, replay
 from pldistill.data.pictures import read_batch
 from pldistill.data.random import order
 from pldistill.data.splits import FolderSplit, Split, TensorSplit
+
+_GRACE_SECONDS = 10
 
 
 def batch_bounds(count: int, batch_size: int, join_single: bool) -> list[tuple[int, int]]:
@@ -127,7 +130,7 @@ class FolderLoader(Loader):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=_outlive_a_signal,
             generator=torch.Generator(),  # else each epoch would draw from the global one
         )
 
@@ -142,10 +145,14 @@ class FolderLoader(Loader):
             yield Batch(next(reader).to(self._device, non_blocking=True), labels, ids, view)
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach every process; a worker that died would fail the batch in hand."""
+def _outlive_a_signal(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach every process; a worker that died would fail the batch in hand.
+
+    After SIGTERM it dies a while later: Python's own exit sends one to the workers that are left, and waits for them.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE_SECONDS))
 
 
 def make_loader(
