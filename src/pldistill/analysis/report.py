@@ -50,15 +50,21 @@ class Comparison:
     lines: tuple[tuple[str, tuple[str | None, ...]], ...]
 
 
-def write_report(records: Iterable[RunRecord], out: Path | str, title: str = "Distillation report") -> Path:
+def write_report(
+    records: Iterable[RunRecord],
+    out: Path | str,
+    title: str = "Distillation report",
+    sections: Sequence[str] = (),
+) -> Path:
     """Write the records' tables, curves, recipes and environments as one self-contained page, and give its path.
 
-    The same records give the same page. Raises ValueError where there is no record or `out` is a folder.
+    `sections` are HTML that stands first, as it is (`comparison_html`). The same records give the same page.
+    Raises ValueError where there is no record or `out` is a folder.
     """
     out = Path(out)
     if out.is_dir():
         raise ValueError(f"out: expected the name of a file to write, got the folder {str(out)!r}")
-    page = _page(rows_of(group_runs(records)), title)
+    page = _page(rows_of(group_runs(records)), title, sections)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, page.encode("utf-8", errors="replace"))
     return out
@@ -74,7 +80,7 @@ def compare(named: Sequence[tuple[str, dict[str, str]]]) -> Comparison:
     )
 
 
-def _page(rows: Sequence[Row], title: str) -> str:
+def _page(rows: Sequence[Row], title: str, sections: Sequence[str]) -> str:
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -87,6 +93,7 @@ def _page(rows: Sequence[Row], title: str) -> str:
     return templates.get_template("report.html").render(
         title=title,
         summary=_summary(rows),
+        sections=[Markup(section) for section in sections],
         findings=[finding for finding in map(_finding, rows) if finding],
         blocks=_blocks(rows),
         columns=_columns(rows),

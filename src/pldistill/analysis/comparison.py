@@ -1,0 +1,287 @@
+"""A study's table: what was measured beside what was published, a table a pair of nets, in four forms."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from pldistill.analysis.entries import Comparison, Entry, choose, held_out, measured, results, seconds
+from pldistill.analysis.tables import Stat
+from pldistill.record import RunRecord
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+__all__ = [
+    "Comparison",
+    "Entry",
+    "comparison_csv",
+    "comparison_html",
+    "comparison_markdown",
+    "comparison_rich",
+    "measured",
+]
+
+_FIGURES = ("last", "best", "n")
+_WORDS = ("method", "variant")  # the columns that hold no numbers
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: (group, name) of its columns, and its lines of (text, bold); the first column names the line."""
+
+    header: tuple[tuple[str, str], ...]
+    lines: tuple[tuple[tuple[str, bool], ...], ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """All of one pair: its teacher, its table, the figures that a variant was chosen by, and why runs failed."""
+
+    column: str
+    teacher: str
+    table: Grid
+    sweep: Grid | None
+    footnotes: tuple[str, ...]
+
+    @property
+    def grids(self) -> list[Grid]:
+        return [self.table] if self.sweep is None else [self.table, self.sweep]
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """A heading, what was run, and GitHub tables pair by pair with teacher and footnotes; then how to read them."""
+    parts = [f"## {_escaped(comparison.title)}", *map(_escaped, _above(comparison))]
+    for panel in _panels(comparison):
+        parts += [f"### {_escaped(panel.column)}", _escaped(panel.teacher)]
+        parts += [_markdown_table(grid, comparison.label) for grid in panel.grids]
+        parts += [_markdown_list(panel.footnotes)] if panel.footnotes else []
+    return "\n\n".join([*parts, _markdown_list(_notes(comparison))]) + "\n"
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """A line for each entry in full precision, the label in every one; what is not known is empty.
+
+    `seconds_mean` is a whole run's, empty also where the entry's runs were made on different machines.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    spread = [f"{name}_{part}" for name in ("last", "best", "published") for part in ("mean", "std")]
+    writer.writerow(["row", "column", "variant", "label", "n", "planned", *spread, "seconds_mean", "failed"])
+    for each in comparison.entries:
+        numbers = [
+            part for figure in measured(each) for part in ((figure.mean, figure.std) if figure else (None, None))
+        ]
+        about = [each.row, each.column, each.variant, comparison.label, len(each.finished), each.planned]
+        published = each.published or (None, None)
+        writer.writerow([*about, *numbers, *published, seconds(each), "; ".join(each.reasons)])
+    return out.getvalue()
+
+
+def comparison_rich(comparison: Comparison) -> Group:
+    """The tables for a terminal; where a variant stands beside the default, without best: 80 columns hold no more."""
+    from rich.console import Group
+    from rich.text import Text
+
+    without = "best" if any(each.variant for each in comparison.entries) else ""
+    parts = [Text(comparison.title, style="bold"), *map(Text, _above(comparison))]
+    for panel in _panels(comparison):
+        parts += [Text(""), Text(panel.column, style="bold"), Text(panel.teacher)]
+        parts += [_rich_table(grid, comparison.label, without) for grid in panel.grids]
+        parts += map(Text, panel.footnotes)
+    notes = [note for note in _notes(comparison) if not (without and note.startswith(f"{without}:"))]
+    return Group(*parts, Text(""), *(Text(note, style="dim") for note in notes))
+
+
+def comparison_html(comparison: Comparison) -> str:
+    """A `<section>` for the report page (`write_report(..., sections=[...])`), in the page's own style."""
+    parts = [Markup("<h2>{}</h2>").format(comparison.title)]
+    parts += [Markup("<p>{}</p>").format(line) for line in _above(comparison)]
+    for panel in _panels(comparison):
+        parts += [Markup("<h3>{}</h3>").format(panel.column), Markup('<p class="soft">{}</p>').format(panel.teacher)]
+        parts += [_html_table(grid, comparison.label) for grid in panel.grids]
+        parts += [Markup('<p class="soft">{}</p>').format(note) for note in panel.footnotes]
+    notes = Markup("").join(Markup("<li>{}</li>").format(note) for note in _notes(comparison))
+    parts.append(Markup('<ul class="soft">{}</ul>').format(notes))
+    return str(Markup("<section>\n{}\n</section>\n").format(Markup("\n").join(parts)))
+
+
+def _panels(comparison: Comparison) -> list[Panel]:
+    columns = dict.fromkeys(each.column for each in comparison.entries)
+    return [_panel(comparison, column) for column in columns]
+
+
+def _panel(comparison: Comparison, column: str) -> Panel:
+    rows: dict[str, list[Entry]] = {}
+    for each in comparison.entries:
+        if each.column == column:
+            rows.setdefault(each.row, []).append(each)
+    failed = [each for entries in rows.values() for each in entries if each.failures]
+    marks = {each: f"({number})" for number, each in enumerate(failed, start=1)}
+    chosen = {row: choose(entries) for row, entries in rows.items() if any(each.variant for each in entries)}
+    return Panel(
+        column,
+        teacher=_teacher(comparison.teachers.get(column)),
+        table=_table(rows, chosen, marks),
+        sweep=_sweep(rows, chosen),
+        footnotes=tuple(
+            f"{mark} {each.name}: {len(each.failures)} of {each.planned} failed: {'; '.join(each.reasons)}"
+            for each, mark in marks.items()
+        ),
+    )
+
+
+def _table(rows: Mapping[str, Sequence[Entry]], chosen: Mapping[str, Entry | None], marks: Mapping[Entry, str]) -> Grid:
+    """Published figures, the default's, and the chosen variant's, each part only where a row has it."""
+    papers = {row: each.published for row, entries in rows.items() for each in entries[::-1] if each.published}
+    defaults = _cells([each for entries in rows.values() for each in entries if not each.variant], marks)
+    others = _cells([each for each in chosen.values() if each], marks)
+    header = [("", "method"), *([("paper", "")] if papers else []), *(("measured", name) for name in _FIGURES)]
+    header += [("chosen", name) for name in ("variant", *_FIGURES)] if chosen else []
+    blank = [("", False)] * len(_FIGURES)
+    lines = []
+    for row in rows:
+        line = [(row, False)] + ([(Stat(*papers[row], 0).show(2) if row in papers else "", False)] if papers else [])
+        line += defaults.get(row, blank)
+        pick = chosen.get(row)
+        if chosen:
+            line += [((pick.variant or "default") if pick else "", False), *others.get(row, blank)]
+        lines.append(tuple(line))
+    return Grid(tuple(header), tuple(lines))
+
+
+def _cells(entries: Sequence[Entry], marks: Mapping[Entry, str]) -> dict[str, list[tuple[str, bool]]]:
+    """Last, best and n of one group of columns by row; the highest last is bold where there are two to compare."""
+    figures = {each: measured(each) for each in entries}
+    means = [last.mean for last, _ in figures.values() if last]
+    cells = {}
+    for each, (last, best) in figures.items():
+        mark, done = marks.get(each, ""), len(each.finished)
+        count = (str(done) if done >= each.planned else f"{done}/{each.planned}") if each.records or mark else ""
+        cells[each.row] = [
+            (last.show(2) if last else f"failed {mark}" if mark else "", _is_highest(last, means)),
+            (best.show(2) if best else "", False),
+            (f"{count} {mark}" if last and mark else count, False),
+        ]
+    return cells
+
+
+def _is_highest(figure: Stat | None, means: Sequence[float]) -> bool:
+    return figure is not None and len(means) > 1 and figure.mean == max(means)
+
+
+def _sweep(rows: Mapping[str, Sequence[Entry]], chosen: Mapping[str, Entry | None]) -> Grid | None:
+    """What the choice rests on: top-1 on held-out pictures by variant, the chosen one bold."""
+    variants = list(dict.fromkeys(each.variant for row in chosen for each in rows[row]))
+    if not any(held_out(each) for row in chosen for each in rows[row]):
+        return None
+    lines = []
+    for row, pick in chosen.items():
+        scores = {each.variant: (score.show(2), each is pick) for each in rows[row] if (score := held_out(each))}
+        lines.append(((row, False), *(scores.get(variant, ("", False)) for variant in variants)))
+    return Grid((("", "method"), *(("held out", variant or "default") for variant in variants)), tuple(lines))
+
+
+def _teacher(record: RunRecord | None) -> str:
+    if record is None:
+        return "Teacher: not trained yet."
+    recipe, result = record.read_recipe(), record.read_result()
+    if result is None:
+        return f"Teacher {recipe['student']}: unfinished, {len(record.epochs())} of {recipe['epochs']} epochs done."
+    return (
+        f"Teacher {recipe['student']}: {result['top1_last']:.2f} % top-1 after the last of {recipe['epochs']} epochs."
+    )
+
+
+def _above(comparison: Comparison) -> list[str]:
+    """What stands above the tables: the label, if there is one, first."""
+    less = "Not the published protocol, so no repeat of published figures"
+    lines = [f"{less}: {comparison.label}."] if comparison.label else []
+    published = any(each.published for each in comparison.entries)
+    source = [f"Paper: {comparison.published_source}."] if published else []
+    return [*lines, f"Measured: {comparison.protocol}", *source]
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """How to read the tables."""
+    apart = {"holdout_best" in result for each in comparison.entries for result in results(each)}
+    flattering = "the epoch that is best on the pictures it is scored on, so it flatters"
+    fair = "the epoch that is best on held-out training pictures"
+    best = f"{fair} for runs that held some out, else {flattering}" if len(apart) > 1 else flattering
+    notes = [
+        "Top-1 in percent, mean ± sample standard deviation over n seeds; the highest last mean is bold.",
+        "last: after the last epoch. n: finished runs, or finished/planned. Empty: not run.",
+        f"best: {fair if apart == {True} else best}.",
+    ]
+    if any(each.variant for each in comparison.entries):
+        notes.append(
+            "chosen: of a method's default and its variants (scale s: its whole loss times s), the one chosen."
+        )
+        notes += ["held out: top-1 on the held-out training pictures that it was chosen by."] if True in apart else []
+    return [*notes, *comparison.notes]
+
+
+def _title(group: str, name: str, label: str) -> str:
+    """A column's title where no row of groups stands above it."""
+    if (group, name) in (("measured", "n"), ("chosen", "variant")):
+        return {"n": "n", "variant": "chosen"}[name]
+    labelled = label and group and group != "paper" and name != "n"
+    return f"{group} {name}".strip() + (f" ({label})" if labelled else "")
+
+
+def _markdown_table(grid: Grid, label: str) -> str:
+    names = [_escaped(_title(group, name, label)) for group, name in grid.header]
+    rule = ["---" if name in _WORDS else "---:" for _, name in grid.header]
+    lines = [[f"**{_escaped(text)}**" if bold else _escaped(text) for text, bold in line] for line in grid.lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [names, rule, *lines])
+
+
+def _markdown_list(items: Sequence[str]) -> str:
+    return "\n".join(f"- {_escaped(item)}" for item in items)
+
+
+def _escaped(text: str) -> str:
+    """On one line, with what Markdown would take for its own marks escaped."""
+    return re.sub(r"([\\|<*`])", r"\\\1", " ".join(text.split()))
+
+
+def _rich_table(grid: Grid, label: str, without: str) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = [index for index, (_, name) in enumerate(grid.header) if name != without]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for group, name in (grid.header[index] for index in shown):
+        table.add_column(Text(_title(group, name, label)), justify="left" if name in _WORDS else "right")
+    for line in grid.lines:
+        table.add_row(*(Text(line[at][0], style="bold" if line[at][1] else "", no_wrap=True) for at in shown))
+    return table
+
+
+def _html_table(grid: Grid, label: str) -> Markup:
+    """Two rows of headers: whose figures, with the label, and which."""
+    groups, names = Markup(""), Markup("")
+    for group, members in groupby(grid.header, key=lambda column: column[0]):
+        title = f"{group}, {label}" if label and group not in ("", "paper") else group
+        groups += Markup('<th scope="colgroup" colspan="{}">{}</th>').format(len(list(members)), title)
+    kinds = ["" if name in _WORDS else "number" for _, name in grid.header]
+    for kind, (_, name) in zip(kinds, grid.header, strict=True):
+        names += Markup('<th scope="col" class="{}">{}</th>').format(kind, name or "top-1")
+    body = Markup("")
+    for line in grid.lines:
+        body += Markup('<tr><th scope="row">{}</th>').format(line[0][0])
+        for kind, (text, bold) in zip(kinds[1:], line[1:], strict=True):
+            shown = Markup("<strong>{}</strong>").format(text) if bold else text
+            body += Markup('<td class="{}">{}</td>').format(kind, shown)
+        body += Markup("</tr>\n")
+    head = Markup("<tr>{}</tr>\n<tr>{}</tr>").format(groups, names)
+    return Markup('<div class="wide"><table>\n<thead>{}</thead>\n<tbody>{}</tbody>\n</table></div>').format(head, body)
