@@ -40,13 +40,7 @@ def definition(student, ranking, weights):
 def plackett_luce_row(student, ranking, weights):
     """One row in O(C): X_k from the last place up as (max, sum); B_k = B_{k-1} X_k / X_{k-1} + α_k from the first."""
     s = [student[c] for c in ranking]
-    log_left, top, total = [0.0] * len(s), -math.inf, 0.0
-    for k in reversed(range(len(s))):
-        if s[k] > top:
-            total, top = total * math.exp(top - s[k]) + 1.0, s[k]
-        elif s[k] > -math.inf:
-            total += math.exp(s[k] - top)
-        log_left[k] = top + math.log(total) if total else -math.inf
+    log_left = _from_last(s)
     loss, gradient, b = [], [0.0] * len(s), 0.0
     for k, alpha in enumerate(weights):
         if k and b:
@@ -72,6 +66,54 @@ def pld(student, teacher, labels, temperature=1.0):
         q = softmax([z / temperature for z in t])
         weights.append([q[c] for c in rankings[-1]])
     return plackett_luce(student, rankings, weights)
+
+
+def _from_last(z):
+    """log Σ_{l>=k} e^{z_l} for every k."""
+    log_left, top, total = [0.0] * len(z), -math.inf, 0.0
+    for k in reversed(range(len(z))):
+        if z[k] > top:
+            total, top = total * math.exp(top - z[k]) + 1.0, z[k]
+        elif z[k] > -math.inf:
+            total += math.exp(z[k] - top)
+        log_left[k] = top + math.log(total) if total else -math.inf
+    return log_left
+
+
+def plackett_luce_kl_row(student, teacher, ranking, weights, temperature):
+    """One row in O(C), as the definition's U_k / T_k - log T_k + log S_k, the first carried from the last up."""
+    s, t = ([z[c] / temperature for c in ranking] for z in (student, teacher))
+    log_s, log_t = _from_last(s), _from_last(t)
+    costs, mean = [], 0.0
+    for k in reversed(range(len(s))):
+        q = math.exp(t[k] - log_t[k]) if t[k] > -math.inf else 0.0
+        mean = (q * (t[k] - s[k]) if q else 0.0) + (1 - q) * mean
+        costs.append(weights[k] * (mean - log_t[k] + log_s[k]) if weights[k] and log_t[k] > -math.inf else 0.0)
+    left = [w if log > -math.inf else 0.0 for w, log in zip(weights, log_t, strict=True)]
+    places = range(len(s))
+    (_, of_s), (_, of_t) = (plackett_luce_row(z, places, left) for z in (s, t))
+    gradient = [0.0] * len(s)
+    for k, c in enumerate(ranking):
+        gradient[c] = temperature * (of_s[k] - of_t[k])
+    return temperature**2 * math.fsum(costs), gradient
+
+
+def stage_weights(teacher, ranking, stages, temperature):
+    """The weights of one row's places: the teacher's mass, or 1/K for the first K."""
+    if stages == "teacher":
+        mass = softmax([z / temperature for z in teacher])
+        return [mass[c] for c in ranking]
+    return [1 / stages if k < stages else 0.0 for k in range(len(ranking))]
+
+
+def plackett_luce_kl(student, teacher, labels, temperature=4.0, stages=2):
+    """Rows: (N,) losses and (N, C) gradients of their sum, float64."""
+    found = []
+    for s, t, y in zip(student.double().tolist(), teacher.double().tolist(), labels.tolist(), strict=True):
+        ranking = ranking_of(t, y)
+        found.append(plackett_luce_kl_row(s, t, ranking, stage_weights(t, ranking, stages, temperature), temperature))
+    losses, gradients = zip(*found, strict=True)
+    return torch.tensor(losses, dtype=torch.float64), torch.tensor(gradients, dtype=torch.float64)
 
 
 def kd(student, teacher, labels=None, temperature=4.0):

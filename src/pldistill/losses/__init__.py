@@ -8,12 +8,14 @@ from .modules import (
     JensenShannonLoss,
     KDLoss,
     ListMLELoss,
+    PlackettLuceKLLoss,
     PLDLoss,
     PListMLELoss,
     ReverseKLLoss,
 )
 from .ranking import listmle, p_listmle, plackett_luce, pld, teacher_optimal_ranking
 from .relation import pkt, rkd, sp
+from .stagewise import plackett_luce_kl
 
 __all__ = [
     "DISTLoss",
@@ -23,6 +25,7 @@ __all__ = [
     "ListMLELoss",
     "PLDLoss",
     "PListMLELoss",
+    "PlackettLuceKLLoss",
     "ReverseKLLoss",
     "attention_transfer",
     "dist",
@@ -34,6 +37,7 @@ __all__ = [
     "p_listmle",
     "pkt",
     "plackett_luce",
+    "plackett_luce_kl",
     "pld",
     "reverse_kl",
     "rkd",

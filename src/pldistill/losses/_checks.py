@@ -124,23 +124,30 @@ def check_ranking(ranking: object, logits: Tensor, ignore_index: int) -> None:
         )
 
 
-def check_weights(weights: object, logits: Tensor) -> None:
+def check_weights(name: str, weights: object, logits: Tensor) -> None:
     """Refuse weights that are not non-negative constants, one for each rank, for all rows or for each row."""
-    check_tensor("weights", weights)
+    check_tensor(name, weights)
     assert isinstance(weights, Tensor)
     if not weights.is_floating_point():
-        raise ValueError(f"weights must be floating point, got {weights.dtype}")
+        raise ValueError(f"{name} must be floating point, got {weights.dtype}")
     if weights.shape != logits.shape and weights.shape != logits.shape[1:2]:
         shapes = f"{tuple(logits.shape)} or {tuple(logits.shape[1:2])}"
-        raise ValueError(f"weights must have shape {shapes}, got {tuple(weights.shape)}")
+        raise ValueError(f"{name} must have shape {shapes}, got {tuple(weights.shape)}")
     if weights.device != logits.device:
-        raise ValueError(f"weights are on {weights.device} but student_logits on {logits.device}")
+        raise ValueError(f"{name} are on {weights.device} but student_logits on {logits.device}")
     if weights.requires_grad and torch.is_grad_enabled():
-        raise ValueError("weights must not require grad: they are constants of the loss; pass weights.detach()")
+        raise ValueError(f"{name} must not require grad: they are constants of the loss; pass {name}.detach()")
     if is_eager_cpu(weights):
         wrong = ~((weights >= 0) & (weights < math.inf))
         if wrong.any():
-            raise ValueError(f"weights must be finite and at least 0, got {weights[wrong][0].item()}")
+            raise ValueError(f"{name} must be finite and at least 0, got {weights[wrong][0].item()}")
+
+
+def check_stage_weights(value: object) -> None:
+    """Refuse what cannot be weights of stages for any logits."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if not (whole or isinstance(value, Tensor) or (isinstance(value, str) and value == "teacher")):
+        raise ValueError(f"stage_weights must be 'teacher', an integer of at least 1 or a tensor, got {value!r}")
 
 
 def check_tensor(name: str, value: object) -> None:

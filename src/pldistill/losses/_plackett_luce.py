@@ -7,6 +7,7 @@ what comes from above. The sums run in float64, in which a float32 result is exa
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,40 +21,39 @@ _CHUNK_CPU, _CHUNK_DEVICE = 2**17, 2**24
 _LINEAR_RANGE = 600.0
 
 
-class PlackettLuce(torch.autograd.Function):
+class ClosedForm(torch.autograd.Function):
+    """A forward that gives (M,) losses and their (M, C) gradient by its first argument, the student."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        _, gradient = output
+        ctx.mark_non_differentiable(gradient)
+        ctx.save_for_backward(inputs[0], gradient)
+        ctx.constants = len(inputs) - 1
+
+    @staticmethod
+    def backward(ctx, grad_losses: Tensor, _):
+        student, gradient = ctx.saved_tensors
+        constants = (None,) * ctx.constants
+        if not torch.compiler.is_compiling():
+            gradient = _FirstDerivative.apply(gradient, student)
+            return (grad_losses[:, None] * gradient).to(student.dtype), *constants
+        product = grad_losses[:, None] * gradient
+        # Changes nothing, but needs the student: only then does a compiled graph refuse to be differentiated twice.
+        return torch.where(product.isnan(), product + student, product).to(student.dtype), *constants
+
+
+class PlackettLuce(ClosedForm):
     """(M, C) student, ranking and weights -> (M,) losses and their (M, C) gradient, found in the same pass."""
 
     @staticmethod
     def forward(student: Tensor, ranking: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         dtype = computing_dtype(student, weights)
-        rows, classes = student.shape
-        chunk = _CHUNK_CPU if student.device.type == "cpu" else _CHUNK_DEVICE
-        step = rows if torch.compiler.is_compiling() else max(1, chunk // classes)
-        if step >= rows:
-            return _losses_and_gradient(student, ranking, weights, dtype)
-        losses = student.new_empty(rows, dtype=dtype)
-        gradient = student.new_empty(rows, classes, dtype=dtype)
-        for at in range(0, rows, step):
-            part = slice(at, at + step)
-            losses[part], gradient[part] = _losses_and_gradient(student[part], ranking[part], weights[part], dtype)
-        return losses, gradient
 
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        student, _, _ = inputs
-        _, gradient = output
-        ctx.mark_non_differentiable(gradient)
-        ctx.save_for_backward(student, gradient)
+        def of(part: slice) -> tuple[Tensor, Tensor]:
+            return _losses_and_gradient(student[part], ranking[part], weights[part], dtype)
 
-    @staticmethod
-    def backward(ctx, grad_losses: Tensor, _):
-        student, gradient = ctx.saved_tensors
-        if not torch.compiler.is_compiling():
-            gradient = _FirstDerivative.apply(gradient, student)
-            return (grad_losses[:, None] * gradient).to(student.dtype), None, None
-        product = grad_losses[:, None] * gradient
-        # Changes nothing, but needs the student: only then does a compiled graph refuse to be differentiated twice.
-        return torch.where(product.isnan(), product + student, product).to(student.dtype), None, None
+        return in_chunks(of, student, dtype)
 
 
 class _FirstDerivative(torch.autograd.Function):
@@ -75,15 +75,29 @@ class _FirstDerivative(torch.autograd.Function):
         raise NotImplementedError("the Plackett-Luce losses have no second derivative: differentiate them once")
 
 
+def in_chunks(
+    of: Callable[[slice], tuple[Tensor, Tensor]], student: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Losses and gradient of all rows, a slice of them at a time."""
+    rows, classes = student.shape
+    chunk = _CHUNK_CPU if student.device.type == "cpu" else _CHUNK_DEVICE
+    step = rows if torch.compiler.is_compiling() else max(1, chunk // classes)
+    if step >= rows:
+        return of(slice(None))
+    losses = student.new_empty(rows, dtype=dtype)
+    gradient = student.new_empty(rows, classes, dtype=dtype)
+    for at in range(0, rows, step):
+        part = slice(at, at + step)
+        losses[part], gradient[part] = of(part)
+    return losses, gradient
+
+
 def _losses_and_gradient(
     student: Tensor, ranking: Tensor, weights: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """One chunk: bring the student into ranking order, scan in float64, bring the gradient back."""
-    s, alpha = student.gather(1, ranking).double(), weights.double()
-    top = s.amax(1, keepdim=True)
-    s = s - top.masked_fill(top == -math.inf, 0)
-    narrow = is_eager_cpu(s) and s.numel() > 0 and s.masked_fill(s == -math.inf, 0).min() > -_LINEAR_RANGE
-    log_worth, gradient = _scan_linear(s, alpha) if narrow else _scan_logarithmic(s, alpha)
+    s, alpha = below_top(student.gather(1, ranking).double()), weights.double()
+    log_worth, gradient = scan(s, alpha, linear=is_narrow(s))
     costs = alpha * (log_worth - s)
     impossible = (s == -math.inf) & (alpha > 0)
     costs = costs.masked_fill(alpha == 0, 0).masked_fill(impossible, math.inf)
@@ -91,8 +105,24 @@ def _losses_and_gradient(
     return costs.sum(1).to(dtype), gradient.to(dtype)
 
 
+def below_top(s: Tensor) -> Tensor:
+    """The logits less the largest of their row: none is above 0."""
+    top = s.amax(1, keepdim=True)
+    return s - top.masked_fill(top == -math.inf, 0)
+
+
+def is_narrow(s: Tensor) -> bool:
+    """Whether exp of logits `below_top` does not underflow, where one may look: then plain sums do."""
+    return is_eager_cpu(s) and s.numel() > 0 and bool(s.masked_fill(s == -math.inf, 0).min() > -_LINEAR_RANGE)
+
+
+def scan(s: Tensor, alpha: Tensor, *, linear: bool) -> tuple[Tensor, Tensor]:
+    """log X_k and exp(s_i) G_i of logits `below_top` in ranking order."""
+    return _scan_linear(s, alpha) if linear else _scan_logarithmic(s, alpha)
+
+
 def _scan_linear(s: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """log X_k and exp(s_i) G_i where exp(s) does not underflow: plain sums, of positive terms, so none cancel."""
+    """Where exp(s) does not underflow: plain sums, of positive terms, so none cancel."""
     worth = s.exp()
     left = worth.flip(1).cumsum(1).flip(1)
     share = (alpha / left).masked_fill((alpha == 0) | (left == 0), 0).cumsum(1)
@@ -100,7 +130,7 @@ def _scan_linear(s: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scan_logarithmic(s: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """log X_k and exp(s_i) G_i for any s: the same sums, carried as logarithms."""
+    """For any s: the same sums, carried as logarithms."""
     log_left = s.flip(1).logcumsumexp(1).flip(1)
     log_share = (alpha.log() - log_left).masked_fill((alpha == 0) | (log_left == -math.inf), -math.inf).logcumsumexp(1)
     return log_left, (s + log_share).masked_fill(log_share == -math.inf, -math.inf).exp()

@@ -3,8 +3,8 @@
     criterion = PLDLoss(temperature=1.0)
     loss = criterion(student_logits, teacher_logits, labels)
 
-Each is the function of its name in `ranking` or `logit`, which says what it computes. Options are plain attributes; bad
-ones are refused at construction.
+Each is the function of its name in `ranking`, `stagewise` or `logit`, which says what it computes. Options are plain
+attributes; bad ones are refused at construction.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from . import logit, ranking
+from . import logit, ranking, stagewise
 from ._checks import (
     check_choice,
     check_factor,
     check_flag,
     check_ignore_index,
     check_reduction,
+    check_stage_weights,
     check_temperature,
 )
 
@@ -28,6 +29,7 @@ _CHECKS = {
     "reduction": check_reduction,
     "ignore_index": check_ignore_index,
     "weights": partial(check_choice, "weights", known=ranking.LISTMLE_WEIGHTS),
+    "stage_weights": check_stage_weights,
     "normalize": partial(check_flag, "normalize"),
     "tau_squared": partial(check_flag, "tau_squared"),
     "alpha": partial(check_factor, "alpha"),
@@ -81,6 +83,30 @@ class PListMLELoss(_Loss):
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         return ranking.p_listmle(student_logits, teacher_logits, labels, **self._options())
+
+
+class PlackettLuceKLLoss(_Loss):
+    """KL along the teacher-optimal ranking, `stagewise.plackett_luce_kl`: pldistill's own, not from the paper.
+
+    A tensor of stage weights moves with the module between devices, and stays out of its state dict.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        stage_weights: str | int | Tensor = 2,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+    ):
+        super().__init__(
+            temperature=temperature, stage_weights=stage_weights, reduction=reduction, ignore_index=ignore_index
+        )
+        if isinstance(stage_weights, Tensor):
+            del self.stage_weights
+            self.register_buffer("stage_weights", stage_weights, persistent=False)
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        return stagewise.plackett_luce_kl(student_logits, teacher_logits, labels, **self._options())
 
 
 class KDLoss(_Loss):

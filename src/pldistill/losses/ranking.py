@@ -72,7 +72,7 @@ def plackett_luce(
     check_logits("student_logits", student_logits)
     check_ignore_index(ignore_index)
     check_ranking(ranking, student_logits, ignore_index)
-    check_weights(weights, student_logits)
+    check_weights("weights", weights, student_logits)
     check_reduction(reduction)
     rows = to_rows(ranking)
     kept = rows[:, 0] != ignore_index
@@ -131,7 +131,7 @@ def pld(
     Source: Sec. 4.2. Half-precision inputs are computed in float32 or wider.
     """
     check_temperature(temperature)
-    ranking, kept = _checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
+    ranking, kept = checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
     weights = _softmax(to_rows(teacher_logits.detach()), temperature).gather(1, ranking)
     return _reduced(student_logits, ranking, weights, kept, reduction)
 
@@ -155,7 +155,7 @@ def listmle(
     Source: Xia et al., "Listwise approach to learning to rank" (2008); Sec. 4.1, 5.2.2.
     """
     check_choice("weights", weights, LISTMLE_WEIGHTS)
-    ranking, kept = _checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
+    ranking, kept = checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
     place, count = _places(student_logits, teacher_logits, ranking)
     alpha = (place > 0).to(computing_dtype(student_logits, teacher_logits))
     return _reduced(student_logits, ranking, alpha / count if weights == "uniform" else alpha, kept, reduction)
@@ -185,7 +185,7 @@ def p_listmle(
     Source: Lan et al., "Position-aware ListMLE" (2014); Sec. 4.2.
     """
     check_flag("normalize", normalize)
-    ranking, kept = _checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
+    ranking, kept = checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
     dtype, classes = computing_dtype(student_logits, teacher_logits), ranking.shape[1]
     most = math.frexp(torch.finfo(dtype).max)[1]  # 2^most is the first power of two that overflows
     if not normalize and classes > most:
@@ -198,7 +198,7 @@ def p_listmle(
     return _reduced(student_logits, ranking, weights.masked_fill(place == 0, 0).to(dtype), kept, reduction)
 
 
-def _checked_ranking(
+def checked_ranking(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, reduction: str, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
     """Check what the losses on π* share; return π* as rows (of anything where left out), and which rows are kept."""

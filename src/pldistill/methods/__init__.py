@@ -13,7 +13,7 @@ from pldistill.contracts import Outputs
 from pldistill.methods import taps
 from pldistill.methods.base import Method, MethodSpec, Option, Ramp, Taps, Weight
 from pldistill.methods.feature import AttentionTransfer, FitNet, VariationalInformation
-from pldistill.methods.logit import LabelSmoothing, LogitMethod, TaskOnly
+from pldistill.methods.logit import LabelSmoothing, LogitMethod, TaskOnly, stagewise
 from pldistill.methods.relation import RelationMethod
 from pldistill.suggest import unknown
 
@@ -117,6 +117,13 @@ METHODS: dict[str, MethodSpec] = {
         weights={"task": 0.0, "pld": 1.0},
         source="PLD paper, Sec. 4.2 and Table 1",
         note="temperature 4 is the paper's on CIFAR-100; on ImageNet, and PLDLoss's default, it is 1",
+    ),
+    "plkl": MethodSpec(
+        stagewise,
+        source="pldistill's own, not from the paper",
+        options={"temperature": 4.0, "stages": "2"},
+        weights={"task": 1.0, "plkl": 3.0},
+        note="stages=K compares the first K choices along the teacher's ranking, teacher all, weighted by its mass",
     ),
     "listmle": _logit(
         "listmle",

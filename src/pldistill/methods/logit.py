@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
+from pldistill import losses
 from pldistill.contracts import Outputs
 from pldistill.methods.base import Method
 
@@ -27,6 +28,21 @@ class LogitMethod(Method):
 
     def extra_repr(self) -> str:
         return ", ".join([self.term, *(f"{name}={value}" for name, value in self.options.items())])
+
+
+def stagewise(temperature: float, stages: str) -> LogitMethod:
+    """`plackett_luce_kl` of the first K stages, or of all, weighted by the teacher's mass.
+
+    Args:
+        stages: K in digits, or "teacher".
+
+    Raises:
+        ValueError: for other stages.
+    """
+    if stages != "teacher" and not (stages.isdecimal() and int(stages) > 0):
+        raise ValueError(f"option stages: expected a whole number of at least 1, or teacher, got {stages!r}")
+    weights = "teacher" if stages == "teacher" else int(stages)
+    return LogitMethod("plkl", losses.plackett_luce_kl, {"temperature": temperature, "stage_weights": weights})
 
 
 class LabelSmoothing(Method):
