@@ -3,7 +3,24 @@
 Each case's relative error against a float64 reference (worst row), in eager mode (which chooses its way by the logits'
 range), as the branch-free graph that `torch.compile` makes of it, and, of PLD, for the arithmetic of the paper's
 listing.
-"""The listing's losses row by row: its mean over a batch of one."""
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import reference
+from numeric_cases import CASES
+from pldistill.losses import plackett_luce_kl, pld
+
+
+def listing(student, teacher, labels, *, temperature, reduction):
+    """The listing's losses row by row: its mean over a batch of one."""
     assert reduction == "none"
     rows = zip(student, teacher, labels, strict=True)
     return torch.stack([reference.listing(s[None], t[None], y[None], temperature) for s, t, y in rows])

@@ -6,7 +6,8 @@ left at place k is to take what stands there, or to go on and choose among the r
     KL_k = b_k + (1 - q_k) KL_{k+1} = Σ_{j>=k} (T_j / T_k) b_j
 
 with q_k = e^{t_k} / T_k, p_k = e^{s_k} / S_k, and b_k the KL between the coins (q_k, 1 - q_k) and (p_k, 1 - p_k). No
-term is below 0, so none cancels another. The gradient is that of two Plackett-Luce losses, one less the other.
+term is below 0, so none cancels another. The gradient is that of two Plackett-Luce losses, one less the other: exact to
+the rounding of the weights, in float64, and so nought where both nets are sure of the same class to that rounding.
 """
 
 from __future__ import annotations
