@@ -23,8 +23,9 @@ _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float
 class Job:
     """A run as far as its time goes.
 
-    `teacher` is a net's name or None; `pictures` and `val_pictures` are seen each epoch; `amp` and the fields before it
-    as in a recipe; `device` as torch names it. Raises ValueError for a count below 1 or an unknown `amp`.
+    `teacher` is a net's name or None; `pictures` are trained on and `val_pictures` scored each epoch, held-out ones
+    among them; `amp` and the fields before it as in a recipe; `device` as torch names it.
+    Raises ValueError for a count below 1 (`val_pictures`: below 0) or an unknown `amp`.
     """
 
     student: str

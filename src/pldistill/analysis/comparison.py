@@ -64,7 +64,7 @@ def comparison_markdown(comparison: Comparison) -> str:
         parts += [f"### {_escaped(panel.column)}", _escaped(panel.teacher)]
         parts += [_markdown_table(grid, comparison.label) for grid in panel.grids]
         parts += [_markdown_list(panel.footnotes)] if panel.footnotes else []
-    return "\n\n".join([*parts, _markdown_list(_notes(comparison))]) + "\n"
+    return "\n\n".join([*parts, "How to read it:", _markdown_list(_notes(comparison))]) + "\n"
 
 
 def comparison_csv(comparison: Comparison) -> str:
@@ -74,12 +74,12 @@ def comparison_csv(comparison: Comparison) -> str:
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    spread = [f"{name}_{part}" for name in ("last", "best", "published") for part in ("mean", "std")]
+    names = ("last", "best", "holdout_last", "published")
+    spread = [f"{name}_{part}" for name in names for part in ("mean", "std")]
     writer.writerow(["row", "column", "variant", "label", "n", "planned", *spread, "seconds_mean", "failed"])
     for each in comparison.entries:
-        numbers = [
-            part for figure in measured(each) for part in ((figure.mean, figure.std) if figure else (None, None))
-        ]
+        figures = *measured(each), held_out(each)
+        numbers = [part for figure in figures for part in ((figure.mean, figure.std) if figure else (None, None))]
         about = [each.row, each.column, each.variant, comparison.label, len(each.finished), each.planned]
         published = each.published or (None, None)
         writer.writerow([*about, *numbers, *published, seconds(each), "; ".join(each.reasons)])
@@ -91,13 +91,13 @@ def comparison_rich(comparison: Comparison) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    without = "best" if any(each.variant for each in comparison.entries) else ""
+    without = "best" if any(each.variant for each in comparison.entries) else None
     parts = [Text(comparison.title, style="bold"), *map(Text, _above(comparison))]
     for panel in _panels(comparison):
         parts += [Text(""), Text(panel.column, style="bold"), Text(panel.teacher)]
         parts += [_rich_table(grid, comparison.label, without) for grid in panel.grids]
         parts += map(Text, panel.footnotes)
-    notes = [note for note in _notes(comparison) if not (without and note.startswith(f"{without}:"))]
+    notes = [note for note in _notes(comparison) if not note.startswith(f"{without}:")]
     return Group(*parts, Text(""), *(Text(note, style="dim") for note in notes))
 
 
@@ -222,10 +222,9 @@ def _notes(comparison: Comparison) -> list[str]:
         f"best: {fair if apart == {True} else best}.",
     ]
     if any(each.variant for each in comparison.entries):
-        notes.append(
-            "chosen: of a method's default and its variants (scale s: its whole loss times s), the one chosen."
-        )
-        notes += ["held out: top-1 on the held-out training pictures that it was chosen by."] if True in apart else []
+        by = " with the highest mean on held-out pictures" if True in apart else ""
+        notes.append(f"chosen: of a method's default and variants (scale s: its whole loss times s), the one{by}.")
+        notes += ["held out: last top-1 on training pictures that were held out."] if True in apart else []
     return [*notes, *comparison.notes]
 
 
@@ -253,7 +252,7 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\|<*`])", r"\\\1", " ".join(text.split()))
 
 
-def _rich_table(grid: Grid, label: str, without: str) -> Table:
+def _rich_table(grid: Grid, label: str, without: str | None) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -272,7 +271,10 @@ def _html_table(grid: Grid, label: str) -> Markup:
     groups, names = Markup(""), Markup("")
     for group, members in groupby(grid.header, key=lambda column: column[0]):
         title = f"{group}, {label}" if label and group not in ("", "paper") else group
-        groups += Markup('<th scope="colgroup" colspan="{}">{}</th>').format(len(list(members)), title)
+        start = Markup('<th scope="colgroup" class="{}" colspan="{}">').format(
+            "number" if group == "paper" else "", len(list(members))
+        )
+        groups += start + Markup("{}</th>").format(title)
     kinds = ["" if name in _WORDS else "number" for _, name in grid.header]
     for kind, (_, name) in zip(kinds, grid.header, strict=True):
         names += Markup('<th scope="col" class="{}">{}</th>').format(kind, name or "top-1")

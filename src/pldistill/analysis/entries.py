@@ -82,8 +82,8 @@ def measured(entry: Entry) -> tuple[Stat | None, Stat | None]:
 
 
 def held_out(entry: Entry) -> Stat | None:
-    """Top-1 in percent on the held-out training pictures, at the epoch that is best there; None without such."""
-    return stat([each.get("holdout_best") for each in results(entry)])
+    """Top-1 in percent on the held-out training pictures after the last epoch, None where none were held out."""
+    return stat([each.get("holdout_last") for each in results(entry)])
 
 
 def seconds(entry: Entry) -> float | None:
