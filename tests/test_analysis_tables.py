@@ -150,6 +150,12 @@ def test_names_take_up_what_tells_groups_apart(tmp_path):
         ("glyphs:train=512,val=256", "glyphs:train=512,val=256"),
         ("cifar100:/data/c", "cifar100"),
         ("folder:/a/b/pets", "folder:pets"),
+        ("cifar100:/a/b,train=10000", "cifar100,train=10000"),
+        ("cifar10:/a=1,b/c,train=10000,validation=500", "cifar10,train=10000,validation=500"),
+        ("folder:/a/pets,train=500", "folder:pets,train=500"),
+        ("folder:/a/x=1/cats, dogs", "folder:cats, dogs"),
+        ("folder:pets/", "folder:pets"),
+        ("glyphs:validation=100", "glyphs:validation=100"),
     ],
 )
 def test_data_labels_leave_out_folders(spec, label):

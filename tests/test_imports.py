@@ -53,7 +53,7 @@ def test_losses_import_torch_and_kernels_alone(path):
 
 @pytest.mark.parametrize("path", of("analysis"), ids=str)
 def test_analysis_reads_records_and_never_trains(path):
-    assert rooms(path) <= {"analysis", "record", "recipe", "losses", "suggest", "version"}
+    assert rooms(path) <= {"analysis", "record", "recipe", "losses", "spec", "suggest", "version"}
 
 
 def test_the_loop_knows_no_loss_and_no_method():

@@ -130,4 +130,7 @@ def test_warmup_rises_to_the_top_and_the_schedule_takes_over():
 
 
 def test_name_is_a_folder_name():
-    assert "/" not in Recipe(data="folder:/a/b", student="resnet8", method="kd", teacher="/x/y").name()
+    kd = {"student": "resnet8", "method": "kd", "teacher": "/x/y"}
+    assert Recipe(data="folder:/a,/b", **kd).name() == "folder-resnet8-from-y-kd-seed0"
+    named = Recipe(data="cifar100:/a b,c/d=e,train=10000,validation=500", **kd).name()
+    assert named == "cifar100-train10000-validation500-resnet8-from-y-kd-seed0"

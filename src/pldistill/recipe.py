@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from pldistill import methods
 from pldistill.methods import Option, Ramp, Weight
+from pldistill.spec import split_spec
 from pldistill.suggest import unknown
 
 
@@ -135,8 +136,9 @@ class Recipe(BaseModel):
         return self
 
     def name(self) -> str:
-        """Give a folder name: data, nets, method and seed."""
-        data = self.data.split(":")[0]
+        """Give a folder name: data with its numbers, nets, method and seed."""
+        data, _, options = split_spec(self.data)
+        data = "-".join([data, *(option.replace("=", "") for option in options)])
         teacher = f"-from-{Path(self.teacher).name}" if self.teacher else ""
         return f"{data}-{self.student}{teacher}-{self.method}-seed{self.seed}".replace("/", "_")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pldistill.record import RunRecord
+from pldistill.spec import split_spec
 
 # Where and with how many hands a run was made, not what it computes.
 _ASIDE = {"seed", "out", "device", "workers", "resume", "download"}
@@ -108,11 +109,15 @@ def group_runs(records: Iterable[RunRecord]) -> list[Group]:
 
 
 def data_label(spec: str) -> str:
-    """A data specification without the folders that lead to it: `folder:/a/b/pets` is `folder:pets`."""
-    kind, _, rest = spec.partition(":")
-    if not rest or kind.startswith("cifar"):
-        return kind
-    return spec if "=" in rest else f"{kind}:{Path(rest).name}"
+    """A data specification without the folders that lead to it: `folder:/a/pets,train=500` is `folder:pets,train=500`.
+
+    Of the CIFARs the name and the numbers are left, for what they hold is known.
+    """
+    name, path, options = split_spec(spec)
+    if not path:
+        return spec
+    own = name if name.startswith("cifar") else f"{name}:{Path(path).name}"
+    return ",".join([own, *options])
 
 
 def flatten(recipe: dict[str, Any], prefix: str = "") -> dict[str, str]:

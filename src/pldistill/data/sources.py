@@ -1,10 +1,11 @@
-"""The sources by name, and the text that opens one: `glyphs`, `glyphs:train=10000,seed=1`, `cifar100:PATH`."""
+"""The sources by name, and the text that opens one: `glyphs:train=10000,seed=1`, `cifar100:PATH,validation=5000`."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,7 +13,29 @@ from pldistill.data import cifar as cifars
 from pldistill.data import digits as digits_source
 from pldistill.data import folder as folders
 from pldistill.data import glyphs as glyphs_source
+from pldistill.data.parts import divide
 from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD, Dataset
+from pldistill.spec import split_spec
+from pldistill.suggest import unknown
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a source is asked for.
+
+    Attributes:
+        spec: the text as it was written.
+        path: where the data is; empty for a source that takes no path.
+        options: those of the source's own options that were given.
+        image_size: the side in pixels that nets see; None is the source's own.
+        download: fetch what is missing.
+    """
+
+    spec: str
+    path: Path
+    options: dict[str, int]
+    image_size: int | None
+    download: bool
 
 
 @dataclass(frozen=True)
@@ -22,106 +45,121 @@ class Source:
     Attributes:
         grammar: how its spec is written.
         description: one line for `pldistill list data`.
-        open: (spec, what follows the colon or None, image size or None, download) to a Dataset.
+        open: a request to the whole Dataset.
+        has_path: whether a path follows the colon.
+        options: numbers that decide what there is.
+        parts: numbers that divide what there is; see `pldistill.data.parts`.
     """
 
     grammar: str
     description: str
-    open: Callable[[str, str | None, int | None, bool], Dataset]
+    open: Callable[[Request], Dataset]
+    has_path: bool = True
+    options: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ("train", "validation")
 
 
 def open_data(spec: str, *, image_size: int | None = None, download: bool = False) -> Dataset:
-    """The data set that `spec` names: `NAME`, `NAME:PATH` or `NAME:key=value,...`; see `SOURCES`.
+    """The data set that `spec` names: `NAME`, `NAME:PATH`, either with `key=NUMBER,...` behind it; see `SOURCES`.
 
-    `image_size` is the side in pixels that nets see; None is the source's own. `download` fetches what is missing.
+    `train=N` keeps N of the training pictures and `validation=N` holds N out, as many of each class; of glyphs `train`
+    is how many are drawn. `image_size` is the side in pixels that nets see; None is the source's own. `download`
+    fetches what is missing.
 
     Raises:
-        ValueError: an unknown name or option, a path that is missing or holds something else, damaged files.
+        ValueError: an unknown name or option, a path that is missing or holds something else, damaged files, a part
+            that is too small or larger than what there is.
     """
-    name, colon, rest = spec.partition(":")
+    name = spec.partition(":")[0]
     if name not in SOURCES:
-        near = difflib.get_close_matches(name, SOURCES, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"data: expected one of {', '.join(SOURCES)}, got {name!r}{hint}")
+        raise ValueError(unknown("data", name, SOURCES))
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size: expected at least 1 pixel, got {image_size}")
-    return SOURCES[name].open(spec, rest if colon else None, image_size, download)
+    source = SOURCES[name]
+    path, numbers = _read(spec, source)
+    options, parts = ({key: numbers[key] for key in keys if key in numbers} for keys in (source.options, source.parts))
+    return divide(source.open(Request(spec, path, options, image_size, download)), **parts)
 
 
-def _options(name: str, text: str | None, known: tuple[str, ...]) -> dict[str, int]:
-    """`key=value,...` as whole numbers."""
-    options: dict[str, int] = {}
-    for part in [] if text is None else text.split(","):
-        option, equals, value = part.partition("=")
-        if option not in known:
-            takes = f"the options {', '.join(known)}" if known else "no options"
-            raise ValueError(f"{name}: takes {takes}, got {part!r}")
-        if not equals or not value.isdecimal() or option in options:
-            raise ValueError(f"{name}: expected {option}=NUMBER once, got {part!r}")
-        options[option] = int(value)
-    return options
-
-
-def _path(name: str, text: str | None) -> Path:
+def _read(spec: str, source: Source) -> tuple[Path, dict[str, int]]:
+    """The path and the options of a spec."""
+    known = (*source.options, *source.parts)
+    name, colon, rest = spec.partition(":")
+    if not source.has_path:
+        return Path(), _numbers(name, rest.split(",") if colon else [], known)
+    _, text, options = split_spec(spec, known)
     if not text:
         raise ValueError(f"{name}: expected {name}:PATH, got no path")
-    return Path(text).expanduser()
+    path = Path(text).expanduser()
+    tail = re.search(r",(\w+)=([^,/]*)$", text)
+    if tail and (tail[1] in known or tail[2].isdecimal()) and not path.exists():
+        _numbers(name, [tail[0][1:]], known)  # says what is wrong with it
+    return path, _numbers(name, options, known)
 
 
-def _open_glyphs(spec: str, rest: str | None, image_size: int | None, download: bool) -> Dataset:
-    train, val = glyphs_source.glyphs(**_options("glyphs", rest, ("train", "val", "seed")))
+def _numbers(name: str, parts: Iterable[str], known: tuple[str, ...]) -> dict[str, int]:
+    """`key=NUMBER` parts as whole numbers."""
+    numbers: dict[str, int] = {}
+    for part in parts:
+        option, _, value = part.partition("=")
+        if option not in known:
+            raise ValueError(unknown(f"option of {name}", option, known))
+        if not (value.isascii() and value.isdecimal()) or option in numbers:
+            raise ValueError(f"{name}: expected {option}=NUMBER once, got {part!r}")
+        numbers[option] = int(value)
+    return numbers
+
+
+def _open_glyphs(asked: Request) -> Dataset:
+    train, val = glyphs_source.glyphs(**asked.options)
     return Dataset(
-        spec=spec,
+        spec=asked.spec,
         classes=glyphs_source.CLASSES,
         mean=glyphs_source.MEAN,
         std=glyphs_source.STD,
-        image_size=image_size or glyphs_source.SIZE,
+        image_size=asked.image_size or glyphs_source.SIZE,
         hflip=False,
         train=train,
         val=val,
     )
 
 
-def _open_digits(spec: str, rest: str | None, image_size: int | None, download: bool) -> Dataset:
-    _options("digits", rest, ())
+def _open_digits(asked: Request) -> Dataset:
     train, val = digits_source.digits()
     return Dataset(
-        spec=spec,
+        spec=asked.spec,
         classes=tuple("0123456789"),
         mean=digits_source.MEAN,
         std=digits_source.STD,
-        image_size=image_size or digits_source.SIZE,
+        image_size=asked.image_size or digits_source.SIZE,
         hflip=False,
         train=train,
         val=val,
     )
 
 
-def _open_cifar(layout: cifars.Layout) -> Callable[[str, str | None, int | None, bool], Dataset]:
-    def opened(spec: str, rest: str | None, image_size: int | None, download: bool) -> Dataset:
-        classes, train, val = cifars.cifar(layout, _path(layout.name, rest), download=download)
-        return Dataset(
-            spec=spec,
-            classes=classes,
-            mean=layout.mean,
-            std=layout.std,
-            image_size=image_size or 32,
-            hflip=True,
-            train=train,
-            val=val,
-        )
-
-    return opened
-
-
-def _open_folder(spec: str, rest: str | None, image_size: int | None, download: bool) -> Dataset:
-    classes, train, val, side = folders.folder(_path("folder", rest))
+def _open_cifar(layout: cifars.Layout, asked: Request) -> Dataset:
+    classes, train, val = cifars.cifar(layout, asked.path, download=asked.download)
     return Dataset(
-        spec=spec,
+        spec=asked.spec,
+        classes=classes,
+        mean=layout.mean,
+        std=layout.std,
+        image_size=asked.image_size or 32,
+        hflip=True,
+        train=train,
+        val=val,
+    )
+
+
+def _open_folder(asked: Request) -> Dataset:
+    classes, train, val, side = folders.folder(asked.path)
+    return Dataset(
+        spec=asked.spec,
         classes=classes,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        image_size=image_size or side,
+        image_size=asked.image_size or side,
         hflip=True,
         train=train,
         val=val,
@@ -131,21 +169,34 @@ def _open_folder(spec: str, rest: str | None, image_size: int | None, download: 
 SOURCES: Mapping[str, Source] = MappingProxyType(
     {
         "glyphs": Source(
-            "glyphs[:train=20000,val=4000,seed=0]",
+            "glyphs[:train=20000,val=4000,seed=0,validation=N]",
             "100 characters in 14 typefaces, 32 x 32, drawn here in seconds; no download",
             _open_glyphs,
+            has_path=False,
+            options=("train", "val", "seed"),
+            parts=("validation",),
         ),
         "digits": Source(
-            "digits", "scikit-learn's 1,797 real handwritten digits, 10 classes, enlarged to 32 x 32", _open_digits
+            "digits[:validation=N]",
+            "scikit-learn's 1,797 real handwritten digits, 10 classes, enlarged to 32 x 32",
+            _open_digits,
+            has_path=False,
+            parts=("validation",),
         ),
         "cifar100": Source(
-            "cifar100:PATH", "CIFAR-100 (50,000 + 10,000, 32 x 32): its official files", _open_cifar(cifars.CIFAR100)
+            "cifar100:PATH[,train=N,validation=N]",
+            "CIFAR-100 (50,000 + 10,000, 32 x 32): its official files",
+            partial(_open_cifar, cifars.CIFAR100),
         ),
         "cifar10": Source(
-            "cifar10:PATH", "CIFAR-10 (50,000 + 10,000, 32 x 32): its official files", _open_cifar(cifars.CIFAR10)
+            "cifar10:PATH[,train=N,validation=N]",
+            "CIFAR-10 (50,000 + 10,000, 32 x 32): its official files",
+            partial(_open_cifar, cifars.CIFAR10),
         ),
         "folder": Source(
-            "folder:PATH", "your own pictures: train/ and val/ (or test/), a folder for each class", _open_folder
+            "folder:PATH[,train=N,validation=N]",
+            "your own pictures: train/ and val/ (or test/), a folder for each class",
+            _open_folder,
         ),
     }
 )

@@ -1,4 +1,4 @@
-"""A data set: two splits of labelled pictures, and what a net must know to read them."""
+"""A data set: splits of labelled pictures, and what a net must know to read them."""
 
 from __future__ import annotations
 
@@ -91,6 +91,9 @@ class Dataset:
         std: per channel, of pixels in [0, 1].
         image_size: side in pixels of the square pictures that nets see.
         hflip: whether a mirrored picture keeps its class.
+        train: what the student learns from.
+        val: what scores it.
+        holdout: training pictures that are kept from it, to choose an epoch or a setting by; None where none are.
     """
 
     spec: str
@@ -101,6 +104,7 @@ class Dataset:
     hflip: bool
     train: Split
     val: Split
+    holdout: Split | None = None
 
 
 def normalize(images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:

@@ -1,0 +1,20 @@
+"""The text that names data: `NAME`, `NAME:PATH`, `NAME:key=NUMBER,...` and `NAME:PATH,key=NUMBER,...`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+
+_OPTION = re.compile(r"(\w+)=[0-9]+")
+
+
+def split_spec(spec: str, known: Container[str] | None = None) -> tuple[str, str, list[str]]:
+    """The name, the path and the `key=NUMBER` parts; of any key where `known` is None.
+
+    Only parts at the end are options, so a path may hold commas and equals signs.
+    """
+    name, _, rest = spec.partition(":")
+    path, options = rest.split(","), []
+    while path and (match := _OPTION.fullmatch(path[-1])) and (known is None or match[1] in known):
+        options.insert(0, path.pop())
+    return name, ",".join(path), options
