@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import pldistill
 from pldistill import checkpoint, runs
+from pldistill.data import normalize, open_data
 from pldistill.interrupt import Interrupted
 from pldistill.loop import Loop
 from pldistill.progress import Silent
@@ -100,6 +101,34 @@ def test_the_folder_holds_what_is_promised(teacher, tmp_path):
     assert last["kl"] > 0
     env = json.loads((run.folder / "env.json").read_text())
     assert {"torch", "timm", "device", "commit", "world_size", "teacher_sha256"} <= env.keys()
+
+
+def test_without_held_out_pictures_nothing_speaks_of_them(teacher):
+    assert not [key for key in [*rows(teacher.folder)[0], *teacher.result] if key.startswith("holdout")]
+
+
+def test_the_best_epoch_is_the_one_that_is_best_on_the_held_out_pictures(teacher, tmp_path, every_step):
+    recipe = distil(teacher, data="glyphs:train=300,val=100,validation=100", epochs=6, lr=0.2)
+    run = pldistill.train(recipe, out=tmp_path / "run", device="cpu")
+    figures, result = rows(run.folder), run.result
+    held, scored = ([row[key] for row in figures] for key in ("holdout_top1", "top1"))
+    at = held.index(max(held))
+    assert result["best_epoch"] == at + 1
+    assert (result["top1_best"], result["holdout_best"]) == (scored[at], held[at])
+    assert (result["top1_last"], result["holdout_last"]) == (scored[-1], held[-1])
+    assert scored[at] < max(scored), "the setting must tell the two choices apart"
+    assert all(math.isfinite(row["holdout_loss"]) for row in figures)
+    loaded, pictures = run.load(), open_data(recipe.data).holdout
+    with torch.no_grad():
+        images = normalize(pictures.images, loaded.mean, loaded.std)
+        logits = loaded.model.eval()(images)
+    assert 100 * (logits.argmax(1) == pictures.labels).float().mean().item() == pytest.approx(held[-1])
+    loss = torch.nn.functional.cross_entropy(logits, pictures.labels).item()
+    assert loss == pytest.approx(figures[-1]["holdout_loss"], rel=1e-4)
+    with pytest.raises(Interrupted):
+        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", watch=StopAt(2, 3))
+    pldistill.train(recipe, out=tmp_path / "cut", device="cpu", resume=True)
+    assert_same_run(run.folder, tmp_path / "cut")
 
 
 def test_the_student_loads_elsewhere_and_its_figure_holds(teacher):

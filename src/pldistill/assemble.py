@@ -72,6 +72,7 @@ def assemble(
         device=accelerator.device,
         workers=workers,
     )
+    held = loader(dataset.holdout, augment=None, shuffle=False) if dataset.holdout is not None else None
     torch.manual_seed(recipe.seed)  # of what the student draws in training, whoever the teacher is
     return Loop(
         recipe=recipe,
@@ -82,7 +83,7 @@ def assemble(
         evaluated=evaluated,
         teacher=teacher,
         loader=loader(dataset.train, augment=_augment(recipe, dataset), shuffle=True),
-        validate=Validation(loader(dataset.val, augment=None, shuffle=False), teacher, accelerator.autocast),
+        validate=Validation(loader(dataset.val, augment=None, shuffle=False), teacher, accelerator.autocast, held),
         optimizer=optimizer,
         accelerator=accelerator,
         record=run,

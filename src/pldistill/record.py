@@ -5,6 +5,10 @@
     metrics.jsonl   one line an epoch, appended and synced, so a power cut costs one line at most
     result.json     the figures of a finished run; a folder without it holds an unfinished one
 
+`top1_last` and `top1_best` are the top-1 on the validation split after the last and after the best epoch. The best
+epoch is the one with the highest top-1 there; where training pictures were held out (`validation=N`), the one with the
+highest top-1 on those, and `holdout_last` and `holdout_best` are the top-1 on those after the same two epochs.
+
 Numbers in these files are finite JSON: NaN and the infinities are written as null.
 """
 

@@ -203,13 +203,20 @@ def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bo
 
 
 def _finish(loop: Loop, dataset: Dataset) -> None:
+    """Export the net and write the result.
+
+    The best epoch is the best on the held-out pictures where there are some: chosen without a look at those that score
+    it. Otherwise it is the best on the validation split itself.
+    """
     net, run, recipe = loop.evaluated, loop.record, loop.recipe
     mean, std = net.mean.flatten().tolist(), net.std.flatten().tolist()
     models.save_folder(
         net.model, run.folder, classes=dataset.classes, mean=mean, std=std, image_size=dataset.image_size
     )
     rows = run.epochs()
-    last, best = rows[-1], max(rows, key=lambda row: row["top1"])
+    choice = "top1" if dataset.holdout is None else "holdout_top1"
+    last, best = rows[-1], max(rows, key=lambda row: row[choice])
+    held = {} if dataset.holdout is None else {"holdout_last": last[choice], "holdout_best": best[choice]}
     seconds = sum(row["seconds"] for row in rows)
     run.write_result(
         {
@@ -222,6 +229,7 @@ def _finish(loop: Loop, dataset: Dataset) -> None:
             "top1_last": last["top1"],
             "top1_best": best["top1"],
             "best_epoch": best["epoch"],
+            **held,
             "top5_last": last["top5"],
             "kl_last": last["kl"],
             "seconds": seconds,

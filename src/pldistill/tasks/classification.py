@@ -31,37 +31,53 @@ class Classification:
 
 
 class Validation:
-    """Measures a net on the validation split; the teacher is asked there once and its answers are kept."""
+    """Measures a net on the validation split; the teacher is asked there once and its answers are kept.
+
+    Where training pictures are held out, `holdout` loads them, and the net is measured on them too.
+    """
 
     def __init__(
-        self, loader: Loader, teacher: Teacher | None, autocast: Callable[..., AbstractContextManager[None]]
+        self,
+        loader: Loader,
+        teacher: Teacher | None,
+        autocast: Callable[..., AbstractContextManager[None]],
+        holdout: Loader | None = None,
     ) -> None:
         self.loader = loader
         self.teacher = teacher
         self.autocast = autocast
+        self.holdout = holdout
         self._teacher_logits: list[Tensor] = []
 
     @torch.no_grad()
     def __call__(self, net: Net) -> dict[str, float | None]:
         """Give top1 and top5 in percent, and in nats val_loss (cross-entropy) and kl, KL(teacher || student).
 
-        The temperature is 1. top5 is None for fewer than five classes, kl without a teacher.
+        The temperature is 1. top5 is None for fewer than five classes, kl without a teacher. Where pictures are held
+        out, holdout_top1 and holdout_loss are the same of them.
         """
         was_training = net.training
         net.eval()
         self._ask_teacher()
+        means = self._means(net, self.loader, self._teacher_logits)
+        top5 = 100 * means["top5"] if "top5" in means else None
+        figures = {"top1": 100 * means["top1"], "top5": top5, "val_loss": means["val_loss"], "kl": means.get("kl")}
+        if self.holdout is not None:
+            means = self._means(net, self.holdout, [])
+            figures |= {"holdout_top1": 100 * means["top1"], "holdout_loss": means["val_loss"]}
+        net.train(was_training)
+        return figures
+
+    def _means(self, net: Net, loader: Loader, teacher_logits: list[Tensor]) -> dict[str, float]:
+        """Give each metric's mean over the pictures; kl where there are the teacher's answers, batch by batch."""
         sums: dict[str, Tensor] = {}
-        for number, batch in enumerate(self.loader.epoch(0)):
+        for number, batch in enumerate(loader.epoch(0)):
             with self.autocast():
                 logits = net(batch.images).logits
-            answers = self._teacher_logits[number] if self.teacher is not None else None
+            answers = teacher_logits[number] if teacher_logits else None
             for name, value in _measure(logits.float(), batch.labels, answers).items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
-        net.train(was_training)
-        count = self.loader.num_samples
-        means = {name: value.item() / count for name, value in sums.items()}
-        top5 = 100 * means["top5"] if "top5" in means else None
-        return {"top1": 100 * means["top1"], "top5": top5, "val_loss": means["val_loss"], "kl": means.get("kl")}
+        return {name: value.item() / loader.num_samples for name, value in sums.items()}
 
     def _ask_teacher(self) -> None:
         if self.teacher is None or self._teacher_logits:
