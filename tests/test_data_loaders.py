@@ -1,5 +1,10 @@
 """Loaders: nothing but (seed, view, id) decides what a batch holds."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
 from PIL import Image
@@ -198,6 +203,47 @@ def test_an_empty_split_is_refused(splits):
 def test_a_view_or_start_that_does_not_exist_is_refused_at_once(splits, view, start, message):
     with pytest.raises(ValueError, match=message):
         loader(splits[0]).epoch(view, start)
+
+
+LEAK = """
+import sys
+from pathlib import Path
+import torch
+from pldistill.data import Augment, FolderSplit, loaders, make_loader
+
+loaders.GRACE = 1
+torch.set_num_threads(1)
+
+if __name__ == "__main__":
+    paths = sorted(str(path) for path in Path(sys.argv[1]).iterdir())
+    made = make_loader(
+        FolderSplit(paths, torch.zeros(len(paths), dtype=torch.int64)), batch_size=2, image_size=8,
+        augment=Augment("pad"), seed=0, shuffle=True, device=torch.device("cpu"), workers=1,
+    )
+    left = made.epoch(0)
+    next(left)
+    print("left", len(made), flush=True)
+    sys.exit(0) if sys.argv[2] == "exit" else None
+"""
+
+
+@pytest.mark.parametrize("end", ["exit", "end of script"])
+def test_a_view_left_for_ever_does_not_keep_the_process(tmp_path, end):
+    """Python waits at its exit for workers that it told to end, and they do not die of a signal at once."""
+    (tmp_path / "pictures").mkdir()
+    for i in range(6):
+        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / "pictures" / f"{i}.png")
+    (tmp_path / "leak.py").write_text(LEAK)
+    command = [sys.executable, str(tmp_path / "leak.py"), str(tmp_path / "pictures"), end]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            said, wrong = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the worker too
+            raise
+    assert (process.returncode, said, wrong) == (0, "left 3\n", "")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

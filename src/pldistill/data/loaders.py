@@ -6,6 +6,7 @@ import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from pldistill.data.pictures import read_batch
 from pldistill.data.random import order
 from pldistill.data.splits import FolderSplit, Split, TensorSplit
 
-_GRACE_SECONDS = 10
+GRACE = 10  # seconds that a worker goes on after SIGTERM
 
 
 def batch_bounds(count: int, batch_size: int, join_single: bool) -> list[tuple[int, int]]:
@@ -31,6 +32,18 @@ def batch_bounds(count: int, batch_size: int, join_single: bool) -> list[tuple[i
     return list(zip(starts, [*starts[1:], count], strict=True))
 
 
+@dataclass(frozen=True)
+class Show:
+    """How a split is shown, wherever its pictures are; the arguments of `make_loader`."""
+
+    batch_size: int
+    image_size: int
+    augment: Augment | None
+    seed: int
+    shuffle: bool
+    device: torch.device
+
+
 class Loader(ABC):
     """Batches of one split, view after view. Made by `make_loader`.
 
@@ -38,10 +51,10 @@ class Loader(ABC):
         num_samples: pictures in a view.
     """
 
-    def __init__(self, split: Split, *, batch_size: int, seed: int, shuffle: bool) -> None:
+    def __init__(self, split: Split, show: Show) -> None:
         self.num_samples = len(split)
-        self._ids, self._seed, self._shuffle = split.ids, seed, shuffle
-        self._bounds = batch_bounds(len(split), batch_size, join_single=shuffle)
+        self._ids, self._show = split.ids, show
+        self._bounds = batch_bounds(len(split), show.batch_size, join_single=show.shuffle)
 
     def __len__(self) -> int:
         """Batches in a view."""
@@ -57,7 +70,7 @@ class Loader(ABC):
             raise ValueError(f"view: expected at least 0, got {view}")
         if not 0 <= start <= len(self):
             raise ValueError(f"start: expected 0 to {len(self)} batches, got {start}")
-        places = order(self._seed, view, self._ids) if self._shuffle else torch.arange(self.num_samples)
+        places = order(self._show.seed, view, self._ids) if self._show.shuffle else torch.arange(self.num_samples)
         return self._batches(view, [places[first:last] for first, last in self._bounds[start:]])
 
     @abstractmethod
@@ -68,68 +81,46 @@ class Loader(ABC):
 class ResidentLoader(Loader):
     """Pictures stay in the device's memory and are augmented there, a whole batch at a time."""
 
-    def __init__(
-        self,
-        split: TensorSplit,
-        *,
-        batch_size: int,
-        image_size: int,
-        augment: Augment | None,
-        seed: int,
-        shuffle: bool,
-        device: torch.device,
-    ) -> None:
-        super().__init__(split, batch_size=batch_size, seed=seed, shuffle=shuffle)
-        self._images, self._labels = split.images.to(device), split.labels.to(device)
-        self._size, self._augment, self._device = image_size, augment, device
+    def __init__(self, split: TensorSplit, show: Show) -> None:
+        super().__init__(split, show)
+        self._images, self._labels = split.images.to(show.device), split.labels.to(show.device)
 
     def _batches(self, view: int, places: list[Tensor]) -> Iterator[Batch]:
+        show = self._show
         for at in places:
-            ids, on_device = self._ids[at], at.to(self._device)
+            ids, on_device = self._ids[at], at.to(show.device)
             images = self._images.index_select(0, on_device)
-            images = replay(images, self._augment, self._size, self._seed, view, ids.numpy())
-            yield Batch(images, self._labels[on_device], ids.to(self._device), view)
+            images = replay(images, show.augment, show.image_size, show.seed, view, ids.numpy())
+            yield Batch(images, self._labels[on_device], ids.to(show.device), view)
 
 
 class _Pictures(torch.utils.data.Dataset):
     """What a worker does: (view, positions) in, the augmented pictures `(N, 3, size, size)` uint8 out."""
 
-    def __init__(self, split: FolderSplit, size: int, augment: Augment | None, seed: int) -> None:
-        self._paths, self._ids = split.paths, split.ids.numpy()
-        self._size, self._augment, self._seed = size, augment, seed
+    def __init__(self, split: FolderSplit, show: Show) -> None:
+        self._paths, self._ids, self._show = split.paths, split.ids.numpy(), show
 
     def __getitem__(self, key: tuple[int, np.ndarray]) -> Tensor:
         view, at = key
-        paths = [self._paths[place] for place in at]
-        return read_batch(paths, self._ids[at], self._augment, self._size, self._seed, view)
+        show, paths = self._show, [self._paths[place] for place in at]
+        return read_batch(paths, self._ids[at], show.augment, show.image_size, show.seed, view)
 
 
 class FolderLoader(Loader):
     """Pictures are read, cut and augmented in worker processes that live as long as the loader."""
 
-    def __init__(
-        self,
-        split: FolderSplit,
-        *,
-        batch_size: int,
-        image_size: int,
-        augment: Augment | None,
-        seed: int,
-        shuffle: bool,
-        device: torch.device,
-        workers: int,
-    ) -> None:
-        super().__init__(split, batch_size=batch_size, seed=seed, shuffle=shuffle)
-        self._labels, self._device = split.labels, device
+    def __init__(self, split: FolderSplit, show: Show, workers: int) -> None:
+        super().__init__(split, show)
+        self._labels = split.labels
         self._keys: list[tuple[int, np.ndarray]] = []  # what the workers read next; filled anew for each view
         self._turn = 0
         self._reader = torch.utils.data.DataLoader(
-            _Pictures(split, image_size, augment, seed),
+            _Pictures(split, show),
             batch_size=None,
             sampler=self._keys,
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=device.type == "cuda",
+            pin_memory=show.device.type == "cuda",
             worker_init_fn=_outlive_a_signal,
             generator=torch.Generator(),  # else each epoch would draw from the global one
         )
@@ -141,8 +132,9 @@ class FolderLoader(Loader):
         for at in places:
             if turn != self._turn:
                 raise ValueError("epoch: a later epoch of this loader has begun, so this one cannot go on")
-            labels, ids = self._labels[at].to(self._device), self._ids[at].to(self._device)
-            yield Batch(next(reader).to(self._device, non_blocking=True), labels, ids, view)
+            device = self._show.device
+            labels, ids = self._labels[at].to(device), self._ids[at].to(device)
+            yield Batch(next(reader).to(device, non_blocking=True), labels, ids, view)
 
 
 def _outlive_a_signal(worker: int) -> None:
@@ -152,7 +144,7 @@ def _outlive_a_signal(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_GRACE_SECONDS))
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
 
 
 def make_loader(
@@ -179,9 +171,9 @@ def make_loader(
             raise ValueError(f"{name}: expected at least {least}, got {value}")
     if len(split) == 0:
         raise ValueError("split: expected at least one picture, got none")
-    options = {"batch_size": batch_size, "image_size": image_size, "augment": augment, "seed": seed, "shuffle": shuffle}
+    show = Show(batch_size, image_size, augment, seed, shuffle, device)
     if isinstance(split, TensorSplit):
-        return ResidentLoader(split, **options, device=device)
+        return ResidentLoader(split, show)
     if isinstance(split, FolderSplit):
-        return FolderLoader(split, **options, device=device, workers=workers)
+        return FolderLoader(split, show, workers)
     raise ValueError(f"split: expected a TensorSplit or a FolderSplit, got {type(split).__name__}")
