@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pldistill import estimate
 from pldistill.estimate import Job, Work, seconds_of, time_work
 
 JOB = Job(
@@ -73,6 +74,14 @@ def test_a_real_timing(amp):
     assert 0 < answering < learning < 1
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(("batch_size", "timed"), [(128, 64), (8, 8)])
+def test_a_rate_is_the_median_of_three_steps_over_a_small_batch(monkeypatch, batch_size, timed):
+    steps = iter([100.0, 1.0, 9.0, 2.0])  # the first is the warm-up
+    monkeypatch.setattr(estimate, "_timed", lambda step, device: next(steps))
+    work = Work("resnet8", False, batch_size=batch_size, classes=10, image_size=32, amp="off", device="cpu")
+    assert time_work(work) == pytest.approx(2.0 / timed)
 
 
 def test_the_default_timer_times_this_machine():
