@@ -83,11 +83,24 @@ def test_a_small_difference_keeps_its_digits(difference):
     torch.testing.assert_close(gradient, q * centred, rtol=0, atol=10 * difference**2 + 1e-15)
 
 
+@pytest.mark.parametrize("student_scale", [1.0, 1e2])
+@every_weighting
+@pytest.mark.usefixtures("scan")
+def test_a_teacher_of_any_spread(stages, student_scale):
+    student, teacher, labels = draw(classes=30)
+    student = (student_scale * student.detach()).requires_grad_()
+    teacher = 1e3 * teacher
+    losses = plackett_luce_kl(student, teacher, labels, temperature=1.0, stage_weights=stages, reduction="none")
+    exact, exact_gradient = reference.plackett_luce_kl(student, teacher, labels, 1.0, stages)
+    torch.testing.assert_close(losses, exact, rtol=1e-10, atol=0)
+    torch.testing.assert_close(gradient_of(losses, student), exact_gradient, rtol=1e-9, atol=1e-12)
+
+
 @every_weighting
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e2, 1e4])
 def test_never_below_zero(stages, scale):
     student, teacher, labels = draw(rows=50, scale=scale)
-    for t in (teacher, student.detach() + 1e-7 * teacher):
+    for t in (teacher, *(student.detach() + step * teacher for step in (1e-7, 1e-14, 1e-15, 1e-16))):
         assert (plackett_luce_kl(student, t, labels, stage_weights=stages, reduction="none") >= 0).all()
 
 
@@ -116,8 +129,8 @@ def test_classes_masked_in_both_nets_do_not_exist(stages):
 @pytest.mark.usefixtures("scan")
 def test_teacher_alone_may_mask(stages):
     student, teacher, labels = draw(rows=8, classes=20)
-    teacher[:, ::3] = -math.inf  # the label, too, in some rows
-    assert (labels % 3 == 0).any()
+    teacher[:, torch.arange(20) % 3 != 0] = -math.inf  # 7 are left, so a tenth stage has nothing to choose from
+    assert 0 < (labels % 3 == 0).sum() < 8  # the label, too, in some rows
     losses = plackett_luce_kl(student, teacher, labels, stage_weights=stages, reduction="none")
     exact, exact_gradient = reference.plackett_luce_kl(student, teacher, labels, 4.0, stages)
     torch.testing.assert_close(losses, exact, rtol=1e-11, atol=0)

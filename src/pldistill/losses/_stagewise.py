@@ -73,8 +73,7 @@ def _divergences(coins: Tensor, log_t: Tensor, *, linear: bool) -> Tensor:
     """KL_k, the sums of coins from the last place up."""
     if linear:
         left = log_t.exp()
-        total = (left * coins).masked_fill(left == 0, 0).flip(1).cumsum(1).flip(1)
-        return total / left
+        return (left * coins).flip(1).cumsum(1).flip(1) / left
     log_total = (log_t + coins.log()).flip(1).logcumsumexp(1).flip(1)
     return (log_total - log_t).exp()
 
