@@ -80,3 +80,39 @@ class Terminal:
             transient=True,
             disable=not self.console.is_terminal,
         )
+
+
+class StudyWatch(Terminal):
+    """One display for many runs: a bar over all of them above the bar of the run that is going on, a line for each."""
+
+    def open(self, total: int) -> None:
+        """Begin with a number of runs."""
+        self.bar = self._new_bar()
+        self.whole = self.bar.add_task("all runs", total=total, terms="", rate="")
+        self.bar.start()
+
+    def begin(self, title: str, epochs: int, done: int, batches: int) -> None:
+        """Show a run's bar."""
+        self.epochs, self.batches = epochs, batches
+        self.task = self.bar.add_task(title, total=epochs * batches, completed=done * batches, terms="", rate="")
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Move the bar; many runs' epochs are too many lines."""
+        self.bar.update(self.task, completed=row["epoch"] * self.batches)
+
+    def end(self) -> None:
+        """Take the run's bar away."""
+        self.bar.remove_task(self.task)
+
+    def close_cell(self, name: str, result: dict[str, Any] | None, failure: str | None) -> None:
+        """Print what became of a run."""
+        self.bar.advance(self.whole)
+        if result is not None:
+            figures = f"top-1 {result['top1_last']:5.2f} %  {result['seconds']:,.0f} s"
+            self.console.print(f"  {name}  {figures}", highlight=False, markup=False, soft_wrap=True)
+        else:
+            self.console.print(f"  {name}  failed: {failure}", style="red", markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Close the display."""
+        self.bar.stop()

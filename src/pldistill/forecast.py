@@ -1,0 +1,59 @@
+"""What a study will cost before it starts: its runs with an estimate of their time."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from pldistill.analysis.tables import duration
+from pldistill.assemble import make_accelerator
+from pldistill.data import Dataset, open_data
+from pldistill.estimate import Job, seconds_of
+from pldistill.study import Cell, Plan
+
+
+def forecast(plan: Plan, *, device: str = "auto", download: bool = False) -> Table:
+    """List the runs of a plan: what is finished with its own time, the others with an estimate for this machine.
+
+    The estimate times a few steps of every net; what a method's loss, the augmentation and the start cost is left out.
+
+    Raises:
+        ValueError: for pictures or a device that are not there.
+    """
+    cells = [*plan.teachers.values(), *plan.cells]
+    device_type = make_accelerator(cells[0].recipe.amp, device).device.type
+    opened: dict[str, Dataset] = {}
+    for cell in cells:
+        if cell.recipe.data not in opened:
+            opened[cell.recipe.data] = open_data(cell.recipe.data, download=download)
+    left = [cell for cell in cells if not cell.record.finished]
+    estimates = seconds_of(_job(cell, plan, opened[cell.recipe.data], device_type) for cell in left)
+    expected = {cell.folder: seconds for cell, seconds in zip(left, estimates, strict=True)}
+    caption = f"left: {duration(sum(expected.values()))} on this machine, estimated from a few steps of each net"
+    table = Table("run", "time", "state", box=None, caption=caption, caption_justify="left")
+    for cell in cells:
+        result = cell.record.read_result()
+        seconds = expected[cell.folder] if result is None else result["seconds"]
+        state = "finished" if result is not None else _state(cell)
+        table.add_row(cell.name, duration(seconds), state)
+    return table
+
+
+def _job(cell: Cell, plan: Plan, dataset: Dataset, device: str) -> Job:
+    recipe = cell.recipe
+    held = 0 if dataset.holdout is None else len(dataset.holdout)
+    return Job(
+        student=recipe.student,
+        teacher=plan.teachers[cell.column].recipe.student if recipe.teacher is not None else None,
+        epochs=recipe.epochs,
+        pictures=len(dataset.train),
+        val_pictures=len(dataset.val) + held,
+        batch_size=recipe.batch_size,
+        classes=len(dataset.classes),
+        image_size=dataset.image_size,
+        amp=recipe.amp,
+        device=device,
+    )
+
+
+def _state(cell: Cell) -> str:
+    return f"{len(cell.record.epochs())}/{cell.recipe.epochs} epochs" if cell.folder.exists() else ""

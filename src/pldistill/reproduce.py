@@ -1,0 +1,165 @@
+"""Run a study: what is finished is kept, what is not goes on, what fails is marked, and the table is written."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pldistill import runs
+from pldistill.analysis.comparison import Comparison, Entry, comparison_csv, comparison_html, comparison_markdown
+from pldistill.analysis.report import write_report
+from pldistill.methods import find
+from pldistill.progress import StudyWatch
+from pldistill.recipe import Recipe
+from pldistill.record import RunRecord, write_atomically
+from pldistill.study import Cell, Plan
+
+# What may go wrong in one cell and leave the others sound: bad input, memory, a device, a file, an infinite loss.
+_FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError)
+
+
+def reproduce(
+    plan: Plan, out: Path, *, watch: StudyWatch, device: str = "auto", workers: int = 2, download: bool = False
+) -> Comparison:
+    """Make every run of the plan that is not finished, then write `table.md`, `table.csv` and `report.html` in `out`.
+
+    A cell that fails is marked with its reason and tried again by the next call; its teacher's failure fails it too.
+
+    Raises:
+        Interrupted: after SIGINT or SIGTERM, with the state saved; the same call goes on.
+    """
+    cells = [*plan.teachers.values(), *plan.cells]
+    watch.open(len(cells))
+    try:
+        for cell in cells:
+            if not cell.record.finished:
+                _make(cell, plan, out, watch=watch, device=device, workers=workers, download=download)
+            watch.close_cell(cell.name, cell.record.read_result(), failure(out, cell))
+            write_tables(plan, out)
+    finally:
+        watch.close()
+    comparison = write_tables(plan, out)
+    write_page(plan, out, comparison)
+    return comparison
+
+
+def _make(cell: Cell, plan: Plan, out: Path, **how: Any) -> None:
+    """Train one cell; what goes wrong is written beside the cells."""
+    mark = _mark(out, cell)
+    try:
+        if cell.recipe.teacher is not None and not plan.teachers[cell.column].record.finished:
+            raise ValueError(f"{plan.teachers[cell.column].name} is not finished")
+        runs.train(cell.recipe, out=cell.folder, resume=(cell.folder / "recipe.json").exists(), **how)
+    except _FAILURES as error:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(mark, " ".join(f"{type(error).__name__}: {error}".split()).encode())
+    else:
+        mark.unlink(missing_ok=True)
+
+
+def _mark(out: Path, cell: Cell) -> Path:
+    return out / "failures" / f"{cell.folder.name}.txt"
+
+
+def failure(out: Path, cell: Cell) -> str | None:
+    """Why the cell's last attempt failed; None where it did not, or where the run was finished since."""
+    mark = _mark(out, cell)
+    return mark.read_text(encoding="utf-8") if mark.is_file() and not cell.record.finished else None
+
+
+def compare(plan: Plan, out: Path) -> Comparison:
+    """The study's table from the records that are there, whoever made them."""
+    figures = published(plan.study.published[0])
+    entries = [
+        _entry(plan, out, column, row, factor, figures)
+        for column in plan.columns
+        for row in plan.rows
+        for factor in plan.scales
+    ]
+    return Comparison(
+        title=plan.study.title,
+        entries=tuple(entries),
+        teachers={column: _existing(cell.record) for column, cell in plan.teachers.items()},
+        label=plan.label,
+        protocol=plan.study.protocol,
+        published_source=plan.study.published[1],
+    )
+
+
+def _entry(plan: Plan, out: Path, column: str, row: str, factor: float, figures: dict[str, Any]) -> Entry:
+    cells = [cell for cell in plan.cells if (cell.column, cell.row, cell.scale) == (column, row, factor)]
+    records = [_existing(cell.record) for cell in cells]
+    reasons = {cell.recipe.seed: failure(out, cell) for cell in cells}
+    known = figures["rows"].get(row)
+    return Entry(
+        row=row,
+        column=column,
+        records=tuple(record for record in records if record is not None),
+        planned=plan.seeds,
+        failures=tuple(f"seed {seed}: {reason}" for seed, reason in reasons.items() if reason is not None),
+        published=tuple(known[figures["columns"].index(column)]) if known else None,
+        variant="" if factor == 1 else f"scale {factor:g}",
+    )
+
+
+def _existing(record: RunRecord) -> RunRecord | None:
+    return record if (record.folder / "recipe.json").is_file() else None
+
+
+def published(table: str) -> dict[str, Any]:
+    """A table of the paper, from the `results.yaml` of the package."""
+    text = resources.files("pldistill.recipes").joinpath("results.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)[table]
+
+
+def write_tables(plan: Plan, out: Path) -> Comparison:
+    """Write the table as it stands, as `table.md` and `table.csv`."""
+    comparison = compare(plan, out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "table.md", comparison_markdown(comparison).encode())
+    write_atomically(out / "table.csv", comparison_csv(comparison).encode())
+    return comparison
+
+
+def write_page(plan: Plan, out: Path, comparison: Comparison) -> Path:
+    """Write `report.html`: the table, then every run's curves and environment."""
+    cells = [*plan.teachers.values(), *plan.cells]
+    records = [record for cell in cells if (record := _existing(cell.record))]
+    return write_report(records, out / "report.html", title=plan.study.title, sections=[comparison_html(comparison)])
+
+
+def commands(plan: Plan) -> list[str]:
+    """One `pldistill train` line a run: the teachers' first, an empty line, then the others', in any order."""
+    teachers = [_command(cell) for cell in plan.teachers.values()]
+    return [*dict.fromkeys(teachers), "", *(_command(cell) for cell in plan.cells)]
+
+
+def _command(cell: Cell) -> str:
+    words = ["pldistill", "train", *_flags(cell.recipe), "--out", str(cell.folder)]
+    if (cell.folder / "recipe.json").exists():
+        words.append("--resume")
+    return shlex.join(words)
+
+
+def _flags(recipe: Recipe) -> Iterable[str]:
+    """The command line's flags for every field that is not at its default."""
+    spec = find(recipe.method)
+    for name, value in recipe.options.items():
+        if value != spec.options[name]:
+            yield from ("--option", f"{name}={str(value).lower() if isinstance(value, bool) else value}")
+    for name, weight in recipe.weights.items():
+        if weight != spec.weights[name]:
+            yield from ("--weight", f"{name}={weight}")
+    for name, value in recipe.to_dict().items():
+        if name in ("options", "weights") or value == Recipe.model_fields[name].default:
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            yield flag if value else flag.replace("--", "--no-", 1)
+        else:
+            yield from (flag, str(value))

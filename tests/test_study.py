@@ -1,0 +1,228 @@
+"""Studies: how the runs are laid out, addressed and printed, and what a study that was stopped or failed ends with."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pldistill import cli
+from pldistill.__main__ import main
+from pldistill.forecast import forecast
+from pldistill.interrupt import Interrupted
+from pldistill.progress import StudyWatch
+from pldistill.recipe import Recipe
+from pldistill.recipes import STUDIES, find_study
+from pldistill.recipes.table1 import PUBLISHED
+from pldistill.reproduce import commands, compare, failure, published, reproduce
+from pldistill.study import Plan, address, plan
+
+TABLE1 = STUDIES["table1"]
+# Nets that take no time, for what is not about the nets.
+SMALL = replace(TABLE1, pairs={"resnet56-resnet20": ("resnet8", "resnet8")})
+
+
+def lay_out(out: Path, **given: Any) -> Plan:
+    return plan(SMALL, out=out, **{"scale": "smoke", "rows": ("ce", "kd", "pld"), **given})
+
+
+def watch() -> StudyWatch:
+    return StudyWatch(Console(file=StringIO()))
+
+
+def test_full_plan_is_the_published_table() -> None:
+    full = plan(TABLE1, out=Path("out"), data="cifar100:data", rows=PUBLISHED)
+    assert len(full.cells) == 11 * 4 * 3
+    assert list(full.columns) == published("table1")["columns"]
+    assert set(full.rows) == set(published("table1")["rows"])
+    assert len(full.teachers) == 4
+    assert {cell.recipe.epochs for cell in full.cells} == {250}
+    assert {cell.recipe.weight_decay for cell in full.cells} == {0.5}
+    betas = {cell.column: cell.recipe.options["beta"] for cell in full.cells if cell.row == "dkd"}
+    assert betas == {
+        "wrn_40_2-wrn_40_1": 6,
+        "resnet56-resnet20": 2,
+        "resnet32x4-resnet8x4": 8,
+        "resnet50-mobilenetv2": 8,
+    }
+
+
+def test_the_other_recipe_is_the_community_s() -> None:
+    full = plan(STUDIES["cifar100-sgd"], out=Path("out"), data="cifar100:data", seeds=1)
+    rates = {cell.column: cell.recipe.lr for cell in full.cells}
+    assert rates.pop("resnet50-mobilenetv2") == 0.01
+    assert set(rates.values()) == {0.05}
+    assert {cell.recipe.lr for cell in full.teachers.values()} == {0.05}
+    assert {(cell.recipe.epochs, cell.recipe.batch_size, cell.recipe.schedule) for cell in full.cells} == {
+        (240, 64, "step")
+    }
+
+
+def test_short_scale_narrows_the_students_pictures_alone() -> None:
+    short = plan(TABLE1, out=Path("out"), data="cifar100:data", scale="short", validation=5000)
+    assert short.columns == ("resnet56-resnet20",)
+    assert {cell.recipe.data for cell in short.cells} == {"cifar100:data,validation=5000,train=10000"}
+    assert short.teachers["resnet56-resnet20"].recipe.data == "cifar100:data,validation=5000"
+    assert short.label
+
+
+def test_a_scale_multiplies_every_weight() -> None:
+    swept = plan(TABLE1, out=Path("out"), data="cifar100:data", validation=5000, sweep=(1, 4), rows=("kd", "dkd"))
+    weights = {(cell.row, cell.scale): cell.recipe.weights for cell in swept.cells}
+    assert weights["kd", 4] == {"task": pytest.approx(0.4), "kd": pytest.approx(3.6)}
+    assert weights["dkd", 1]["dkd"].to == 1.0  # type: ignore[union-attr]
+    assert weights["dkd", 4]["dkd"].to == 4.0  # type: ignore[union-attr]
+    assert weights["dkd", 4]["dkd"].over == weights["dkd", 1]["dkd"].over  # type: ignore[union-attr]
+
+
+def test_address_is_of_what_is_computed(tmp_path: Path) -> None:
+    here, there = lay_out(tmp_path / "a"), lay_out(tmp_path / "b")
+    assert [cell.folder.name for cell in here.cells] == [cell.folder.name for cell in there.cells]
+    elsewhere = (plan(TABLE1, out=tmp_path, data=f"cifar100:{place}") for place in ("/a/b", "c,d"))
+    first, second = ([cell.folder for cell in layout.cells] for layout in elsewhere)
+    assert first == second
+    assert len(set(first)) == len(first)
+    cell, teacher = here.cells[1], here.teachers["resnet56-resnet20"].recipe
+    other = cell.recipe.model_copy(update={"options": {**cell.recipe.options, "temperature": 2.0}})
+    longer = teacher.model_copy(update={"epochs": 9})
+    assert len({address(cell.recipe, teacher), address(other, teacher), address(cell.recipe, longer)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"scale": "huge"}, "scale"),
+        ({"pairs": ["resnet56-resnet21"]}, "resnet56-resnet20"),
+        ({"rows": ["pdl"]}, "pld"),
+        ({"sweep": (2.0,)}, "--validation"),
+        ({"scale": "full"}, "cifar100:PATH"),
+    ],
+)
+def test_bad_names_are_named(tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lay_out(tmp_path, **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_study() -> None:
+    with pytest.raises(ValueError, match="table1"):
+        find_study("table2000")
+
+
+def test_printed_commands_train_the_same_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = plan(STUDIES["cifar100-sgd"], out=tmp_path, data="cifar100:a b", seeds=1, sweep=(2,), validation=500)
+    taken: list[tuple[Recipe, Path]] = []
+
+    def take(recipe: Recipe, *, out: Path, **_: Any) -> None:
+        taken.append((recipe, out))
+        raise ValueError("taken")
+
+    monkeypatch.setattr(cli.training, "train", take)
+    lines = [line for line in commands(layout) if line]
+    for line in lines:
+        name, *arguments = shlex.split(line)
+        assert name == "pldistill"
+        with pytest.raises(SystemExit):
+            main(arguments)
+    cells = [*layout.teachers.values(), *layout.cells]
+    assert taken == [(cell.recipe, cell.folder) for cell in cells]
+
+
+def test_study_stopped_and_started_again_ends_with_the_same_table(tmp_path: Path) -> None:
+    class Stop(StudyWatch):
+        """Asks the third run to stop after its first epoch."""
+
+        runs = 0
+
+        def begin(self, title: str, epochs: int, done: int, batches: int) -> None:
+            self.runs += 1
+            super().begin(title, epochs, done, batches)
+
+        def epoch(self, row: dict[str, Any]) -> None:
+            if self.runs == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            super().epoch(row)
+
+    longer = replace(SMALL, scales={"smoke": replace(SMALL.scales["smoke"], setting={"epochs": 2, "batch_size": 50})})
+    tables = {}
+    for name in ("whole", "stopped"):
+        layout = plan(longer, out=tmp_path / name, scale="smoke", rows=("ce", "kd", "pld"), seeds=2)
+        if name == "stopped":
+            with pytest.raises(Interrupted):
+                reproduce(layout, tmp_path / name, watch=Stop(Console(file=StringIO())), device="cpu")
+            done = [cell.record.finished for cell in layout.cells]
+            assert done == [True, False, False, False, False, False]
+            assert "1/2" in (tmp_path / name / "table.md").read_text(encoding="utf-8")
+        reproduce(layout, tmp_path / name, watch=watch(), device="cpu")
+        tables[name] = _without_times((tmp_path / name / "table.csv").read_text(encoding="utf-8"))
+        assert (tmp_path / name / "report.html").is_file()
+    assert tables["whole"] == tables["stopped"]
+    assert [row["n"] for row in tables["whole"]] == ["2", "2", "2"]
+
+
+def _without_times(text: str) -> list[dict[str, str]]:
+    rows = csv.DictReader(StringIO(text))
+    return [{key: value for key, value in row.items() if key != "seconds_mean"} for row in rows]
+
+
+def test_a_failed_cell_is_marked_and_the_others_go_on(tmp_path: Path) -> None:
+    rows: Mapping[str, Any] = {"fitnet": {"method": "fitnet", "options": {"layer": 9}}, "pld": {"method": "pld"}}
+    layout = plan(replace(SMALL, rows=rows), out=tmp_path, scale="smoke")
+    comparison = reproduce(layout, tmp_path, watch=watch(), device="cpu")
+    broken, sound = layout.cells
+    assert "layer" in str(failure(tmp_path, broken))
+    assert not broken.record.finished
+    assert sound.record.finished
+    assert "failed" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert [len(entry.failures) for entry in comparison.entries] == [1, 0]
+
+
+def test_failed_teacher_fails_its_students_and_no_others(tmp_path: Path) -> None:
+    two = {"resnet56-resnet20": ("no_such_net", "resnet8"), "wrn_40_2-wrn_40_1": ("resnet8", "resnet8")}
+    layout = plan(replace(SMALL, pairs=two), out=tmp_path, scale="smoke", rows=("ce", "pld"))
+    reproduce(layout, tmp_path, watch=watch(), device="cpu")
+    state = {(cell.column, cell.row): cell.record.finished for cell in layout.cells}
+    assert state == {
+        ("resnet56-resnet20", "ce"): True,
+        ("resnet56-resnet20", "pld"): False,
+        ("wrn_40_2-wrn_40_1", "ce"): True,
+        ("wrn_40_2-wrn_40_1", "pld"): True,
+    }
+    assert "no_such_net" in str(failure(tmp_path, layout.teachers["resnet56-resnet20"]))
+
+
+def test_runs_made_by_others_are_merged(tmp_path: Path) -> None:
+    layout = lay_out(tmp_path)
+    for line in filter(None, commands(layout)):
+        with pytest.raises(SystemExit) as left:
+            main([*shlex.split(line)[1:], "--device", "cpu"])
+        assert left.value.code == 0
+    assert all(entry.records and entry.records[0].finished for entry in compare(layout, tmp_path).entries)
+    began = {cell.folder: cell.record.read_environment()["started"] for cell in layout.cells}
+    reproduce(layout, tmp_path, watch=watch(), device="cpu")
+    assert began == {cell.folder: cell.record.read_environment()["started"] for cell in layout.cells}
+
+
+def test_forecast_lists_every_run(tmp_path: Path) -> None:
+    layout = lay_out(tmp_path)
+    table = forecast(layout, device="cpu")
+    assert table.row_count == 1 + 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_cell_of_table_1_runs(tmp_path: Path) -> None:
+    """Eleven methods and our own on four pairs, two steps each."""
+    layout = plan(TABLE1, out=tmp_path, scale="smoke")
+    comparison = reproduce(layout, tmp_path, watch=watch(), device="cpu")
+    assert [entry.failures for entry in comparison.entries if entry.failures] == []
+    assert len(comparison.entries) == 13 * 4
+    assert all(entry.records[0].finished for entry in comparison.entries)
