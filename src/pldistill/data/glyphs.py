@@ -20,10 +20,10 @@ from pldistill.data.cache import cache_folder, write_whole
 from pldistill.data.random import key, uniform
 from pldistill.data.splits import TensorSplit
 
-VERSION = 1  # part of the cache file's name: raise it when a picture changes
+VERSION = 2  # part of the cache file's name: raise it when a picture changes
 SIZE = 32
-MEAN = (0.498, 0.499, 0.500)  # of the default training split
-STD = (0.281, 0.281, 0.281)
+MEAN = (0.498, 0.498, 0.500)  # of the default training split
+STD = (0.288, 0.288, 0.288)
 
 # No two that only size, a turn of 25 degrees or an italic face would make alike: no o beside 0, no alpha beside a.
 CLASSES = tuple("123456789ABCDEFGHJKLMNPQRSTUVWXYZabdefghmnqrtβδζθλμξπφωΓΔΛΞΣΨΩБДЖИЦЧШЭЮЯЫЊ!?&@#%$+*={}§¶©€£¥∞√∫∇←↑→↓")
@@ -109,21 +109,25 @@ class _Chunk:
         draws = uniform(self._seed, 0, self._ids, f"glyphs/{self._split}/{name}")
         return torch.from_numpy(low + (high - low) * draws).float()
 
-    def seldom(self, usual: float, extreme: float, name: str) -> Tensor:
-        """`(N,)` float32 from usual to extreme, mostly near usual: most pictures are easy, some all but unreadable."""
-        return usual + (extreme - usual) * self.between(0, 1, name) ** 3
+    def spoilt(self, clean: float, worst: float) -> Tensor:
+        """`(N,)` float32 from clean to worst, by the picture's own hardness.
+
+        One draw spoils a picture's contrast, sharpness, noise and clutter together: from clean to all but unreadable, so
+        that no net reads all pictures and a better one reads further.
+        """
+        return clean + (worst - clean) * self.between(0, 1, "hardness") ** 1.5
 
     def pictures(self) -> Tensor:
-        canvas = self._background()
-        contrast = self.seldom(0.85, 0.15, "contrast") * self.between(-1, 1, "polarity").sign()
+        canvas, clutter = self._background(), self.spoilt(0.2, 1.0)[:, None, None]
+        contrast = self.spoilt(0.85, 0.08) * self.between(-1, 1, "polarity").sign()
         tint = torch.stack([self.between(-0.1, 0.1, f"tint{c}") for c in range(3)], 1)
         ink = canvas.mean((2, 3)) + contrast[:, None] + tint
         for k in range(_DISTRACTORS):
-            canvas = self._paint(canvas, self._distractor(k), self._colour(f"distractor{k}"))
+            canvas = self._paint(canvas, clutter * self._distractor(k), self._colour(f"distractor{k}"))
         canvas = self._paint(canvas, self._character(), ink)
         for k in range(_STROKES):
-            canvas = self._paint(canvas, self._stroke(k), self._colour(f"stroke{k}"))
-        canvas = _blur(canvas, self.seldom(0.3, 1.3, "blur")) + self._noise()
+            canvas = self._paint(canvas, clutter * self._stroke(k), self._colour(f"stroke{k}"))
+        canvas = _blur(canvas, self.spoilt(0.3, 1.5)) + self._noise()
         return (canvas * 255).round_().clamp_(0, 255).to(torch.uint8)
 
     def _colour(self, name: str) -> Tensor:
@@ -142,7 +146,7 @@ class _Chunk:
 
     def _character(self) -> Tensor:
         face = self.between(0, len(FACES), "face").long()
-        size, x, y = self.between(18, 27, "size"), self.between(-0.1, 0.1, "x"), self.between(-0.1, 0.1, "y")
+        size, x, y = self.between(21, 27, "size"), self.between(-0.06, 0.06, "x"), self.between(-0.06, 0.06, "y")
         return self._place(self._masks[torch.from_numpy(self._ids % len(CLASSES)), face], "character", size, x, y)
 
     def _distractor(self, k: int) -> Tensor:
@@ -156,8 +160,8 @@ class _Chunk:
 
     def _place(self, masks: Tensor, name: str, size: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The masks turned, sheared and stretched to about `size` pixels with their centre at (x, y) in [-1, 1]."""
-        angle, shear = self.between(-0.25, 0.25, f"{name} angle"), self.between(-0.2, 0.2, f"{name} shear")
-        stretch = self.between(-0.15, 0.15, f"{name} stretch").exp()
+        angle, shear = self.between(-0.15, 0.15, f"{name} angle"), self.between(-0.12, 0.12, f"{name} shear")
+        stretch = self.between(-0.09, 0.09, f"{name} stretch").exp()
         scale = size / SIZE * (_CANVAS / _EXTENT)
         cos, sin, one, zero = angle.cos(), angle.sin(), torch.ones_like(shear), torch.zeros_like(shear)
         turn = torch.stack([cos, sin, -sin, cos], 1).view(-1, 2, 2)
@@ -179,7 +183,7 @@ class _Chunk:
         seed = key(self._seed, int(self._ids[0]), f"glyphs/{self._split}/noise") >> 1
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(len(self._ids), 3, SIZE, SIZE, generator=generator)
-        return noise * self.seldom(0.01, 0.16, "noise")[:, None, None, None]
+        return noise * self.spoilt(0.01, 0.24)[:, None, None, None]
 
 
 def _across() -> Tensor:

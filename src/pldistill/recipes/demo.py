@@ -28,7 +28,7 @@ SETTING = {
     "epochs": 4,
     "batch_size": 32,
     "optimizer": "adamw",
-    "lr": 0.01,
+    "lr": 0.004,
     "warmup_epochs": 0.5,
     "weight_decay": 0.05,
     "amp": "bf16",
