@@ -179,7 +179,7 @@ class _Spread(TyperCommand):
 
 @app.command(cls=_Spread)
 def reproduce(
-    study: Annotated[str, typer.Argument(help="table1 or cifar100-sgd.")],
+    study: Annotated[str, typer.Argument(help="table1, cifar100-sgd, or table13 (times of table1).")],
     data: Annotated[str | None, typer.Option(help="The pictures, as cifar100:PATH.")] = None,
     pairs: Annotated[list[str] | None, typer.Option(help="Some pairs of nets; default all.")] = None,
     methods: Annotated[list[str] | None, typer.Option(help="Some methods; default all.")] = None,
@@ -207,9 +207,10 @@ def reproduce(
     from pldistill import reproduce as studies
     from pldistill.analysis.comparison import comparison_rich
     from pldistill.forecast import forecast
-    from pldistill.recipes import find_study
+    from pldistill.recipes import READ_FROM, find_study
+    from pldistill.timetable import timetable
 
-    out = out or Path("runs") / study
+    out = out or Path("runs") / READ_FROM.get(study, study)
     layout = make_plan(
         find_study(study),
         out=out,
@@ -224,8 +225,9 @@ def reproduce(
     if print_commands:
         print("\n".join(studies.commands(layout)))
         return
-    if dry_run:
-        console.print(forecast(layout, device=device, download=download))
+    if dry_run or study in READ_FROM:
+        shown = forecast(layout, device=device, download=download) if dry_run else timetable(layout, out)
+        console.print(shown, crop=False)
         return
     count = _whole("workers", workers, least=0)
     watch = StudyWatch(console)

@@ -1,4 +1,7 @@
-"""Rows that are run together, one file a published table, and the demo. `STUDIES` are those that are tables of runs."""
+"""Rows that are run together, one file a published table, and the demo.
+
+`STUDIES` are those that are tables of runs; `READ_FROM` names tables without runs of their own, and whose they read.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ from pldistill.study import Study
 from pldistill.suggest import unknown
 
 STUDIES: dict[str, Study] = {study.name: study for study in (table1.STUDY, cifar100_sgd.STUDY)}
+READ_FROM: dict[str, str] = {"table13": "table1"}
 
 
 def find_study(name: str) -> Study:
-    """Give the study of this name.
+    """Give the study of this name, or the one whose runs it reads.
 
     Raises:
         ValueError: naming the known ones.
     """
-    if name not in STUDIES:
-        raise ValueError(unknown("study", name, STUDIES))
-    return STUDIES[name]
+    if name not in STUDIES and name not in READ_FROM:
+        raise ValueError(unknown("study", name, [*STUDIES, *READ_FROM]))
+    return STUDIES[READ_FROM.get(name, name)]

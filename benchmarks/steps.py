@@ -1,0 +1,119 @@
+"""Time a training step of every method on this machine's CPU: python benchmarks/steps.py [--out FILE.csv]
+
+The runs of `pldistill reproduce table1` are assembled as there, on drawn characters in place of CIFAR: as large, and of
+as many classes. What is timed is the loop's own step, by the loop's own clock. All methods live in one process and take
+turns, so that a slow moment of the machine meets every one. DKD is timed past its warm-up. The teacher is trained for a
+few steps first: an untrained deep net answers with logits that no trained one gives.
+"""
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from pldistill import runs
+from pldistill.analysis.steps import StepTime, steps_csv, steps_markdown
+from pldistill.assemble import assemble, make_accelerator
+from pldistill.data import open_data
+from pldistill.interrupt import Interrupts
+from pldistill.loop import Loop
+from pldistill.progress import Silent
+from pldistill.recipes import table1
+from pldistill.record import RunRecord, environment, write_atomically
+from pldistill.study import Plan, Scale, plan
+from pldistill.tally import Tally
+
+TEACHER_STEPS = 20
+WARM_UP = 2  # rounds that do not count
+
+
+def lay_out(out: Path, pair: str, rows: Sequence[str], batch_size: int, amp: str) -> Plan:
+    """One run a row, on as many pictures as one step takes; a row's epoch is then a step."""
+    few = Scale(
+        setting={"batch_size": batch_size, "amp": amp},
+        teacher={"epochs": TEACHER_STEPS},
+        data=f"glyphs:train={batch_size},val=100",
+    )
+    study = replace(table1.STUDY, scales={"step": few})
+    return plan(study, out=out, scale="step", pairs=(pair,), rows=rows, seeds=1)
+
+
+def open_loops(layout: Plan) -> dict[str, Loop]:
+    """A loop for each row, half-way through its run, with one teacher's weights for all."""
+    (teacher,) = layout.teachers.values()
+    runs.train(teacher.recipe, out=teacher.folder, device="cpu")
+    accelerator = make_accelerator(teacher.recipe.amp, "cpu")
+    dataset = open_data(teacher.recipe.data)
+    loops = {}
+    for cell in layout.cells:
+        loop = assemble(cell.recipe, dataset, RunRecord(cell.folder), accelerator, workers=0, watch=Silent())
+        loop.epoch = cell.recipe.epochs // 2
+        loops[cell.row] = loop
+    return loops
+
+
+def seconds_of_step(loop: Loop) -> float:
+    """One step, by the clock that the loop's own record is made with."""
+    loop.tally = Tally(loop.accelerator.device)
+    loop._train_epoch(Interrupts())
+    assert loop.tally.batches == 1
+    return loop.tally.seconds
+
+
+def measure(loops: Mapping[str, Loop], rounds: int) -> dict[str, list[float]]:
+    """Each row's seconds by round. The row that a round begins with changes from round to round."""
+    seconds: dict[str, list[float]] = {row: [] for row in loops}
+    order = list(loops)
+    for turn in range(WARM_UP + rounds):
+        order.append(order.pop(0))
+        for row in order:
+            took = seconds_of_step(loops[row])
+            if turn >= WARM_UP:
+                seconds[row].append(took)
+    return seconds
+
+
+def summarise(seconds: Mapping[str, Sequence[float]], layout: Plan, env: Mapping[str, object]) -> list[StepTime]:
+    times = []
+    for cell in layout.cells:
+        took = seconds[cell.row]
+        low, middle, high = statistics.quantiles(took, method="inclusive") if len(took) > 1 else [took[0]] * 3
+        kd = seconds.get("kd")
+        to_kd = statistics.median(a / b for a, b in zip(took, kd, strict=True)) if kd else None
+        recipe = cell.recipe
+        times.append(
+            StepTime(cell.row, cell.column, recipe.batch_size, recipe.amp, len(took), middle, low, high, to_kd, env)
+        )
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time a training step of every method on this machine.")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("steps-cpu.csv"), help="the CSV to write")
+    parser.add_argument("--pair", default="resnet56-resnet20", choices=table1.PAIRS)
+    parser.add_argument("--methods", nargs="+", default=list(table1.ROWS), choices=table1.ROWS)
+    parser.add_argument("--rounds", type=int, default=40, help="steps of each method")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--amp", default="bf16", choices=("bf16", "off"))
+    parser.add_argument("--threads", type=int, help="of torch; its own choice where not given")
+    asked = parser.parse_args()
+    if asked.rounds < 1:
+        parser.error(f"--rounds: expected at least 1, got {asked.rounds}")
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
+    env = environment(device="cpu", world_size=1)
+    with tempfile.TemporaryDirectory() as folder:
+        layout = lay_out(Path(folder), asked.pair, asked.methods, asked.batch_size, asked.amp)
+        times = summarise(measure(open_loops(layout), asked.rounds), layout, env)
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(asked.out, steps_csv(times).encode())
+    print(steps_markdown(times))
+    print(asked.out)
+
+
+if __name__ == "__main__":
+    main()
