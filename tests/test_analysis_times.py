@@ -196,7 +196,7 @@ def test_steps_there_and_back(tmp_path):
             ["rkd", "610.0", "600.0 to 630.0", "1.234"],
         ]
     ]
-    assert f"{PAIR}; batch 128; amp bf16; 9 rounds; {CPU_NAME}; torch 2.4.0" in text.split("\n")
+    assert f"{PAIR}; batch 128; amp bf16; rounds: 9; {CPU_NAME}; torch 2.4.0" in text.split("\n")
     assert "600.0 to 630.0" in printed(steps_rich(found))
 
 

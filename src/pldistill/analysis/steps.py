@@ -95,7 +95,7 @@ def _tables(times: Sequence[StepTime]) -> list[tuple[str, Grid]]:
     """One for each setting, in order of first appearance."""
     together: dict[str, list[StepTime]] = {}
     for each in times:
-        about = [each.pair, f"batch {each.batch_size}", f"amp {each.amp}", f"{each.rounds} rounds"]
+        about = [each.pair, f"batch {each.batch_size}", f"amp {each.amp}", f"rounds: {each.rounds}"]
         about += [machine_name(each.env), _code(each.env)]
         together.setdefault("; ".join(filter(None, about)), []).append(each)
     header = (("", "method"), ("", "ms"), ("", "quartiles"), ("", "to kd"))

@@ -21,6 +21,7 @@ _ROUNDING = 2.0  # seconds: a start is recorded in whole ones
 _NOTES = (
     "Minutes a run: training and validation of all epochs, pictures included; mean ± sample standard deviation over n "
     "seeds. Empty: not run on this machine.",
+    "What else the machine was doing at the time is not in the records; it makes a run slower.",
 )
 
 
