@@ -150,23 +150,33 @@ def csv_table(rows: Sequence[Row]) -> str:
 
 
 def rich_table(rows: Sequence[Row]) -> Table:
-    """The rows for a terminal, a gap between blocks, the best in bold; in 80 columns, so the others show more."""
+    """The rows for a terminal, a gap between blocks, the best in bold; in 80 columns, so other forms may show more."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    spreads = any(row.n > 1 for row in rows)
-    shared, header, cells = _texts(rows, without=("Best", "Top-5", "KL", "Time", "Images/s")[0 if spreads else 4 :])
+    shared, header, cells = _texts(rows)
+    for spared in range(len(_SPARED) + 1):
+        shared, header, cells = _texts(rows, without=_SPARED[:spared])
+        if _width(header, cells) <= _COLUMNS:
+            break
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.title, table.title_justify = Text(shared) if shared else None, "left"
     for name in header:
-        justify, whole = "right" if name in _NUMBERS else "left", name not in ("Setting", "So far")
-        table.add_column(name, justify=justify, no_wrap=whole, min_width=None if whole else 6, overflow="fold")
+        justify, whole = "right" if name in _NUMBERS else "left", name not in _FOLDED
+        table.add_column(name, justify=justify, no_wrap=whole, min_width=None if whole else _FOLD, overflow="fold")
     for index, (row, line) in enumerate(zip(rows, cells, strict=True)):
         ends = index + 1 < len(rows) and rows[index + 1].group.block != row.group.block
         style = "bold" if row.best else ""
         table.add_row(*(Text(cell, style=style) for cell in line), end_section=ends)  # Text: names are no markup
     return table
+
+
+def _width(header: Sequence[str], cells: Sequence[Sequence[str]]) -> int:
+    """How many characters a line takes; a column that may be folded takes its least."""
+    columns = zip(header, *cells, strict=True)
+    widths = [_FOLD if name in _FOLDED else max(map(len, (name, *column))) for name, *column in columns]
+    return sum(widths) + 2 * len(widths)
 
 
 def _row(group: Group) -> Row:
@@ -214,6 +224,8 @@ def _is_best(row: Row, rows: Sequence[Row]) -> bool:
 
 
 _IDENTITY = {"Data": "data", "Student": "student", "Epochs": "epochs", "Teacher": "teacher", "Setting": "setting"}
+# A terminal's width, what may be left out to fit it, in this order, and what may be folded, to no less than so many.
+_COLUMNS, _SPARED, _FOLDED, _FOLD = 80, ("Images/s", "Best", "Top-5", "Time", "KL"), ("Setting", "So far"), 6
 _NUMBERS = ("n", "Top-1", "Best", "Over CE", "Top-5", "KL", "Time", "Images/s")
 
 

@@ -112,8 +112,8 @@ class _Chunk:
     def spoilt(self, clean: float, worst: float) -> Tensor:
         """`(N,)` float32 from clean to worst, by the picture's own hardness.
 
-        One draw spoils a picture's contrast, sharpness, noise and clutter together: from clean to all but unreadable, so
-        that no net reads all pictures and a better one reads further.
+        One draw spoils a picture's contrast, sharpness, noise and clutter together: from clean to all but unreadable,
+        so that no net reads all pictures and a better one reads further.
         """
         return clean + (worst - clean) * self.between(0, 1, "hardness") ** 1.5
 
