@@ -42,9 +42,9 @@ ROWS: dict[str, Fields] = {
 }
 # One pair, a part of the pictures, few epochs: what two CPU cores do in about an hour.
 SHORT = Scale(
-    label="short: 10 epochs on 10,000 pictures, teacher 4 epochs on 50,000",
+    label="short: 10 epochs on 10,000 pictures, teacher 3 epochs on 50,000",
     setting={"epochs": 10, "amp": "bf16"},
-    teacher={"epochs": 4},
+    teacher={"epochs": 3},
     train=10_000,
     pairs=("resnet56-resnet20",),
     seeds=1,
