@@ -74,7 +74,7 @@ def documents() -> dict[Path, str]:
     readme, results = ROOT / "README.md", ROOT / "docs" / "results.md"
     shown, detailed = readme.read_text(encoding="utf-8"), results.read_text(encoding="utf-8")
     shown = filled(filled(shown, "demo", demo_table()), "cifar", cifar_table())
-    for name in ("demo", "cifar100-short", "folder"):
+    for name in ("demo", "glyphs-difficulty", "cifar100-short", "folder"):
         detailed = filled(detailed, name, markdown_table(rows(name)).strip())
     return {readme: shown, results: detailed}
 
