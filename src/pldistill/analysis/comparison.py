@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from pldistill.analysis.entries import Comparison, Entry, choose, held_out, measured, results, seconds
+from pldistill.analysis.grids import Grid, escaped, html_grid, markdown_grid, markdown_list, rich_grid
 from pldistill.analysis.tables import Stat
 from pldistill.record import RunRecord
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
 
 __all__ = [
     "Comparison",
@@ -31,15 +29,6 @@ __all__ = [
 ]
 
 _FIGURES = ("last", "best", "n")
-_WORDS = ("method", "variant")  # the columns that hold no numbers
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table: (group, name) of its columns, and its lines of (text, bold); the first column names the line."""
-
-    header: tuple[tuple[str, str], ...]
-    lines: tuple[tuple[tuple[str, bool], ...], ...]
 
 
 @dataclass(frozen=True)
@@ -59,12 +48,12 @@ class Panel:
 
 def comparison_markdown(comparison: Comparison) -> str:
     """A heading, what was run, and GitHub tables pair by pair with teacher and footnotes; then how to read them."""
-    parts = [f"## {_escaped(comparison.title)}", *map(_escaped, _above(comparison))]
+    parts = [f"## {escaped(comparison.title)}", *map(escaped, above(comparison))]
     for panel in _panels(comparison):
-        parts += [f"### {_escaped(panel.column)}", _escaped(panel.teacher)]
-        parts += [_markdown_table(grid, comparison.label) for grid in panel.grids]
-        parts += [_markdown_list(panel.footnotes)] if panel.footnotes else []
-    return "\n\n".join([*parts, "How to read it:", _markdown_list(_notes(comparison))]) + "\n"
+        parts += [f"### {escaped(panel.column)}", escaped(panel.teacher)]
+        parts += [markdown_grid(grid, comparison.label) for grid in panel.grids]
+        parts += [markdown_list(panel.footnotes)] if panel.footnotes else []
+    return "\n\n".join([*parts, "How to read it:", markdown_list(_notes(comparison))]) + "\n"
 
 
 def comparison_csv(comparison: Comparison) -> str:
@@ -92,10 +81,10 @@ def comparison_rich(comparison: Comparison) -> Group:
     from rich.text import Text
 
     without = "best" if any(each.variant for each in comparison.entries) else None
-    parts = [Text(comparison.title, style="bold"), *map(Text, _above(comparison))]
+    parts = [Text(comparison.title, style="bold"), *map(Text, above(comparison))]
     for panel in _panels(comparison):
         parts += [Text(""), Text(panel.column, style="bold"), Text(panel.teacher)]
-        parts += [_rich_table(grid, comparison.label, without) for grid in panel.grids]
+        parts += [rich_grid(grid, comparison.label, without) for grid in panel.grids]
         parts += map(Text, panel.footnotes)
     notes = [note for note in _notes(comparison) if not note.startswith(f"{without}:")]
     return Group(*parts, Text(""), *(Text(note, style="dim") for note in notes))
@@ -104,10 +93,10 @@ def comparison_rich(comparison: Comparison) -> Group:
 def comparison_html(comparison: Comparison) -> str:
     """A `<section>` for the report page (`write_report(..., sections=[...])`), in the page's own style."""
     parts = [Markup("<h2>{}</h2>").format(comparison.title)]
-    parts += [Markup("<p>{}</p>").format(line) for line in _above(comparison)]
+    parts += [Markup("<p>{}</p>").format(line) for line in above(comparison)]
     for panel in _panels(comparison):
         parts += [Markup("<h3>{}</h3>").format(panel.column), Markup('<p class="soft">{}</p>').format(panel.teacher)]
-        parts += [_html_table(grid, comparison.label) for grid in panel.grids]
+        parts += [html_grid(grid, comparison.label) for grid in panel.grids]
         parts += [Markup('<p class="soft">{}</p>').format(note) for note in panel.footnotes]
     notes = Markup("").join(Markup("<li>{}</li>").format(note) for note in _notes(comparison))
     parts.append(Markup('<ul class="soft">{}</ul>').format(notes))
@@ -201,7 +190,7 @@ def _teacher(record: RunRecord | None) -> str:
     )
 
 
-def _above(comparison: Comparison) -> list[str]:
+def above(comparison: Comparison) -> list[str]:
     """What stands above the tables: the label, if there is one, first."""
     less = "Not the published protocol, so no repeat of published figures"
     lines = [f"{less}: {comparison.label}."] if comparison.label else []
@@ -226,64 +215,3 @@ def _notes(comparison: Comparison) -> list[str]:
         notes.append(f"chosen: of a method's default and variants (scale s: its whole loss times s), the one{by}.")
         notes += ["held out: last top-1 on training pictures that were held out."] if True in apart else []
     return [*notes, *comparison.notes]
-
-
-def _title(group: str, name: str, label: str) -> str:
-    """A column's title where no row of groups stands above it."""
-    if (group, name) in (("measured", "n"), ("chosen", "variant")):
-        return {"n": "n", "variant": "chosen"}[name]
-    labelled = label and group and group != "paper" and name != "n"
-    return f"{group} {name}".strip() + (f" ({label})" if labelled else "")
-
-
-def _markdown_table(grid: Grid, label: str) -> str:
-    names = [_escaped(_title(group, name, label)) for group, name in grid.header]
-    rule = ["---" if name in _WORDS else "---:" for _, name in grid.header]
-    lines = [[f"**{_escaped(text)}**" if bold else _escaped(text) for text, bold in line] for line in grid.lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [names, rule, *lines])
-
-
-def _markdown_list(items: Sequence[str]) -> str:
-    return "\n".join(f"- {_escaped(item)}" for item in items)
-
-
-def _escaped(text: str) -> str:
-    """On one line, with what Markdown would take for its own marks escaped."""
-    return re.sub(r"([\\|<*`])", r"\\\1", " ".join(text.split()))
-
-
-def _rich_table(grid: Grid, label: str, without: str | None) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = [index for index, (_, name) in enumerate(grid.header) if name != without]
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for group, name in (grid.header[index] for index in shown):
-        table.add_column(Text(_title(group, name, label)), justify="left" if name in _WORDS else "right")
-    for line in grid.lines:
-        table.add_row(*(Text(line[at][0], style="bold" if line[at][1] else "", no_wrap=True) for at in shown))
-    return table
-
-
-def _html_table(grid: Grid, label: str) -> Markup:
-    """Two rows of headers: whose figures, with the label, and which."""
-    groups, names = Markup(""), Markup("")
-    for group, members in groupby(grid.header, key=lambda column: column[0]):
-        title = f"{group}, {label}" if label and group not in ("", "paper") else group
-        start = Markup('<th scope="colgroup" class="{}" colspan="{}">').format(
-            "number" if group == "paper" else "", len(list(members))
-        )
-        groups += start + Markup("{}</th>").format(title)
-    kinds = ["" if name in _WORDS else "number" for _, name in grid.header]
-    for kind, (_, name) in zip(kinds, grid.header, strict=True):
-        names += Markup('<th scope="col" class="{}">{}</th>').format(kind, name or "top-1")
-    body = Markup("")
-    for line in grid.lines:
-        body += Markup('<tr><th scope="row">{}</th>').format(line[0][0])
-        for kind, (text, bold) in zip(kinds[1:], line[1:], strict=True):
-            shown = Markup("<strong>{}</strong>").format(text) if bold else text
-            body += Markup('<td class="{}">{}</td>').format(kind, shown)
-        body += Markup("</tr>\n")
-    head = Markup("<tr>{}</tr>\n<tr>{}</tr>").format(groups, names)
-    return Markup('<div class="wide"><table>\n<thead>{}</thead>\n<tbody>{}</tbody>\n</table></div>').format(head, body)

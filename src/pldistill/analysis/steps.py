@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pldistill.analysis.comparison import Grid, _escaped, _markdown_table, _rich_table
+from pldistill.analysis.grids import Grid, escaped, markdown_grid, rich_grid
 from pldistill.analysis.times import machine_name
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def steps_markdown(times: Sequence[StepTime]) -> str:
     """A heading, and for each pair and machine what was timed and a GitHub table."""
     parts = [f"## {TITLE}"]
     for about, grid in _tables(times):
-        parts += [_escaped(about), _markdown_table(grid, "")]
-    return "\n\n".join([*parts, _escaped(_NOTE)]) + "\n"
+        parts += [escaped(about), markdown_grid(grid, "")]
+    return "\n\n".join([*parts, escaped(_NOTE)]) + "\n"
 
 
 def steps_rich(times: Sequence[StepTime]) -> Group:
@@ -87,7 +87,7 @@ def steps_rich(times: Sequence[StepTime]) -> Group:
 
     parts: list[Any] = [Text(TITLE, style="bold")]
     for about, grid in _tables(times):
-        parts += [Text(about), _rich_table(grid, "", None)]
+        parts += [Text(about), rich_grid(grid, "")]
     return Group(*parts, Text(""), Text(_NOTE, style="dim"))
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from pldistill.analysis.comparison import Grid, _above, _escaped, _markdown_list, _markdown_table, _rich_table
+from pldistill.analysis.comparison import above
 from pldistill.analysis.entries import Comparison, Entry, results
+from pldistill.analysis.grids import Grid, escaped, markdown_grid, markdown_list, rich_grid
 from pldistill.analysis.tables import Stat, stat
 from pldistill.record import RunRecord
 
@@ -75,13 +76,13 @@ def times_markdown(comparison: Comparison) -> str:
     Here and in the other forms the entries' `published` is the paper's minutes, not its accuracy. Without a finished
     run there is no table.
     """
-    parts = [f"## {_escaped(comparison.title)}", *map(_escaped, _above(comparison))]
+    parts = [f"## {escaped(comparison.title)}", *map(escaped, above(comparison))]
     for sheet in _sheets(comparison):
-        parts.append(f"### {_escaped(sheet.machine)}")
+        parts.append(f"### {escaped(sheet.machine)}")
         for column, grid in sheet.tables.items():
-            parts += [f"#### {_escaped(column)}", _markdown_table(grid, comparison.label)]
-        parts += [_escaped(sheet.remark)] if sheet.remark else []
-    return "\n\n".join([*parts, "How to read it:", _markdown_list(_notes(comparison))]) + "\n"
+            parts += [f"#### {escaped(column)}", markdown_grid(grid, comparison.label)]
+        parts += [escaped(sheet.remark)] if sheet.remark else []
+    return "\n\n".join([*parts, "How to read it:", markdown_list(_notes(comparison))]) + "\n"
 
 
 def times_csv(comparison: Comparison) -> str:
@@ -110,11 +111,11 @@ def times_rich(comparison: Comparison) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    parts = [Text(comparison.title, style="bold"), *map(Text, _above(comparison))]
+    parts = [Text(comparison.title, style="bold"), *map(Text, above(comparison))]
     for sheet in _sheets(comparison):
         parts += [Text(""), Text(sheet.machine, style="bold")]
         for column, grid in sheet.tables.items():
-            parts += [Text(""), Text(column, style="bold"), _rich_table(grid, comparison.label, None)]
+            parts += [Text(""), Text(column, style="bold"), rich_grid(grid, comparison.label)]
         parts += [Text(sheet.remark)] if sheet.remark else []
     return Group(*parts, Text(""), *(Text(note, style="dim") for note in _notes(comparison)))
 
