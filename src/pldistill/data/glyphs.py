@@ -146,7 +146,7 @@ class _Chunk:
 
     def _character(self) -> Tensor:
         face = self.between(0, len(FACES), "face").long()
-        size, x, y = self.between(21, 27, "size"), self.between(-0.06, 0.06, "x"), self.between(-0.06, 0.06, "y")
+        size, x, y = self.between(20, 27, "size"), self.between(-0.08, 0.08, "x"), self.between(-0.08, 0.08, "y")
         return self._place(self._masks[torch.from_numpy(self._ids % len(CLASSES)), face], "character", size, x, y)
 
     def _distractor(self, k: int) -> Tensor:
@@ -160,8 +160,8 @@ class _Chunk:
 
     def _place(self, masks: Tensor, name: str, size: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """The masks turned, sheared and stretched to about `size` pixels with their centre at (x, y) in [-1, 1]."""
-        angle, shear = self.between(-0.15, 0.15, f"{name} angle"), self.between(-0.12, 0.12, f"{name} shear")
-        stretch = self.between(-0.09, 0.09, f"{name} stretch").exp()
+        angle, shear = self.between(-0.2, 0.2, f"{name} angle"), self.between(-0.16, 0.16, f"{name} shear")
+        stretch = self.between(-0.12, 0.12, f"{name} stretch").exp()
         scale = size / SIZE * (_CANVAS / _EXTENT)
         cos, sin, one, zero = angle.cos(), angle.sin(), torch.ones_like(shear), torch.zeros_like(shear)
         turn = torch.stack([cos, sin, -sin, cos], 1).view(-1, 2, 2)
