@@ -84,14 +84,14 @@ def test_the_stated_statistics_are_those_of_the_pictures(masks):
 
 
 def test_a_nearest_upright_mask_does_not_solve_it_but_beats_chance(masks):
-    """Neither noise nor a table look-up: matching grey pictures with masks is right for some, far from all."""
+    """Neither noise nor a table look-up: matching grey pictures with masks stays far below what small nets learn."""
     pictures = draw(masks, 1000, 0, "val").float().mean(1).flatten(1)
     pictures = torch.nn.functional.normalize(pictures - pictures.mean(1, keepdim=True))
     templates = masks.flatten(0, 1).flatten(1)
     templates = torch.nn.functional.normalize(templates - templates.mean(1, keepdim=True))
     guess = (pictures @ templates.T).abs().argmax(1) // len(FACES)
     right = (guess == torch.arange(1000) % 100).float().mean()
-    assert 0.2 < right < 0.7
+    assert 0.2 < right < 0.75
 
 
 def test_the_second_time_they_come_from_the_cache(cache, monkeypatch):

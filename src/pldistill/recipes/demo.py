@@ -28,7 +28,7 @@ SETTING = {
     "epochs": 5,
     "batch_size": 24,
     "optimizer": "adamw",
-    "lr": 0.005,
+    "lr": 0.002,
     "warmup_epochs": 0.5,
     "weight_decay": 0.05,
     "amp": "bf16",
