@@ -75,6 +75,21 @@ def test_short_scale_narrows_the_students_pictures_alone() -> None:
     assert short.label
 
 
+@pytest.mark.parametrize(
+    ("scale", "given", "label"),
+    [
+        ("full", {"data": "cifar100:/a/b"}, ""),
+        ("full", {"data": "cifar100:/a/b", "validation": 5000}, "pictures: cifar100,validation=5000"),
+        ("full", {"data": "cifar100:/a/b,train=500"}, "pictures: cifar100,train=500"),
+        ("full", {"data": "glyphs"}, "pictures: glyphs"),
+        ("smoke", {}, TABLE1.scales["smoke"].label),
+        ("short", {"data": "digits"}, TABLE1.scales["short"].label + "; pictures: digits"),
+    ],
+)
+def test_what_is_not_the_published_protocol_is_labelled(scale: str, given: dict[str, Any], label: str) -> None:
+    assert plan(TABLE1, out=Path("out"), scale=scale, rows=("ce",), **given).label == label
+
+
 def test_a_scale_multiplies_every_weight() -> None:
     swept = plan(TABLE1, out=Path("out"), data="cifar100:data", validation=5000, sweep=(1, 4), rows=("kd", "dkd"))
     weights = {(cell.row, cell.scale): cell.recipe.weights for cell in swept.cells}

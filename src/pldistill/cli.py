@@ -170,10 +170,9 @@ class _Spread(TyperCommand):
         for word in args:
             if word.startswith("-"):
                 flag = word if word in several else None
-                if flag is None:
-                    spread.append(word)
-            else:
-                spread += [word] if flag is None else [flag, word]
+            elif flag is not None and spread[-1] != flag:
+                spread.append(flag)
+            spread.append(word)
         return super().parse_args(ctx, spread)
 
 

@@ -50,6 +50,7 @@ class Study:
         title: of the table.
         protocol: of the whole study, in one line.
         published: the table's key in `results.yaml`, and how a header names its figures.
+        data: the pictures of the published table, without a path.
         pairs: column to (teacher, student).
         rows: row to the fields of its recipe.
         by_pair: (row, column) to what the row has of its own there.
@@ -61,6 +62,7 @@ class Study:
     title: str
     protocol: str
     published: tuple[str, str]
+    data: str
     pairs: Mapping[str, tuple[str, str]]
     rows: Mapping[str, Fields]
     by_pair: Callable[[str, str], Fields]
@@ -165,7 +167,14 @@ def plan(
         for row in names
         for factor in factors
     )
-    return Plan(study, chosen.label, columns, names, factors, count, teachers, cells)
+    return Plan(study, _label(study, chosen, whole), columns, names, factors, count, teachers, cells)
+
+
+def _label(study: Study, scale: Scale, data: str) -> str:
+    """What a table must say where it is not the whole protocol on the pictures of the published one."""
+    pictures = data_label(data)
+    other = "" if pictures in (study.data, scale.data) else f"pictures: {pictures}"
+    return "; ".join(part for part in (scale.label, other) if part)
 
 
 def _known(kind: str, given: Sequence[str], known: Mapping[str, object]) -> tuple[str, ...]:

@@ -67,6 +67,7 @@ STUDY = Study(
     title="CIFAR-100: Top-1 (%)",
     protocol="AdamW, lr 1e-3 cosine, weight decay 0.5, batch 128, 250 epochs; crop, flip",
     published=("table1", "PLD paper, Table 1: 250 epochs, n = 3"),
+    data="cifar100",
     pairs=PAIRS,
     rows=ROWS,
     by_pair=by_pair,
