@@ -79,11 +79,11 @@ def test_short_scale_narrows_the_students_pictures_alone() -> None:
     ("scale", "given", "label"),
     [
         ("full", {"data": "cifar100:/a/b"}, ""),
-        ("full", {"data": "cifar100:/a/b", "validation": 5000}, "pictures: cifar100,validation=5000"),
-        ("full", {"data": "cifar100:/a/b,train=500"}, "pictures: cifar100,train=500"),
-        ("full", {"data": "glyphs"}, "pictures: glyphs"),
+        ("full", {"data": "cifar100:/a/b", "validation": 5000}, "other pictures: cifar100,validation=5000"),
+        ("full", {"data": "cifar100:/a/b,train=500"}, "other pictures: cifar100,train=500"),
+        ("full", {"data": "glyphs"}, "other pictures: glyphs"),
         ("smoke", {}, TABLE1.scales["smoke"].label),
-        ("short", {"data": "digits"}, TABLE1.scales["short"].label + "; pictures: digits"),
+        ("short", {"data": "digits"}, TABLE1.scales["short"].label + "; other pictures: digits"),
     ],
 )
 def test_what_is_not_the_published_protocol_is_labelled(scale: str, given: dict[str, Any], label: str) -> None:

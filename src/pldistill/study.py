@@ -173,7 +173,7 @@ def plan(
 def _label(study: Study, scale: Scale, data: str) -> str:
     """What a table must say where it is not the whole protocol on the pictures of the published one."""
     pictures = data_label(data)
-    other = "" if pictures in (study.data, scale.data) else f"pictures: {pictures}"
+    other = "" if pictures in (study.data, scale.data) else f"other pictures: {pictures}"
     return "; ".join(part for part in (scale.label, other) if part)
 
 

@@ -51,7 +51,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     parts = [f"## {escaped(comparison.title)}", *map(escaped, above(comparison))]
     for panel in _panels(comparison):
         parts += [f"### {escaped(panel.column)}", escaped(panel.teacher)]
-        parts += [markdown_grid(grid, comparison.label) for grid in panel.grids]
+        parts += [markdown_grid(grid, comparison.mark) for grid in panel.grids]
         parts += [markdown_list(panel.footnotes)] if panel.footnotes else []
     return "\n\n".join([*parts, "How to read it:", markdown_list(_notes(comparison))]) + "\n"
 
@@ -84,7 +84,7 @@ def comparison_rich(comparison: Comparison) -> Group:
     parts = [Text(comparison.title, style="bold"), *map(Text, above(comparison))]
     for panel in _panels(comparison):
         parts += [Text(""), Text(panel.column, style="bold"), Text(panel.teacher)]
-        parts += [rich_grid(grid, comparison.label, without) for grid in panel.grids]
+        parts += [rich_grid(grid, comparison.mark, without) for grid in panel.grids]
         parts += map(Text, panel.footnotes)
     notes = [note for note in _notes(comparison) if not note.startswith(f"{without}:")]
     return Group(*parts, Text(""), *(Text(note, style="dim") for note in notes))
@@ -96,7 +96,7 @@ def comparison_html(comparison: Comparison) -> str:
     parts += [Markup("<p>{}</p>").format(line) for line in above(comparison)]
     for panel in _panels(comparison):
         parts += [Markup("<h3>{}</h3>").format(panel.column), Markup('<p class="soft">{}</p>').format(panel.teacher)]
-        parts += [html_grid(grid, comparison.label) for grid in panel.grids]
+        parts += [html_grid(grid, comparison.mark) for grid in panel.grids]
         parts += [Markup('<p class="soft">{}</p>').format(note) for note in panel.footnotes]
     notes = Markup("").join(Markup("<li>{}</li>").format(note) for note in _notes(comparison))
     parts.append(Markup('<ul class="soft">{}</ul>').format(notes))

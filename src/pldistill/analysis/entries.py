@@ -51,7 +51,8 @@ class Comparison:
     """All entries of a study, in the order in which rows and columns are shown.
 
     `teachers` gives each column's teacher, None where it has no run yet. `label` names a protocol that is not the
-    published one (`short: 10 epochs`) and then stands at every measured figure. `notes` are said under the tables.
+    published one (`short: 10 epochs`); then it stands above the tables and its `mark` at every measured figure. `notes`
+    are said under the tables.
     Raises ValueError for no entry, or one that stands twice.
     """
 
@@ -62,6 +63,11 @@ class Comparison:
     protocol: str
     published_source: str
     notes: tuple[str, ...] = ()
+
+    @property
+    def mark(self) -> str:
+        """The label up to its colon, `short` say: what headers hold."""
+        return self.label.partition(":")[0]
 
     def __post_init__(self) -> None:
         if not self.entries:

@@ -80,7 +80,7 @@ def times_markdown(comparison: Comparison) -> str:
     for sheet in _sheets(comparison):
         parts.append(f"### {escaped(sheet.machine)}")
         for column, grid in sheet.tables.items():
-            parts += [f"#### {escaped(column)}", markdown_grid(grid, comparison.label)]
+            parts += [f"#### {escaped(column)}", markdown_grid(grid, comparison.mark)]
         parts += [escaped(sheet.remark)] if sheet.remark else []
     return "\n\n".join([*parts, "How to read it:", markdown_list(_notes(comparison))]) + "\n"
 
@@ -115,7 +115,7 @@ def times_rich(comparison: Comparison) -> Group:
     for sheet in _sheets(comparison):
         parts += [Text(""), Text(sheet.machine, style="bold")]
         for column, grid in sheet.tables.items():
-            parts += [Text(""), Text(column, style="bold"), rich_grid(grid, comparison.label)]
+            parts += [Text(""), Text(column, style="bold"), rich_grid(grid, comparison.mark)]
         parts += [Text(sheet.remark)] if sheet.remark else []
     return Group(*parts, Text(""), *(Text(note, style="dim") for note in _notes(comparison)))
 
