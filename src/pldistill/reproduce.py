@@ -148,13 +148,6 @@ def _command(cell: Cell) -> str:
 
 def _flags(recipe: Recipe) -> Iterable[str]:
     """The command line's flags for every field that is not at its default."""
-    spec = find(recipe.method)
-    for name, value in recipe.options.items():
-        if value != spec.options[name]:
-            yield from ("--option", f"{name}={str(value).lower() if isinstance(value, bool) else value}")
-    for name, weight in recipe.weights.items():
-        if weight != spec.weights[name]:
-            yield from ("--weight", f"{name}={weight}")
     for name, value in recipe.to_dict().items():
         if name in ("options", "weights") or value == Recipe.model_fields[name].default:
             continue
@@ -163,3 +156,10 @@ def _flags(recipe: Recipe) -> Iterable[str]:
             yield flag if value else flag.replace("--", "--no-", 1)
         else:
             yield from (flag, str(value))
+    spec = find(recipe.method)
+    for name, value in recipe.options.items():
+        if value != spec.options[name]:
+            yield from ("--option", f"{name}={str(value).lower() if isinstance(value, bool) else value}")
+    for name, weight in recipe.weights.items():
+        if weight != spec.weights[name]:
+            yield from ("--weight", f"{name}={weight}")
