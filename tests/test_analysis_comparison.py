@@ -92,7 +92,7 @@ def test_the_table_of_one_pair(tmp_path):
         ["pld", "70.28 ± 0.21", "", "", ""],
         ["plkl-k10", "", "58.00 ± 1.00", "59.00 ± 1.00", "3"],
     ]
-    for said in ("## Table 1", f"### {PAIR}", "Paper: PLD paper, Table 1.", "Measured: AdamW, 250 epochs."):
+    for said in ("## Table 1", f"### {PAIR}", "Paper: PLD paper, Table 1.", "Protocol: AdamW, 250 epochs."):
         assert said in text.split("\n")
     assert "Teacher resnet56: 72.34 % top-1 after the last of 2 epochs." in text
     assert "short" not in text

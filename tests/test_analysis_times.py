@@ -78,7 +78,7 @@ def test_minutes_stand_beside_the_paper_s(tmp_path):
             ["plkl-k2", "", "2.00", "1"],
         ]
     ]
-    for said in (f"### {CPU_NAME}", f"#### {PAIR}", "Paper: Table 13.", "Measured: AdamW, 250 epochs."):
+    for said in (f"### {CPU_NAME}", f"#### {PAIR}", "Paper: Table 13.", "Protocol: AdamW, 250 epochs."):
         assert said in text.split("\n")
     assert "Not the published protocol" not in text
     shown = printed(times_rich(comparison))

@@ -196,7 +196,7 @@ def above(comparison: Comparison) -> list[str]:
     lines = [f"{less}: {comparison.label}."] if comparison.label else []
     published = any(each.published for each in comparison.entries)
     source = [f"Paper: {comparison.published_source}."] if published else []
-    return [*lines, f"Measured: {comparison.protocol}", *source]
+    return [*lines, f"Protocol: {comparison.protocol}", *source]
 
 
 def _notes(comparison: Comparison) -> list[str]:
