@@ -12,13 +12,6 @@ from pldistill.losses import listmle, p_listmle, plackett_luce, pld
 LOSSES = [pld, listmle, lambda s, t, y, **options: p_listmle(s, t, y, normalize=True, **options)]
 
 
-@pytest.fixture(params=["chosen by range", "always logarithmic"])
-def scan(request, monkeypatch):
-    """Both ways through the sums: what eager CPU tensors choose by range, and that of compiled graphs and devices."""
-    if request.param == "always logarithmic":
-        monkeypatch.setattr("pldistill.losses._plackett_luce._LINEAR_RANGE", -1.0)
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.usefixtures("scan")
 def test_float32_is_as_exact_as_promised(case):

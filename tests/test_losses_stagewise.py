@@ -10,27 +10,7 @@ import reference
 from pldistill.contracts import Outputs
 from pldistill.losses import PlackettLuceKLLoss, dkd, kd, plackett_luce_kl, teacher_optimal_ranking
 from pldistill.methods import METHODS
-
-every_weighting = pytest.mark.parametrize("stages", [1, 2, 10, "teacher"])
-
-
-@pytest.fixture(params=["chosen by range", "always logarithmic"])
-def scan(request, monkeypatch):
-    """Both ways through the sums, as in test_losses_numerics."""
-    if request.param == "always logarithmic":
-        monkeypatch.setattr("pldistill.losses._plackett_luce._LINEAR_RANGE", -1.0)
-
-
-def draw(rows=6, classes=12, scale=2.0, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(4)
-    student, teacher = (
-        (scale * torch.randn(rows, classes, generator=generator, dtype=torch.float64)).to(dtype) for _ in range(2)
-    )
-    return student.requires_grad_(), teacher, torch.randint(classes, (rows,), generator=generator)
-
-
-def gradient_of(losses, student):
-    return torch.autograd.grad(losses.sum(), student)[0]
+from stagewise_draws import draw, every_weighting, gradient_of
 
 
 def by_definition(student, teacher, label, weights, temperature):

@@ -19,18 +19,17 @@ def forecast(plan: Plan, *, device: str = "auto", download: bool = False) -> Tab
     Raises:
         ValueError: for pictures or a device that are not there.
     """
-    cells = [*plan.teachers.values(), *plan.cells]
-    device_type = make_accelerator(cells[0].recipe.amp, device).device.type
+    device_type = make_accelerator(plan.runs[0].recipe.amp, device).device.type
     opened: dict[str, Dataset] = {}
-    for cell in cells:
+    for cell in plan.runs:
         if cell.recipe.data not in opened:
             opened[cell.recipe.data] = open_data(cell.recipe.data, download=download)
-    left = [cell for cell in cells if not cell.record.finished]
+    left = [cell for cell in plan.runs if not cell.record.finished]
     estimates = seconds_of(_job(cell, plan, opened[cell.recipe.data], device_type) for cell in left)
     expected = {cell.folder: seconds for cell, seconds in zip(left, estimates, strict=True)}
     caption = f"left: {duration(sum(expected.values()))} on this machine, estimated from a few steps of each net"
     table = Table("run", "time", "state", box=None, caption=caption, caption_justify="left")
-    for cell in cells:
+    for cell in plan.runs:
         result = cell.record.read_result()
         seconds = expected[cell.folder] if result is None else result["seconds"]
         state = "finished" if result is not None else _state(cell)

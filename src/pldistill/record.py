@@ -70,6 +70,11 @@ class RunRecord:
         return _read_object(self.folder / "result.json") if self.finished else None
 
     @property
+    def begun(self) -> bool:
+        """Whether a run was begun in the folder: its recipe is there."""
+        return (self.folder / "recipe.json").is_file()
+
+    @property
     def finished(self) -> bool:
         """Whether the run came to its end and wrote its result."""
         return (self.folder / "result.json").is_file()
@@ -127,7 +132,7 @@ class RunRecord:
 def load_run(path: Path | str) -> RunRecord:
     """The record in the run folder `path`; ValueError where there is none."""
     record = RunRecord(path)
-    if not (record.folder / "recipe.json").is_file():
+    if not record.begun:
         raise ValueError(f"path: expected a run folder (one that holds recipe.json), got {str(path)!r}")
     return record
 

@@ -16,7 +16,7 @@ from pldistill.analysis.report import write_report
 from pldistill.methods import find
 from pldistill.progress import StudyWatch
 from pldistill.recipe import Recipe
-from pldistill.record import RunRecord, write_atomically
+from pldistill.record import write_atomically
 from pldistill.study import Cell, Plan
 
 # What may go wrong in one cell and leave the others sound: bad input, memory, a device, a file, an infinite loss.
@@ -33,14 +33,13 @@ def reproduce(
     Raises:
         Interrupted: after SIGINT or SIGTERM, with the state saved; the same call goes on.
     """
-    cells = [*plan.teachers.values(), *plan.cells]
-    watch.open(len(cells))
+    watch.open(len(plan.runs))
     try:
-        for cell in cells:
+        for cell in plan.runs:
             if not cell.record.finished:
                 _make(cell, plan, out, watch=watch, device=device, workers=workers, download=download)
+                write_tables(plan, out)
             watch.close_cell(cell.name, cell.record.read_result(), failure(out, cell))
-            write_tables(plan, out)
     finally:
         watch.close()
     comparison = write_tables(plan, out)
@@ -54,7 +53,7 @@ def _make(cell: Cell, plan: Plan, out: Path, **how: Any) -> None:
     try:
         if cell.recipe.teacher is not None and not plan.teachers[cell.column].record.finished:
             raise ValueError(f"{plan.teachers[cell.column].name} is not finished")
-        runs.train(cell.recipe, out=cell.folder, resume=(cell.folder / "recipe.json").exists(), **how)
+        runs.train(cell.recipe, out=cell.folder, resume=cell.record.begun, **how)
     except _FAILURES as error:
         mark.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(mark, " ".join(f"{type(error).__name__}: {error}".split()).encode())
@@ -84,7 +83,7 @@ def compare(plan: Plan, out: Path) -> Comparison:
     return Comparison(
         title=plan.study.title,
         entries=tuple(entries),
-        teachers={column: _existing(cell.record) for column, cell in plan.teachers.items()},
+        teachers={column: cell.record if cell.record.begun else None for column, cell in plan.teachers.items()},
         label=plan.label,
         protocol=plan.study.protocol,
         published_source=plan.study.published[1],
@@ -93,22 +92,17 @@ def compare(plan: Plan, out: Path) -> Comparison:
 
 def _entry(plan: Plan, out: Path, column: str, row: str, factor: float, figures: dict[str, Any]) -> Entry:
     cells = [cell for cell in plan.cells if (cell.column, cell.row, cell.scale) == (column, row, factor)]
-    records = [_existing(cell.record) for cell in cells]
     reasons = {cell.recipe.seed: failure(out, cell) for cell in cells}
     known = figures["rows"].get(row)
     return Entry(
         row=row,
         column=column,
-        records=tuple(record for record in records if record is not None),
+        records=tuple(cell.record for cell in cells if cell.record.begun),
         planned=plan.seeds,
         failures=tuple(f"seed {seed}: {reason}" for seed, reason in reasons.items() if reason is not None),
         published=tuple(known[figures["columns"].index(column)]) if known else None,
         variant="" if factor == 1 else f"scale {factor:g}",
     )
-
-
-def _existing(record: RunRecord) -> RunRecord | None:
-    return record if (record.folder / "recipe.json").is_file() else None
 
 
 def published(table: str) -> dict[str, Any]:
@@ -128,8 +122,7 @@ def write_tables(plan: Plan, out: Path) -> Comparison:
 
 def write_page(plan: Plan, out: Path, comparison: Comparison) -> Path:
     """Write `report.html`: the table, then every run's curves and environment."""
-    cells = [*plan.teachers.values(), *plan.cells]
-    records = [record for cell in cells if (record := _existing(cell.record))]
+    records = [cell.record for cell in plan.runs if cell.record.begun]
     return write_report(records, out / "report.html", title=plan.study.title, sections=[comparison_html(comparison)])
 
 
@@ -141,7 +134,7 @@ def commands(plan: Plan) -> list[str]:
 
 def _command(cell: Cell) -> str:
     words = ["pldistill", "train", *_flags(cell.recipe), "--out", str(cell.folder)]
-    if (cell.folder / "recipe.json").exists():
+    if cell.record.begun:
         words.append("--resume")
     return shlex.join(words)
 

@@ -115,6 +115,11 @@ class Plan:
     teachers: Mapping[str, Cell]
     cells: tuple[Cell, ...]
 
+    @property
+    def runs(self) -> tuple[Cell, ...]:
+        """Teachers and cells, in that order."""
+        return (*self.teachers.values(), *self.cells)
+
 
 def plan(
     study: Study,
