@@ -88,6 +88,18 @@ def train(
     channels_last: Annotated[bool | None, typer.Option(help="Memory layout (default on).")] = None,
     compile: Annotated[bool | None, typer.Option("--compile", help="torch.compile the student.")] = None,
     hflip: Annotated[bool | None, typer.Option(help="Mirror training pictures; default the data's choice.")] = None,
+    mixup: Annotated[str | None, typer.Option(metavar="X", help="Mixup's alpha; default 0, none.")] = None,
+    cutmix: Annotated[str | None, typer.Option(metavar="X", help="CutMix's alpha; default 0, none.")] = None,
+    mix_probability: Annotated[str | None, typer.Option(metavar="X", help="Part of the batches that mix.")] = None,
+    repeats: Annotated[str | None, typer.Option(metavar="N", help="Augmented copies of a picture an epoch.")] = None,
+    unlabelled: Annotated[str | None, typer.Option(help="folder:PATH of pictures without labels.")] = None,
+    class_map: Annotated[str | None, typer.Option(help="JSON: the teacher's classes in the data's.")] = None,
+    trust_teacher: Annotated[
+        bool | None, typer.Option("--trust-teacher", help="Even if no better than chance.")
+    ] = None,
+    accumulate: Annotated[str | None, typer.Option(metavar="N", help="Batches a step; default 1.")] = None,
+    relation: Annotated[str | None, typer.Option(help="local or global, for methods that relate a batch.")] = None,
+    sync_batchnorm: Annotated[bool | None, typer.Option("--sync-batchnorm", help="Over all processes.")] = None,
     seed: Annotated[str | None, typer.Option(metavar="N", help="Default 0.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/ and a name.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,

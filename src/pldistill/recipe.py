@@ -69,6 +69,18 @@ class Recipe(BaseModel):
         channels_last: memory layout of pictures and convolutions.
         compile: `torch.compile` the student.
         hflip: mirror training pictures; None is the data's own choice.
+        mixup: alpha of Mixup's Beta(alpha, alpha); 0 is none. See `pldistill.data.mixing`.
+        cutmix: alpha of CutMix's; where both are given each batch takes one of them, by a fair coin.
+        mix_probability: the part of the batches that are mixed, where mixup or cutmix is given.
+        repeats: how many augmented copies of a picture an epoch shows (repeated augmentation); as many pictures are
+            left out of it, so an epoch is as long as ever.
+        unlabelled: pictures without labels, a data specification or `folder:PATH` of pictures, beside the labelled ones.
+        class_map: a JSON file that says which of the teacher's classes is which of the data's; see `pldistill.teachers`.
+        trust_teacher: go on with a teacher that is not better than chance.
+        accumulate: batches whose gradients are summed into one step.
+        relation: for methods that relate the pictures of a batch, `local` (of one process's batch) or `global` (of all
+            processes').
+        sync_batchnorm: BatchNorm statistics over all processes, on GPUs.
         seed: of the initial weights, the order and the augmentation.
     """
 
@@ -101,6 +113,16 @@ class Recipe(BaseModel):
     channels_last: bool = True
     compile: bool = False
     hflip: bool | None = None
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
+    mix_probability: Annotated[float, Field(gt=0, le=1)] = 1.0
+    repeats: Annotated[int, Field(ge=1)] = 1
+    unlabelled: str | None = None
+    class_map: str | None = None
+    trust_teacher: bool = False
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    relation: Literal["local", "global"] | None = None
+    sync_batchnorm: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
     @model_validator(mode="before")

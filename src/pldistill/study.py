@@ -210,8 +210,12 @@ def _cell(study: Study, column: str, row: str, factor: float, setting: Fields, t
     recipe = make_recipe(fields | asked)
     if factor != 1:
         recipe = scaled(recipe, factor)
-    name = f"{row}{'' if factor == 1 else f'-x{factor:g}'}-seed{recipe.seed}-{address(recipe, teacher.recipe)}"
-    return Cell(row, column, factor, recipe, out / "cells" / column / name)
+    # Named by what is run, not by row and column: tables that share a run share its folder.
+    nets = "-".join([teacher.recipe.student, recipe.student] if recipe.teacher else [recipe.student])
+    name = (
+        f"{recipe.method}{'' if factor == 1 else f'-x{factor:g}'}-seed{recipe.seed}-{address(recipe, teacher.recipe)}"
+    )
+    return Cell(row, column, factor, recipe, out / "cells" / nets / name)
 
 
 def scaled(recipe: Recipe, factor: float) -> Recipe:
@@ -224,8 +228,11 @@ def scaled(recipe: Recipe, factor: float) -> Recipe:
 
 
 def address(recipe: Recipe, teacher: Recipe | None = None) -> str:
-    """Ten hexadecimal digits of what a run computes, wherever its pictures and its teacher's folder lie."""
-    content = {**recipe.to_dict(), "data": data_label(recipe.data)}
+    """Ten hexadecimal digits of what a run computes, wherever its pictures and its teacher's folder lie.
+
+    Fields at their default have no part in it, so a field that is added later leaves every address as it was.
+    """
+    content = {**recipe.model_dump(mode="json", exclude_defaults=True), "data": data_label(recipe.data)}
     if recipe.teacher is not None:
         assert teacher is not None
         content["teacher"] = address(teacher)
