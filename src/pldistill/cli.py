@@ -94,9 +94,7 @@ def train(
     repeats: Annotated[str | None, typer.Option(metavar="N", help="Augmented copies of a picture an epoch.")] = None,
     unlabelled: Annotated[str | None, typer.Option(help="folder:PATH of pictures without labels.")] = None,
     class_map: Annotated[str | None, typer.Option(help="JSON: the teacher's classes in the data's.")] = None,
-    trust_teacher: Annotated[
-        bool | None, typer.Option("--trust-teacher", help="Even if no better than chance.")
-    ] = None,
+    trust_teacher: Annotated[bool | None, typer.Option("--trust-teacher", help="Even if it knows nothing.")] = None,
     accumulate: Annotated[str | None, typer.Option(metavar="N", help="Batches a step; default 1.")] = None,
     relation: Annotated[str | None, typer.Option(help="local or global, for methods that relate a batch.")] = None,
     sync_batchnorm: Annotated[bool | None, typer.Option("--sync-batchnorm", help="Over all processes.")] = None,

@@ -74,8 +74,8 @@ class Recipe(BaseModel):
         mix_probability: the part of the batches that are mixed, where mixup or cutmix is given.
         repeats: how many augmented copies of a picture an epoch shows (repeated augmentation); as many pictures are
             left out of it, so an epoch is as long as ever.
-        unlabelled: pictures without labels, a data specification or `folder:PATH` of pictures, beside the labelled ones.
-        class_map: a JSON file that says which of the teacher's classes is which of the data's; see `pldistill.teachers`.
+        unlabelled: pictures without labels, a data specification or `folder:PATH` of pictures, beside the labelled.
+        class_map: a JSON file that says which of the teacher's classes is which of the data's.
         trust_teacher: go on with a teacher that is not better than chance.
         accumulate: batches whose gradients are summed into one step.
         relation: for methods that relate the pictures of a batch, `local` (of one process's batch) or `global` (of all
