@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pldistill import methods, models
 from pldistill.contracts import Outputs
-from pldistill.data import Augment, Dataset, default_augment, make_loader
+from pldistill.data import Augment, Dataset, Mixing, default_augment, make_loader
 from pldistill.distiller import Distiller
 from pldistill.loop import Loop, Watch
 from pldistill.methods import Method
@@ -82,7 +82,13 @@ def assemble(
         average=average,
         evaluated=evaluated,
         teacher=teacher,
-        loader=loader(dataset.train, augment=_augment(recipe, dataset), shuffle=True),
+        loader=loader(
+            dataset.train,
+            augment=_augment(recipe, dataset),
+            shuffle=True,
+            repeats=recipe.repeats,
+            mixing=_mixing(recipe),
+        ),
         validate=Validation(loader(dataset.val, augment=None, shuffle=False), teacher, accelerator.autocast, held),
         optimizer=optimizer,
         accelerator=accelerator,
@@ -133,6 +139,12 @@ def _average(recipe: Recipe, student: Net) -> tuple[AveragedModel | None, Net]:
     average = AveragedModel(student.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
     evaluated = Net(average.module, mean=student.mean.flatten().tolist(), std=student.std.flatten().tolist())
     return average, evaluated.to(student.mean.device)
+
+
+def _mixing(recipe: Recipe) -> Mixing | None:
+    if not (recipe.mixup or recipe.cutmix):
+        return None
+    return Mixing(mixup=recipe.mixup, cutmix=recipe.cutmix, probability=recipe.mix_probability)
 
 
 def _augment(recipe: Recipe, dataset: Dataset) -> Augment:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -39,16 +40,33 @@ class Distiller(nn.Module):
     def forward(self, batch: Batch, teacher: Outputs | None, weights: Mapping[str, float]) -> Step:
         """Run the student, in the surrounding autocast, and the losses outside of it.
 
-        A term of weight 0 has no part in the step: it is neither summed nor logged.
+        A term of weight 0 has no part in the step: it is neither summed nor logged. Of mixed pictures each term is the
+        mixture of what it is of the two labels, and a hit is the label with the larger share.
         """
         student = _float32(self.student(batch.images))
         with torch.autocast(student.logits.device.type, enabled=False):
-            raw = self.method(student, teacher and _float32(teacher), batch.labels)
+            terms = partial(self.method, student, teacher and _float32(teacher))
+            raw = _mixed(terms, batch) if self.method.reads_labels else terms(batch.labels)
             if weights["task"] != 0:
-                raw = {"task": self.task.loss(student, batch.labels), **raw}
+                raw = {**_mixed(lambda labels: {"task": self.task.loss(student, labels)}, batch), **raw}
             raw = {name: value for name, value in raw.items() if weights[name] != 0}
             weighted = {name: weights[name] * value for name, value in raw.items()}
-        return Step(raw, weighted, self.task.hits(student, batch.labels))
+        return Step(raw, weighted, self.task.hits(student, _larger(batch)))
+
+
+def _mixed(terms: Callable[[Tensor], dict[str, Tensor]], batch: Batch) -> dict[str, Tensor]:
+    """Give `share terms(labels) + (1 - share) terms(partners' labels)`: the mixture of the two labels' losses."""
+    own, mixture = terms(batch.labels), batch.mixture
+    if mixture is None:
+        return own
+    other = terms(mixture.labels)
+    return {name: mixture.share * value + (1 - mixture.share) * other[name] for name, value in own.items()}
+
+
+def _larger(batch: Batch) -> Tensor:
+    """Give the labels of what there is more of in each picture."""
+    mixture = batch.mixture
+    return batch.labels if mixture is None or mixture.share >= 0.5 else mixture.labels
 
 
 def _float32(outputs: Outputs) -> Outputs:

@@ -72,8 +72,8 @@ class Recipe(BaseModel):
         mixup: alpha of Mixup's Beta(alpha, alpha); 0 is none. See `pldistill.data.mixing`.
         cutmix: alpha of CutMix's; where both are given each batch takes one of them, by a fair coin.
         mix_probability: the part of the batches that are mixed, where mixup or cutmix is given.
-        repeats: how many augmented copies of a picture an epoch shows (repeated augmentation); as many pictures are
-            left out of it, so an epoch is as long as ever.
+        repeats: how many augmented copies of a picture an epoch shows (repeated augmentation), in one batch; an epoch
+            is as long as ever, so it shows 1/repeats of the pictures, others each time.
         unlabelled: pictures without labels, a data specification or `folder:PATH` of pictures, beside the labelled.
         class_map: a JSON file that says which of the teacher's classes is which of the data's.
         trust_teacher: go on with a teacher that is not better than chance.
@@ -155,6 +155,8 @@ class Recipe(BaseModel):
             raise ValueError(f"weights: expected one above 0, got {self.weights}")
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(f"warmup_epochs: expected fewer than the {self.epochs} epochs, got {self.warmup_epochs:g}")
+        if self.mix_probability != 1 and not (self.mixup or self.cutmix):
+            raise ValueError(f"mix_probability: expected mixup or cutmix beside {self.mix_probability:g}, got neither")
         return self
 
     def name(self) -> str:

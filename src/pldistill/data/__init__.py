@@ -2,6 +2,7 @@
 
 from pldistill.data.augment import Augment, default_augment
 from pldistill.data.loaders import Loader, make_loader
+from pldistill.data.mixing import Mixing
 from pldistill.data.pictures import read_picture
 from pldistill.data.sources import SOURCES, Source, open_data
 from pldistill.data.splits import Dataset, FolderSplit, Split, TensorSplit, normalize
@@ -12,6 +13,7 @@ __all__ = [
     "Dataset",
     "FolderSplit",
     "Loader",
+    "Mixing",
     "Source",
     "Split",
     "TensorSplit",

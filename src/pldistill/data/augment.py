@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pldistill.data.random import uniform
+from pldistill.data.random import Views, uniform
 from pldistill.data.splits import Dataset
 
 SMALL = 64  # up to this side pictures are small: padded crops in training, no margin in evaluation
@@ -57,12 +57,12 @@ def default_augment(dataset: Dataset) -> Augment:
     return Augment(crop="pad" if dataset.image_size <= SMALL else "resized", hflip=dataset.hflip)
 
 
-def flips(seed: int, view: int, ids: np.ndarray) -> np.ndarray:
+def flips(seed: int, view: Views, ids: np.ndarray) -> np.ndarray:
     """`(N,)` bool: which pictures this view mirrors."""
     return uniform(seed, view, ids, "flip") < 0.5
 
 
-def shifts(padding: int, seed: int, view: int, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def shifts(padding: int, seed: int, view: Views, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Top and left corner `(N,)` int64 of each crop in its padded picture, uniform over 0 ... 2 padding."""
     span = 2 * padding + 1
     top, left = (np.floor(uniform(seed, view, ids, name) * span).astype(np.int64) for name in ("top", "left"))
@@ -70,7 +70,7 @@ def shifts(padding: int, seed: int, view: int, ids: np.ndarray) -> tuple[np.ndar
 
 
 def boxes(
-    augment: Augment, heights: np.ndarray, widths: np.ndarray, seed: int, view: int, ids: np.ndarray
+    augment: Augment, heights: np.ndarray, widths: np.ndarray, seed: int, view: Views, ids: np.ndarray
 ) -> np.ndarray:
     """`(N, 4)` int64 (top, left, height, width) of random resized crops in pictures of the given sizes.
 
@@ -153,7 +153,7 @@ def cut(images: Tensor, box: np.ndarray, size: int) -> Tensor:
     return torch.cat(parts)
 
 
-def replay(images: Tensor, augment: Augment | None, size: int, seed: int, view: int, ids: np.ndarray) -> Tensor:
+def replay(images: Tensor, augment: Augment | None, size: int, seed: int, view: Views, ids: np.ndarray) -> Tensor:
     """What this view shows of the pictures `images (N, 3, H, W)`: `(N, 3, size, size)`, on the same device."""
     if augment is None:
         return fit(images, size)
@@ -165,7 +165,7 @@ def replay(images: Tensor, augment: Augment | None, size: int, seed: int, view: 
     return move(images, augment, seed, view, ids)
 
 
-def move(images: Tensor, augment: Augment, seed: int, view: int, ids: np.ndarray) -> Tensor:
+def move(images: Tensor, augment: Augment, seed: int, view: Views, ids: np.ndarray) -> Tensor:
     """The padded crop and the flip of a batch that has its size already, and is no view of a split's own pictures."""
     if augment.crop == "pad" and augment.padding:
         top, left = (torch.from_numpy(c).to(images.device) for c in shifts(augment.padding, seed, view, ids))

@@ -7,6 +7,7 @@ import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from pldistill.contracts import Batch
 from pldistill.data.augment import Augment, replay
+from pldistill.data.mixing import Mixing, mix
 from pldistill.data.pictures import read_batch
-from pldistill.data.random import order
+from pldistill.data.random import Views, order
 from pldistill.data.splits import FolderSplit, Split, TensorSplit
 
 GRACE = 10  # seconds that a worker goes on after SIGTERM
@@ -42,6 +44,15 @@ class Show:
     seed: int
     shuffle: bool
     device: torch.device
+    repeats: int = 1
+    mixing: Mixing | None = None
+
+
+class Part(NamedTuple):
+    """What a batch is made of: positions `at (N,)` in the split, and the view of all or of each `(N,)`."""
+
+    at: Tensor
+    view: Views
 
 
 class Loader(ABC):
@@ -70,12 +81,33 @@ class Loader(ABC):
             raise ValueError(f"view: expected at least 0, got {view}")
         if not 0 <= start <= len(self):
             raise ValueError(f"start: expected 0 to {len(self)} batches, got {start}")
-        places = order(self._show.seed, view, self._ids) if self._show.shuffle else torch.arange(self.num_samples)
-        return self._batches(view, [places[first:last] for first, last in self._bounds[start:]])
+        parts = self._parts(view, self._bounds[start:])
+        batches = self._batches(view, parts)
+        return batches if self._show.mixing is None else self._mixed(batches, parts, self._show.mixing)
+
+    def _parts(self, view: int, bounds: list[tuple[int, int]]) -> list[Part]:
+        """The view's order cut into batches; the `repeats` copies of a picture follow one another."""
+        show, count = self._show, self.num_samples
+        places = order(show.seed, view, self._ids) if show.shuffle else torch.arange(count)
+        if show.repeats == 1:
+            return [Part(places[first:last], view) for first, last in bounds]
+        places = places.repeat_interleave(show.repeats)[:count]
+        views = view * show.repeats + np.arange(count) % show.repeats
+        return [Part(places[first:last], views[first:last]) for first, last in bounds]
+
+    def _mixed(self, batches: Iterator[Batch], parts: list[Part], mixing: Mixing) -> Iterator[Batch]:
+        for batch, part in zip(batches, parts, strict=True):
+            drawn = mixing.draw(self._show.seed, part.view, self._ids[part.at].numpy(), self._show.image_size)
+            yield batch if drawn is None else mix(batch, drawn)
+
+    def _batch(self, view: int, part: Part, images: Tensor, labels: Tensor) -> Batch:
+        device = self._show.device
+        views = torch.from_numpy(part.view).to(device) if isinstance(part.view, np.ndarray) else None
+        return Batch(images, labels, self._ids[part.at].to(device), view, views)
 
     @abstractmethod
-    def _batches(self, view: int, places: list[Tensor]) -> Iterator[Batch]:
-        """One batch for each tensor of positions."""
+    def _batches(self, view: int, parts: list[Part]) -> Iterator[Batch]:
+        """One batch for each part."""
 
 
 class ResidentLoader(Loader):
@@ -85,22 +117,23 @@ class ResidentLoader(Loader):
         super().__init__(split, show)
         self._images, self._labels = split.images.to(show.device), split.labels.to(show.device)
 
-    def _batches(self, view: int, places: list[Tensor]) -> Iterator[Batch]:
+    def _batches(self, view: int, parts: list[Part]) -> Iterator[Batch]:
         show = self._show
-        for at in places:
-            ids, on_device = self._ids[at], at.to(show.device)
+        for part in parts:
+            on_device = part.at.to(show.device)
             images = self._images.index_select(0, on_device)
-            images = replay(images, show.augment, show.image_size, show.seed, view, ids.numpy())
-            yield Batch(images, self._labels[on_device], ids.to(show.device), view)
+            ids = self._ids[part.at].numpy()
+            images = replay(images, show.augment, show.image_size, show.seed, part.view, ids)
+            yield self._batch(view, part, images, self._labels[on_device])
 
 
 class _Pictures(torch.utils.data.Dataset):
-    """What a worker does: (view, positions) in, the augmented pictures `(N, 3, size, size)` uint8 out."""
+    """What a worker does: (view or views, positions) in, the augmented pictures `(N, 3, size, size)` uint8 out."""
 
     def __init__(self, split: FolderSplit, show: Show) -> None:
         self._paths, self._ids, self._show = split.paths, split.ids.numpy(), show
 
-    def __getitem__(self, key: tuple[int, np.ndarray]) -> Tensor:
+    def __getitem__(self, key: tuple[Views, np.ndarray]) -> Tensor:
         view, at = key
         show, paths = self._show, [self._paths[place] for place in at]
         return read_batch(paths, self._ids[at], show.augment, show.image_size, show.seed, view)
@@ -112,7 +145,7 @@ class FolderLoader(Loader):
     def __init__(self, split: FolderSplit, show: Show, workers: int) -> None:
         super().__init__(split, show)
         self._labels = split.labels
-        self._keys: list[tuple[int, np.ndarray]] = []  # what the workers read next; filled anew for each view
+        self._keys: list[tuple[Views, np.ndarray]] = []  # what the workers read next; filled anew for each view
         self._turn = 0
         self._reader = torch.utils.data.DataLoader(
             _Pictures(split, show),
@@ -125,16 +158,16 @@ class FolderLoader(Loader):
             generator=torch.Generator(),  # else each epoch would draw from the global one
         )
 
-    def _batches(self, view: int, places: list[Tensor]) -> Iterator[Batch]:
+    def _batches(self, view: int, parts: list[Part]) -> Iterator[Batch]:
         self._turn = turn = self._turn + 1
-        self._keys[:] = [(view, at.numpy()) for at in places]
+        self._keys[:] = [(part.view, part.at.numpy()) for part in parts]
         reader = iter(self._reader)
-        for at in places:
+        for part in parts:
             if turn != self._turn:
                 raise ValueError("epoch: a later epoch of this loader has begun, so this one cannot go on")
             device = self._show.device
-            labels, ids = self._labels[at].to(device), self._ids[at].to(device)
-            yield Batch(next(reader).to(device, non_blocking=True), labels, ids, view)
+            labels = self._labels[part.at].to(device)
+            yield self._batch(view, part, next(reader).to(device, non_blocking=True), labels)
 
 
 def _outlive_a_signal(worker: int) -> None:
@@ -157,21 +190,30 @@ def make_loader(
     shuffle: bool,
     device: torch.device,
     workers: int = 0,
+    repeats: int = 1,
+    mixing: Mixing | None = None,
 ) -> Loader:
     """A loader over `split`. `augment=None` is evaluation: short side resized, centre cut.
 
     The last batch is never dropped; with `shuffle` (training) a last batch of exactly one picture joins the batch
     before it. `workers` are processes that read files; they change no number, and pictures in memory need none.
+    `repeats` shows a picture as often within a view, each time augmented anew, and 1/repeats of the pictures: the first
+    in the view's order (Hoffer et al. 2020, "Augment your batch"; timm's RepeatAugSampler). `mixing` mixes whole
+    batches, on the device, after all else.
 
     Raises:
-        ValueError: an empty split, or a batch size, image size or worker count that is too small.
+        ValueError: an empty split; a batch size, image size, worker count or number of repeats that is too small;
+            repeats without `shuffle`, which would leave the same pictures out for ever.
     """
-    for name, value, least in (("batch_size", batch_size, 1), ("image_size", image_size, 1), ("workers", workers, 0)):
-        if value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
+    least = (("batch_size", batch_size, 1), ("image_size", image_size, 1), ("workers", workers, 0))
+    for name, value, bound in (*least, ("repeats", repeats, 1)):
+        if value < bound:
+            raise ValueError(f"{name}: expected at least {bound}, got {value}")
+    if repeats > 1 and not shuffle:
+        raise ValueError(f"repeats: expected 1 without shuffle, got {repeats}")
     if len(split) == 0:
         raise ValueError("split: expected at least one picture, got none")
-    show = Show(batch_size, image_size, augment, seed, shuffle, device)
+    show = Show(batch_size, image_size, augment, seed, shuffle, device, repeats, mixing)
     if isinstance(split, TensorSplit):
         return ResidentLoader(split, show)
     if isinstance(split, FolderSplit):

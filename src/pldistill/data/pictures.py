@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from pldistill.data.augment import SMALL, Augment, boxes, evaluation_resize, move
+from pldistill.data.random import Views
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
@@ -47,7 +48,7 @@ def read_picture(path: str, size: int) -> Tensor:
 
 
 def read_batch(
-    paths: Sequence[str], ids: np.ndarray, augment: Augment | None, size: int, seed: int, view: int
+    paths: Sequence[str], ids: np.ndarray, augment: Augment | None, size: int, seed: int, view: Views
 ) -> Tensor:
     """What this view shows of the files: `(N, 3, size, size)` uint8."""
     pictures = [open_picture(path) for path in paths]

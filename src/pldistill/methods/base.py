@@ -19,7 +19,13 @@ class Method(nn.Module, ABC):
 
     Learnable adapters are ordinary submodules, so that they are optimised and saved with the run, and never exported
     with the student. Weights stand outside: a method returns raw values.
+
+    Attributes:
+        reads_labels: False where the terms are the same whatever the labels, so that a batch of mixed pictures, which
+            has two labels for each, needs them once.
     """
+
+    reads_labels: bool = True
 
     @abstractmethod
     def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor) -> dict[str, Tensor]:

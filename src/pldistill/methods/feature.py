@@ -18,6 +18,8 @@ Pairs = list[tuple[Tensor, Tensor]]
 class AttentionTransfer(Method):
     """The sum over stages of the distance between attention maps. No adapter: channels are averaged out."""
 
+    reads_labels = False
+
     def __init__(self, student: Outputs, teacher: Outputs, *, power: float) -> None:
         super().__init__()
         self.power = power
@@ -34,6 +36,8 @@ class FitNet(Method):
     The regressor is a convolution that gives the teacher's size, batch normalisation and ReLU.
     """
 
+    reads_labels = False
+
     def __init__(self, student: Outputs, teacher: Outputs) -> None:
         super().__init__()
         ((ours, theirs),) = _maps(student, teacher)
@@ -47,6 +51,8 @@ class FitNet(Method):
 
 class VariationalInformation(Method):
     """The sum over stages of the teacher's negative log-likelihood, its mean predicted from the student's map."""
+
+    reads_labels = False
 
     def __init__(self, student: Outputs, teacher: Outputs, *, variance: float) -> None:
         super().__init__()

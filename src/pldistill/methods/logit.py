@@ -61,5 +61,7 @@ class LabelSmoothing(Method):
 class TaskOnly(Method):
     """No term of its own: the task's loss alone, for a teacher or a baseline."""
 
+    reads_labels = False
+
     def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor) -> dict[str, Tensor]:
         return {}

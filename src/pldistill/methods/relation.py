@@ -14,6 +14,8 @@ from pldistill.methods.base import Method
 class RelationMethod(Method):
     """One term: `loss(student_feature, teacher_feature, **options)`, named as the method."""
 
+    reads_labels = False
+
     def __init__(
         self, term: str, loss: Callable[..., Tensor], student: Outputs, teacher: Outputs, **options: Any
     ) -> None:
