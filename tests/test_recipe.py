@@ -21,13 +21,13 @@ def test_defaults_are_the_documented_ones():
 
 def test_method_defaults_are_written_out():
     recipe = make_recipe(KD)
-    assert recipe.options == {"temperature": 4.0, "tau_squared": True}
+    assert recipe.options == {"temperature": 4.0, "tau_squared": True, "standardize": "none"}
     assert recipe.weights == {"task": 0.1, "kd": 0.9}
 
 
 def test_given_options_and_weights_take_the_type_of_their_default():
     recipe = make_recipe({**KD, "options": {"temperature": "2", "tau_squared": "false"}, "weights": {"kd": "3"}})
-    assert recipe.options == {"temperature": 2.0, "tau_squared": False}
+    assert recipe.options == {"temperature": 2.0, "tau_squared": False, "standardize": "none"}
     assert recipe.weights == {"task": 0.1, "kd": 3.0}
 
 

@@ -230,9 +230,11 @@ def scaled(recipe: Recipe, factor: float) -> Recipe:
 def address(recipe: Recipe, teacher: Recipe | None = None) -> str:
     """Ten hexadecimal digits of what a run computes, wherever its pictures and its teacher's folder lie.
 
-    Fields at their default have no part in it, so a field that is added later leaves every address as it was.
+    Fields and options at their default have no part in it, so one that is added later leaves every address as it was.
     """
     content = {**recipe.model_dump(mode="json", exclude_defaults=True), "data": data_label(recipe.data)}
+    defaults = methods.find(recipe.method).options
+    content["options"] = {name: value for name, value in recipe.options.items() if value != defaults[name]}
     if recipe.teacher is not None:
         assert teacher is not None
         content["teacher"] = address(teacher)

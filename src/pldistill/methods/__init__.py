@@ -28,8 +28,8 @@ def _logit(
     note: str = "",
     couples_batch: bool = False,
 ) -> MethodSpec:
-    def build(**given: Any) -> Method:
-        return LogitMethod(term, loss, given)
+    def build(standardize: str = "none", **given: Any) -> Method:
+        return LogitMethod(term, loss, given, standardize)
 
     return MethodSpec(build, source, options, weights, note, couples_batch=couples_batch)
 
@@ -54,7 +54,10 @@ def _feature(
     return MethodSpec(build, source, {**own, **(places or {})}, weights, note, couples_batch=couples_batch, taps=taps)
 
 
-_KL = {"temperature": 4.0, "tau_squared": True}
+# Published for both nets with kd and dkd (Sun et al.) and with kd, dist and pld (PLD paper, App. F); for the teacher
+# alone with pld (App. F). The other combinations are there because nothing forbids them.
+_STANDARDIZE = {"standardize": "none"}
+_KL = {"temperature": 4.0, "tau_squared": True, **_STANDARDIZE}
 
 METHODS: dict[str, MethodSpec] = {
     "ce": MethodSpec(
@@ -77,6 +80,7 @@ METHODS: dict[str, MethodSpec] = {
         options=_KL,
         weights={"task": 0.1, "kd": 0.9},
         source="Hinton et al. 2015; weights of mdistiller and RepDistiller on CIFAR",
+        note="standardize=both is Sun et al. 2024 (with temperature 2, weights 0.1 and 9) and the paper's Table 10",
     ),
     "rkl": _logit(
         "rkl",
@@ -97,26 +101,29 @@ METHODS: dict[str, MethodSpec] = {
     "dist": _logit(
         "dist",
         losses.dist,
-        options={"beta": 2.0, "gamma": 2.0, "temperature": 4.0},
+        options={"beta": 2.0, "gamma": 2.0, "temperature": 4.0, **_STANDARDIZE},
         weights={"task": 1.0, "dist": 1.0},
         source="Huang et al. 2022; PLD paper, Table 1",
+        note="standardize=both is the paper's Table 10",
         couples_batch=True,
     ),
     "dkd": _logit(
         "dkd",
         losses.dkd,
-        options={"alpha": 1.0, "beta": 8.0, "temperature": 4.0},
+        options={"alpha": 1.0, "beta": 8.0, "temperature": 4.0, **_STANDARDIZE},
         weights={"task": 1.0, "dkd": Ramp(1.0, 20 / 240)},
         source="Zhao et al. 2022; mdistiller on CIFAR",
-        note="beta by pair there: 6 wrn_40_2-wrn_40_1, 2 resnet56-resnet20, 8 the others",
+        note="beta by pair there: 6 wrn_40_2-wrn_40_1, 2 resnet56-resnet20, 8 the others; "
+        "standardize=both is Sun et al. 2024 (with temperature 2, alpha and beta times 9)",
     ),
     "pld": _logit(
         "pld",
         losses.pld,
-        options={"temperature": 4.0},
+        options={"temperature": 4.0, **_STANDARDIZE},
         weights={"task": 0.0, "pld": 1.0},
         source="PLD paper, Sec. 4.2 and Table 1",
-        note="temperature 4 is the paper's on CIFAR-100; on ImageNet, and PLDLoss's default, it is 1",
+        note="temperature 4 is the paper's on CIFAR-100; on ImageNet, and PLDLoss's default, it is 1; "
+        "standardize=both and standardize=teacher are the paper's Table 10",
     ),
     "plkl": MethodSpec(
         stagewise,

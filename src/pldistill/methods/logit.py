@@ -11,23 +11,57 @@ from torch.nn import functional
 from pldistill import losses
 from pldistill.contracts import Outputs
 from pldistill.methods.base import Method
+from pldistill.suggest import unknown
+
+STANDARDIZE = ("none", "both", "teacher")
 
 
 class LogitMethod(Method):
-    """One term: `loss(student_logits, teacher_logits, labels, **options)`, named as the method."""
+    """One term: `loss(student_logits, teacher_logits, labels, **options)`, named as the method.
 
-    def __init__(self, term: str, loss: Callable[..., Tensor], options: dict[str, Any]) -> None:
+    Where `standardize` is "both" or "teacher", the loss sees these nets' logits as z-scores over the classes,
+    (z - mean z) / (1e-7 + std z), the standard deviation with C - 1 in the denominator (`losses.standardize`); its
+    temperature divides the z-scores. The term alone sees them: the task's own loss is of the raw logits. The order of a
+    row's classes stays, and so does the ranking that a loss reads from the teacher, but for logits so close that the
+    z-scores round to equal ones.
+
+    Args:
+        term: the name of the term.
+        loss: of `losses`.
+        options: the loss's own.
+        standardize: "none", "both" or "teacher".
+
+    Raises:
+        ValueError: for another `standardize`; in the call, for logits of one class, which have no deviation.
+
+    Source: Sun et al., "Logit standardization in knowledge distillation" (2024), both nets, for kd and dkd; the PLD
+    paper, App. F, both nets for kd, dist and pld, and the teacher alone for pld's weights. App. F states neither the
+    1e-7 nor the deviation's denominator, which are Sun et al.'s here, nor a temperature.
+    """
+
+    def __init__(
+        self, term: str, loss: Callable[..., Tensor], options: dict[str, Any], standardize: str = "none"
+    ) -> None:
         super().__init__()
+        if standardize not in STANDARDIZE:
+            raise ValueError(unknown("option standardize", standardize, STANDARDIZE))
         self.term = term
         self.loss = loss
         self.options = options
+        self.standardize = standardize
 
     def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor) -> dict[str, Tensor]:
         assert teacher is not None  # the run refuses a teacherless recipe for these
-        return {self.term: self.loss(student.logits, teacher.logits, labels, **self.options)}
+        ours, theirs = student.logits, teacher.logits
+        if self.standardize == "both":
+            ours = losses.standardize(ours)
+        if self.standardize != "none":
+            theirs = losses.standardize(theirs)
+        return {self.term: self.loss(ours, theirs, labels, **self.options)}
 
     def extra_repr(self) -> str:
-        return ", ".join([self.term, *(f"{name}={value}" for name, value in self.options.items())])
+        said = [f"{name}={value}" for name, value in self.options.items()]
+        return ", ".join([self.term, *said, f"standardize={self.standardize}"])
 
 
 def stagewise(temperature: float, stages: str) -> LogitMethod:
