@@ -78,9 +78,9 @@ def test_measured_is_mean_and_deviation_over_the_finished_runs(tmp_path):
 def test_the_table_of_one_pair(tmp_path):
     teacher = make_run(tmp_path / "teacher", student="resnet56", top1=[70.0, 72.345])
     comparison = study(
-        entry(tmp_path, "ce", 50.0, 52.0, 54.0, published=(67.57, 0.25)),
-        entry(tmp_path, "kd", 60.0, published=(69.45, None)),
-        entry(tmp_path, "pld", published=(70.28, 0.21)),
+        entry(tmp_path, "ce", 50.0, 52.0, 54.0, published={"top1": (67.57, 0.25)}),
+        entry(tmp_path, "kd", 60.0, published={"top1": (69.45, None)}),
+        entry(tmp_path, "pld", published={"top1": (70.28, 0.21)}),
         entry(tmp_path, "plkl-k10", 59.0, 57.0, 58.0),
         teachers={PAIR: teacher},
     )
@@ -137,7 +137,7 @@ def test_several_pairs_have_a_table_each_with_its_teacher(tmp_path):
 
 @pytest.mark.parametrize("render", RENDERERS)
 def test_every_form_shows_every_figure(tmp_path, render):
-    entries = entry(tmp_path, "ce", 50.0, 52.5, published=(67.57, 0.25)), entry(tmp_path, "kd", 49.0)
+    entries = entry(tmp_path, "ce", 50.0, 52.5, published={"top1": (67.57, 0.25)}), entry(tmp_path, "kd", 49.0)
     text = render(study(*entries, notes=("Chosen by us: the rate.",)))
     assert "Chosen by us: the rate." in text.split("49.00")[1]
     for said in ("67.57 ± 0.25", "51.25 ± 1.77", "52.25 ± 1.77", "2/3", "49.00", "paper", "last", "best", "flatters"):
@@ -146,7 +146,7 @@ def test_every_form_shows_every_figure(tmp_path, render):
 
 @pytest.mark.parametrize("render", RENDERERS)
 def test_a_short_run_is_labelled_above_the_table_and_in_its_header(tmp_path, render):
-    entries = [entry(tmp_path, "ce", 50.0, published=(67.57, 0.25)), entry(tmp_path, "kd", 51.0)]
+    entries = [entry(tmp_path, "ce", 50.0, published={"top1": (67.57, 0.25)}), entry(tmp_path, "kd", 51.0)]
     entries += [entry(tmp_path, "kd", 52.0, variant="scale 2")]
     text = render(study(*entries, label=SHORT))
     head = text[: text.index("67.57")]
@@ -160,7 +160,7 @@ def test_a_short_run_is_labelled_above_the_table_and_in_its_header(tmp_path, ren
 
 
 def test_the_csv_is_in_full_precision(tmp_path):
-    published = (67.57, 0.25)
+    published = {"top1": (67.57, 0.25)}
     comparison = study(entry(tmp_path, "ce", 50.0, 50.1, published=published, seconds=61.5), entry(tmp_path, "kd"))
     ce, kd = lines(comparison)
     names = ("last", "best", "holdout_last", "published")
@@ -273,14 +273,14 @@ def test_bad_comparisons_are_refused(tmp_path):
 
 
 def test_the_terminal_table_fits_80_columns(tmp_path):
-    entries = [entry(tmp_path, row, 50.0, 52.5, 51.0, published=(67.57, 0.25)) for row in ("fitnet", "plkl-k10")]
+    paper = {"top1": (67.57, 0.25)}
+    entries = [entry(tmp_path, row, 50.0, 52.5, 51.0, published=paper) for row in ("fitnet", "plkl-k10")]
     entries += [
         entry(tmp_path, each.row, 52.0, 51.0, 50.0, variant="scale 0.5", result={"holdout_last": 40.0})
         for each in entries
     ]
-    defaults = [
-        entry(tmp_path / "h", each.row, 52.0, 51.0, 50.0, result={"holdout_last": 41.0}) for each in entries[:2]
-    ]
+    held_out = {"holdout_last": 41.0}
+    defaults = [entry(tmp_path / "h", each.row, 52.0, 51.0, 50.0, result=held_out) for each in entries[:2]]
     text = printed(study(*defaults, *entries[2:], label="short: 10 epochs, 10,000 pictures"), 80)
     assert "…" not in text
     assert "51.00 ± 1.00" in text

@@ -63,9 +63,9 @@ def lines(comparison):
 
 def test_minutes_stand_beside_the_paper_s(tmp_path):
     comparison = study(
-        timed(tmp_path, "ce", 60.0, published=(22.97, None)),
-        timed(tmp_path, "kd", 90.0, 150.0, published=(33.57, None)),
-        timed(tmp_path, "pld", published=(33.42, None)),
+        timed(tmp_path, "ce", 60.0, published={"minutes": (22.97, None)}),
+        timed(tmp_path, "kd", 90.0, 150.0, published={"minutes": (33.57, None)}),
+        timed(tmp_path, "pld", published={"minutes": (33.42, None)}),
         timed(tmp_path, "plkl-k2", 120.0),
     )
     text = times_markdown(comparison)
@@ -87,7 +87,7 @@ def test_minutes_stand_beside_the_paper_s(tmp_path):
 
 
 def test_a_short_run_is_labelled_above_and_in_the_header_of_what_was_measured_alone(tmp_path):
-    comparison = study(timed(tmp_path, "ce", 60.0, published=(22.97, None)), label=SHORT)
+    comparison = study(timed(tmp_path, "ce", 60.0, published={"minutes": (22.97, None)}), label=SHORT)
     text = times_markdown(comparison)
     assert f"Not the published protocol, so no repeat of published figures: {SHORT}." in text.split("\n")
     assert tables(text)[0][0] == ["method", "paper minutes", "measured minutes (short)", "n"]
@@ -157,7 +157,7 @@ def test_runs_side_by_side_are_told(tmp_path):
 
 
 def test_the_csv_is_in_full_precision(tmp_path):
-    line = lines(study(timed(tmp_path, "kd", 61.0, 62.0, published=(33.57, None)), timed(tmp_path, "ce")))
+    line = lines(study(timed(tmp_path, "kd", 61.0, 62.0, published={"minutes": (33.57, None)}), timed(tmp_path, "ce")))
     assert list(line[0]) == [
         *("row", "column", "variant", "label", "machine", "n", "minutes_mean", "minutes_std", "overlapping"),
         "published_minutes",
@@ -300,5 +300,5 @@ def test_the_paper_s_minutes_are_found_for_every_published_cell(tmp_path):
     comparison = times_of(plan(STUDIES["table1"], out=tmp_path, data="cifar100:data"), tmp_path)
     shown = {(each.column, each.row): each.published for each in comparison.entries if each.published}
     assert set(shown) == {(pair, row) for pair in published("table1")["columns"] for row in published("table1")["rows"]}
-    assert shown["resnet50-mobilenetv2", "rkd"] == (128.65, None)
-    assert shown[OTHER, "pld"] == (33.10, None)
+    assert shown["resnet50-mobilenetv2", "rkd"] == {"minutes": (128.65, None)}
+    assert shown[OTHER, "pld"] == {"minutes": (33.10, None)}

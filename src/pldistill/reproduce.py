@@ -100,7 +100,7 @@ def _entry(plan: Plan, out: Path, column: str, row: str, factor: float, figures:
         records=tuple(cell.record for cell in cells if cell.record.begun),
         planned=plan.seeds,
         failures=tuple(f"seed {seed}: {reason}" for seed, reason in reasons.items() if reason is not None),
-        published=tuple(known[figures["columns"].index(column)]) if known else None,
+        published={"top1": tuple(known[figures["columns"].index(column)])} if known else {},
         variant="" if factor == 1 else f"scale {factor:g}",
     )
 

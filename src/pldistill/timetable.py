@@ -53,14 +53,14 @@ def times_of(plan: Plan, out: Path) -> Comparison:
     """The study's runs with the paper's minutes as what was published."""
     figures = published("table13")
 
-    def known(column: str, row: str) -> tuple[float, None] | None:
+    def known(column: str, row: str) -> dict[str, tuple[float, None]]:
         if row not in figures["columns"] or column not in figures["rows"]:
-            return None
-        return figures["rows"][column][figures["columns"].index(row)], None
+            return {}
+        return {"minutes": (figures["rows"][column][figures["columns"].index(row)], None)}
 
     comparison = compare(plan, out)
     entries = [
-        replace(each, published=None if each.variant else known(each.column, each.row)) for each in comparison.entries
+        replace(each, published={} if each.variant else known(each.column, each.row)) for each in comparison.entries
     ]
     title = comparison.title.partition(":")[0] + ": minutes a run"
     return replace(comparison, title=title, entries=tuple(entries), published_source=_SOURCE)

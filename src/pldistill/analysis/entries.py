@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pldistill.analysis.groups import data_label, differing, flatten
+from pldistill.analysis.layouts import METRICS, Facts, Layout, Panels
 from pldistill.analysis.tables import Stat, stat
 from pldistill.record import RunRecord
+from pldistill.suggest import unknown
 
+# What the paper may give: what is measured after the last epoch, and Table 13's times.
+_PUBLISHED = (*METRICS, "minutes")
 # What the runs of one entry may differ in: the seed, and where the teacher and the results lie.
 _FREE = {"seed", "teacher", "teacher_checkpoint", "out", "device", "workers", "resume", "download"}
 
@@ -19,7 +23,8 @@ class Entry:
     """One cell of the table: a row (`kd`) in a column (a pair, `resnet56-resnet20`), its runs over seeds.
 
     `records` holds the runs that exist, finished or not, of `planned` seeds; `failures` a reason for each seed that
-    failed; `published` the paper's mean and deviation in percent. A `variant` (`scale 4`) stands beside the default.
+    failed; `published` the paper's mean and deviation by metric (`top1`, in percent; `minutes`), empty where it has
+    none. A `variant` (`scale 4`) stands beside the default.
     """
 
     row: str
@@ -27,13 +32,17 @@ class Entry:
     records: tuple[RunRecord, ...]
     planned: int
     failures: tuple[str, ...] = ()
-    published: tuple[float, float | None] | None = None
+    published: Mapping[str, tuple[float, float | None]] = field(default_factory=dict, hash=False)
     variant: str = ""
 
     @property
     def name(self) -> str:
         """The row, with the variant where it is not the default."""
         return f"{self.row}, {self.variant}" if self.variant else self.row
+
+    def paper(self, metric: str) -> Stat | None:
+        """The paper's figure, None where it has none."""
+        return Stat(*self.published[metric], 0) if metric in self.published else None
 
     @property
     def finished(self) -> list[RunRecord]:
@@ -52,8 +61,8 @@ class Comparison:
 
     `teachers` gives each column's teacher, None where it has no run yet. `label` names a protocol that is not the
     published one (`short: 10 epochs`); then it stands above the tables and its `mark` at every measured figure. `notes`
-    are said under the tables.
-    Raises ValueError for no entry, or one that stands twice.
+    are said under the tables. `layout` says how the entries lie; `facts` of a column go before what its records say.
+    Raises ValueError for no entry, one that stands twice, or a published figure of no known metric.
     """
 
     title: str
@@ -63,6 +72,8 @@ class Comparison:
     protocol: str
     published_source: str
     notes: tuple[str, ...] = ()
+    layout: Layout = field(default_factory=Panels)
+    facts: Mapping[str, Facts] = field(default_factory=dict)
 
     @property
     def mark(self) -> str:
@@ -76,6 +87,9 @@ class Comparison:
         twice = [f"{column}: {name}" for column, name in dict.fromkeys(places) if places.count((column, name)) > 1]
         if twice:
             raise ValueError(f"entries: expected each row, column and variant once, got several of {'; '.join(twice)}")
+        for name in (name for each in self.entries for name in each.published):
+            if name not in _PUBLISHED:
+                raise ValueError(unknown("published metric", name, _PUBLISHED))
 
 
 def measured(entry: Entry) -> tuple[Stat | None, Stat | None]:
@@ -85,6 +99,14 @@ def measured(entry: Entry) -> tuple[Stat | None, Stat | None]:
     """
     found = results(entry)
     return stat([each.get("top1_last") for each in found]), stat([each.get("top1_best") for each in found])
+
+
+def figure(entry: Entry, metric: str) -> Stat | None:
+    """A metric after the last epoch over the finished runs; None unless there are some and every one has it.
+
+    Raises ValueError where the finished runs repeat a seed or differ in more than the seed.
+    """
+    return stat([each.get(f"{metric}_last") for each in results(entry)])
 
 
 def held_out(entry: Entry) -> Stat | None:

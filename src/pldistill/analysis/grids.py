@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
 
-_WORDS = ("method", "variant")  # the columns that hold no numbers
+_WORDS = ("method", "variant")  # the columns that hold no numbers, beside the first
+_FOLD = 28  # a first column that is wider may be folded in a terminal, to no less
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def _title(group: str, name: str, label: str) -> str:
 def markdown_grid(grid: Grid, label: str) -> str:
     """A GitHub table; the label stands in the header of every measured column."""
     names = [escaped(_title(group, name, label)) for group, name in grid.header]
-    rule = ["---" if name in _WORDS else "---:" for _, name in grid.header]
+    rule = ["---" if words else "---:" for words in _holds_words(grid)]
     lines = [[f"**{escaped(text)}**" if bold else escaped(text) for text, bold in line] for line in grid.lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in [names, rule, *lines])
 
@@ -50,19 +52,64 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\|<*`])", r"\\\1", " ".join(text.split()))
 
 
-def rich_grid(grid: Grid, label: str, without: str | None = None) -> Table:
-    """A table for a terminal, without the columns of one name."""
+@dataclass(frozen=True)
+class FittedGrid:
+    """A grid for a terminal, without the columns of one name; in several tables where the terminal is too narrow."""
+
+    grid: Grid
+    label: str
+    without: str | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = [index for index, (_, name) in enumerate(self.grid.header) if name != self.without]
+        for columns in _fitting(self.grid, self.label, shown, options.max_width):
+            yield rich_grid(self.grid, self.label, columns)
+
+
+def rich_grid(grid: Grid, label: str, columns: Sequence[int] | None = None) -> Table:
+    """A table for a terminal, of some of the columns."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    shown = [index for index, (_, name) in enumerate(grid.header) if name != without]
+    shown = range(len(grid.header)) if columns is None else columns
+    words = _holds_words(grid)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for group, name in (grid.header[index] for index in shown):
-        table.add_column(Text(_title(group, name, label)), justify="left" if name in _WORDS else "right")
+    for at in shown:
+        table.add_column(Text(_title(*grid.header[at], label)), justify="left" if words[at] else "right")
     for line in grid.lines:
-        table.add_row(*(Text(line[at][0], style="bold" if line[at][1] else "", no_wrap=True) for at in shown))
+        folds = len(line[0][0]) > _FOLD
+        texts = ((at, *line[at]) for at in shown)
+        table.add_row(
+            *(Text(text, style="bold" if bold else "", no_wrap=at > 0 or not folds) for at, text, bold in texts)
+        )
     return table
+
+
+def _fitting(grid: Grid, label: str, shown: Sequence[int], room: int) -> list[list[int]]:
+    """The columns in as few tables as `room` characters allow, the first column in each of them."""
+    tables: list[list[int]] = []
+    for at in shown[1:]:
+        wider = [*tables[-1], at] if tables else []
+        if wider and sum(_width(grid, label, each) for each in wider) <= room:
+            tables[-1] = wider
+        else:
+            tables.append([shown[0], at])
+    return tables or [list(shown)]
+
+
+def _width(grid: Grid, label: str, at: int) -> int:
+    """How many characters a column takes in a terminal at least, with what stands between two."""
+    texts = [line[at][0] for line in grid.lines]
+    words = _title(*grid.header[at], label).split()
+    if at == 0:
+        words += [word for text in texts if len(text) > _FOLD for word in text.split()]
+        texts = [text for text in texts if len(text) <= _FOLD]
+    return max(map(len, (*words, *texts)), default=0) + 2
+
+
+def _holds_words(grid: Grid) -> list[bool]:
+    return [at == 0 or name in _WORDS for at, (_, name) in enumerate(grid.header)]
 
 
 def html_grid(grid: Grid, label: str) -> Markup:
@@ -74,7 +121,7 @@ def html_grid(grid: Grid, label: str) -> Markup:
             "number" if group == "paper" else "", len(list(members))
         )
         groups += start + Markup("{}</th>").format(title)
-    kinds = ["" if name in _WORDS else "number" for _, name in grid.header]
+    kinds = ["" if words else "number" for words in _holds_words(grid)]
     for kind, (_, name) in zip(kinds, grid.header, strict=True):
         names += Markup('<th scope="col" class="{}">{}</th>').format(kind, name or "top-1")
     body = Markup("")

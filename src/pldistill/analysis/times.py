@@ -73,7 +73,7 @@ def machines(comparison: Comparison) -> list[str]:
 def times_markdown(comparison: Comparison) -> str:
     """A heading, what was run, and machine by machine a GitHub table a pair; then how to read them.
 
-    Here and in the other forms the entries' `published` is the paper's minutes, not its accuracy. Without a finished
+    Here and in the other forms the entries' published `minutes` stand beside the measured ones. Without a finished
     run there is no table.
     """
     parts = [f"## {escaped(comparison.title)}", *map(escaped, above(comparison))]
@@ -100,7 +100,7 @@ def times_csv(comparison: Comparison) -> str:
             made, took = _made_by(each, machine).finished, minutes(each, machine)
             figures = [took.mean, took.std] if took else [None, None]
             together = sum(record in busy for record in made)
-            paper = each.published[0] if each.published else None
+            paper = each.published.get("minutes", (None, None))[0]
             about = [each.row, each.column, each.variant, comparison.label, machine, len(made)]
             writer.writerow([*about, *figures, together, paper])
     return out.getvalue()
@@ -141,23 +141,19 @@ def _sheets(comparison: Comparison) -> list[Sheet]:
 
 def _table(entries: Sequence[Entry], machine: str) -> Grid:
     """The paper's minutes, where it has some, and the machine's."""
-    paper = any(each.published for each in entries)
+    paper = any(each.paper("minutes") for each in entries)
     header = [("", "method"), *([("paper", "minutes")] if paper else []), ("measured", "minutes"), ("measured", "n")]
     lines = []
     for each in entries:
         took = minutes(each, machine)
         line = [
             each.name,
-            *([_published(each)] if paper else []),
+            *([found.show(2) if (found := each.paper("minutes")) else ""] if paper else []),
             took.show(2) if took else "",
             str(took.n) if took else "",
         ]
         lines.append(tuple((text, False) for text in line))
     return Grid(tuple(header), tuple(lines))
-
-
-def _published(entry: Entry) -> str:
-    return Stat(*entry.published, 0).show(2) if entry.published else ""
 
 
 def _remark(comparison: Comparison, machine: str) -> str:

@@ -1,0 +1,121 @@
+"""How a study's entries lie in tables: a table a column, a line a column, or a line a row. Data alone, no drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from pldistill.suggest import unknown
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a run: what a header calls it, what it is, the decimals of a measured one, which way is better."""
+
+    short: str
+    meaning: str
+    digits: int = 2
+    lower: bool = False
+
+
+# By name: `metrics.jsonl` has the name itself after every epoch, `result.json` NAME_last.
+METRICS: Mapping[str, Metric] = {
+    "top1": Metric("top-1", "top-1 in percent"),
+    "top5": Metric("top-5", "top-5 in percent"),
+    "kl": Metric(
+        "KL", "KL(teacher ‖ student) on the validation set at temperature 1, in nats; lower is closer", 3, lower=True
+    ),
+    "agreement": Metric("agreement", "validation pictures to which both nets give the same class first, in percent"),
+    "overlap5": Metric("top-5 overlap", "classes that the five first of both nets share, in percent of five"),
+    "kendall": Metric("Kendall τ", "Kendall's rank correlation of the two nets' class rankings, -1 to 1", 3),
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a column's nets before any figure of a student; None where it is not.
+
+    Parameters are counts, top-1 is in percent. The `paper_` ones are as the paper prints them.
+    """
+
+    student_parameters: int | None = None
+    teacher_parameters: int | None = None
+    teacher_top1: float | None = None
+    paper_teacher_top1: float | None = None
+    paper_student_parameters: int | None = None
+    paper_teacher_parameters: int | None = None
+
+
+FACTS = tuple(each.name for each in fields(Facts) if not each.name.startswith("paper_"))
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A table for each column (a pair of nets), in it a line a row (a method): last, best and n beside the paper's."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A line for each column (a pair of nets, a number of epochs, an optimizer), the rows (methods) across.
+
+    Attributes:
+        line: what a line is, the title of the first column.
+        metrics: a table each, of `METRICS`.
+        facts: of `FACTS`, as columns of the first table.
+        differences: (row, row): the first less the second, as columns.
+        mean: whether a last line holds the means of the differences.
+        paper_means: (row, row) to the mean that the paper states for `metrics[0]`; without one, its lines' mean.
+        steps: (column, column): the first less the second, as lines.
+        through: of `METRICS`, drawn epoch by epoch on the page.
+
+    Raises ValueError for a name that is not of these, or no metric.
+    """
+
+    line: str = "pair"
+    metrics: tuple[str, ...] = ("top1",)
+    facts: tuple[str, ...] = ()
+    differences: tuple[tuple[str, str], ...] = ()
+    mean: bool = False
+    paper_means: Mapping[tuple[str, str], float] = field(default_factory=dict, hash=False)
+    steps: tuple[tuple[str, str], ...] = ()
+    through: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(self.metrics, self.through)
+        for name in self.facts:
+            if name not in FACTS:
+                raise ValueError(unknown("fact", name, FACTS))
+        for difference in self.paper_means:
+            if difference not in self.differences:
+                raise ValueError(f"paper_means: expected pairs of rows from differences, got {difference!r}")
+
+
+@dataclass(frozen=True)
+class Variants:
+    """A table for each column, in it a line for each row (a variant of a method), the metrics across.
+
+    Attributes:
+        metrics: of `METRICS`.
+        reference: a row; its figure of `metrics[0]` less every other row's stands as a column.
+        through: of `METRICS`, drawn epoch by epoch on the page.
+
+    Raises ValueError for a name that is not of these, or no metric.
+    """
+
+    metrics: tuple[str, ...] = ("top1", "top5")
+    reference: str | None = None
+    through: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(self.metrics, self.through)
+
+
+Layout = Panels | Pairs | Variants
+
+
+def _check(metrics: tuple[str, ...], through: tuple[str, ...]) -> None:
+    if not metrics:
+        raise ValueError(f"metrics: expected some of {', '.join(METRICS)}, got none")
+    for name in (*metrics, *through):
+        if name not in METRICS:
+            raise ValueError(unknown("metric", name, METRICS))
