@@ -1,4 +1,4 @@
-"""How every figure looks: colours, ink, letters, and SVG text that stands alone or sits in a page."""
+"""How every figure looks: colours, ink, letters; SVG text that stands alone or sits in a page, and files."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import io
 import re
 import warnings
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+
+from pldistill.record import write_atomically
 
 # (on white, on near-black). Each stands at least 3:1 against its ground, and any two stay apart for eyes that lack one
 # kind of cone: the tests compute both.
@@ -26,7 +30,9 @@ PALETTE = (
 GROUNDS = ("#ffffff", "#14171b")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))  # after the palette is through, it starts again dashed, then dotted
 _INK = "#123457"  # stands for the ink of the place where the figure is shown; no line has it
+FAINT = f"{_INK}24"  # the same, as good as transparent
 SMALL = 9
+_DPI = 160  # of PNG files
 
 _RC = {
     "svg.hashsalt": "pldistill",
@@ -81,6 +87,22 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     svg = svg.replace(_INK, "currentColor")
     start = f'<svg class="curves" role="img" aria-label="{html.escape(title)}"'
     return svg.replace("<svg", start, 1).replace(">", f">\n<style>{_css()}</style>", 1)
+
+
+def write_figure(figure: Figure, stem: Path, title: str) -> list[Path]:
+    """Write the figure as `stem`.svg and, on white, as `stem`.png, and give both paths."""
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("svg", "png")]
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with house_style():  # ticks and letters are made while it is drawn
+        write_atomically(paths[0], to_svg(figure, stem.name, title).encode())
+        picture = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            figure.set_facecolor(GROUNDS[0])
+            figure.set_dpi(_DPI)
+            FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
+        write_atomically(paths[1], picture.getvalue())
+    return paths
 
 
 def _css() -> str:
