@@ -9,10 +9,11 @@ from sklearn.datasets import load_digits
 from pldistill.data import SOURCES, open_data
 
 BAD = {
-    "": r"^unknown data ''; known: cifar10, cifar100, digits, folder, glyphs$",
+    "": r"^unknown data ''; known: cifar10, cifar100, digits, folder, glyphs, hfds, imagenet, wds$",
     "glyps": r"unknown data 'glyps'; did you mean glyphs\?",
     "cifar1000:/x": r"did you mean cifar100 or cifar10\?",
-    "imagenet:/x": r"unknown data 'imagenet'; known: cifar10, ",
+    "imagnet:/x": r"unknown data 'imagnet'; did you mean imagenet\?",
+    "imagenet": r"imagenet: expected imagenet:PATH, got no path",
     "glyphs:": r"^unknown option of glyphs ''; known: seed, train, val, validation$",
     "glyphs:size=64": r"unknown option of glyphs 'size'",
     "glyphs:a=1,train=200": r"unknown option of glyphs 'a'",
@@ -56,7 +57,7 @@ def test_a_wrong_image_size_is_refused():
 
 
 def test_every_source_says_what_it_is_in_one_line():
-    assert list(SOURCES) == ["glyphs", "digits", "cifar100", "cifar10", "folder"]
+    assert list(SOURCES) == ["glyphs", "digits", "cifar100", "cifar10", "folder", "imagenet", "hfds", "wds"]
     for name, source in SOURCES.items():
         assert source.grammar.startswith(name)
         assert 20 < len(source.description) < 100

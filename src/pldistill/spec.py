@@ -1,10 +1,14 @@
-"""The text that names data: `NAME`, `NAME:PATH`, `NAME:key=NUMBER,...` and `NAME:PATH,key=NUMBER,...`."""
+"""The text that names data: `NAME`, `NAME:PATH`, `NAME:key=NUMBER,...` and `NAME:PATH,key=NUMBER,...`.
+
+Of timm's readers a slash may stand for the colon, as timm writes them: `hfds/NAME`, `wds/PATH`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Container
 
+_NAME = re.compile(r"(?:hfds|hfids|wds|tfds)(?=/)|[^:]*")
 _OPTION = re.compile(r"(\w+)=[0-9]+")
 
 
@@ -13,7 +17,9 @@ def split_spec(spec: str, known: Container[str] | None = None) -> tuple[str, str
 
     Only parts at the end are options, so a path may hold commas and equals signs.
     """
-    name, _, rest = spec.partition(":")
+    match = _NAME.match(spec)
+    assert match is not None  # it matches an empty text too
+    name, rest = match[0], spec[match.end() + 1 :]
     path, options = rest.split(","), []
     while path and (match := _OPTION.fullmatch(path[-1])) and (known is None or match[1] in known):
         options.insert(0, path.pop())

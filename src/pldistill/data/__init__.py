@@ -5,17 +5,19 @@ from pldistill.data.loaders import Loader, make_loader
 from pldistill.data.mixing import Mixing
 from pldistill.data.pictures import read_picture
 from pldistill.data.sources import SOURCES, Source, open_data
-from pldistill.data.splits import Dataset, FolderSplit, Split, TensorSplit, normalize
+from pldistill.data.splits import Dataset, Encoded, FolderSplit, Split, StoredSplit, TensorSplit, normalize
 
 __all__ = [
     "SOURCES",
     "Augment",
     "Dataset",
+    "Encoded",
     "FolderSplit",
     "Loader",
     "Mixing",
     "Source",
     "Split",
+    "StoredSplit",
     "TensorSplit",
     "default_augment",
     "make_loader",

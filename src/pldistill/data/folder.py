@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,11 +35,11 @@ def folder(root: Path) -> tuple[tuple[str, ...], FolderSplit, FolderSplit, int]:
     for part in parts:
         if not part.is_dir():
             raise ValueError(f"folder: expected {part}/ with a folder for each class; there is none")
-    classes, val_classes = (_classes(part) for part in parts)
+    classes, val_classes = (class_folders("folder", part) for part in parts)
     if classes != val_classes:
         lone = ", ".join(sorted(set(classes) ^ set(val_classes))[:_SHOWN])
         raise ValueError(f"folder: {parts[0]} and {parts[1]} must hold the same classes; in one alone: {lone}")
-    train, val = (_split(part, classes) for part in parts)
+    train, val = (split_of("folder", part, classes) for part in parts)
     side = _verify([*train.paths, *val.paths])
     return classes, train, val, side if side is not None and side <= SMALL else LARGE_SIZE
 
@@ -55,21 +55,27 @@ def _validation(root: Path) -> Path:
     )
 
 
-def _classes(part: Path) -> tuple[str, ...]:
+def class_folders(source: str, part: Path) -> tuple[str, ...]:
+    """The names of the folders in `part`, sorted; `source` begins the message of the ValueError where there is none."""
     names = tuple(sorted(entry.name for entry in part.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
     if not names:
-        raise ValueError(f"folder: expected a folder for each class in {part}, found none")
+        raise ValueError(f"{source}: expected a folder for each class in {part}, found none")
     return names
 
 
-def _split(part: Path, classes: tuple[str, ...]) -> FolderSplit:
+def split_of(source: str, part: Path, classes: Sequence[str]) -> FolderSplit:
+    """The pictures of each class's folder in `part`, in the order of `classes` and by name.
+
+    Raises:
+        ValueError: a class without pictures; the message begins with `source`.
+    """
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         found = list(_pictures(str(part / name), frozenset()))
         if not found:
             known = " ".join(sorted(SUFFIXES))
-            raise ValueError(f"folder: {part / name} holds no pictures ({known})")
+            raise ValueError(f"{source}: {part / name} holds no pictures ({known})")
         paths += found
         labels += [label] * len(found)
     return FolderSplit(paths, torch.tensor(labels))

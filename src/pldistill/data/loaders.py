@@ -18,7 +18,7 @@ from pldistill.data.augment import Augment, replay
 from pldistill.data.mixing import Mixing, mix
 from pldistill.data.pictures import read_batch
 from pldistill.data.random import Views, order
-from pldistill.data.splits import FolderSplit, Split, TensorSplit
+from pldistill.data.splits import Split, StoredSplit, TensorSplit
 
 GRACE = 10  # seconds that a worker goes on after SIGTERM
 
@@ -130,19 +130,19 @@ class ResidentLoader(Loader):
 class _Pictures(torch.utils.data.Dataset):
     """What a worker does: (view or views, positions) in, the augmented pictures `(N, 3, size, size)` uint8 out."""
 
-    def __init__(self, split: FolderSplit, show: Show) -> None:
-        self._paths, self._ids, self._show = split.paths, split.ids.numpy(), show
+    def __init__(self, split: StoredSplit, show: Show) -> None:
+        self._split, self._ids, self._show = split, split.ids.numpy(), show
 
     def __getitem__(self, key: tuple[Views, np.ndarray]) -> Tensor:
         view, at = key
-        show, paths = self._show, [self._paths[place] for place in at]
-        return read_batch(paths, self._ids[at], show.augment, show.image_size, show.seed, view)
+        show, files = self._show, [self._split.encoded(place) for place in at.tolist()]
+        return read_batch(files, self._ids[at], show.augment, show.image_size, show.seed, view)
 
 
-class FolderLoader(Loader):
+class StoredLoader(Loader):
     """Pictures are read, cut and augmented in worker processes that live as long as the loader."""
 
-    def __init__(self, split: FolderSplit, show: Show, workers: int) -> None:
+    def __init__(self, split: StoredSplit, show: Show, workers: int) -> None:
         super().__init__(split, show)
         self._labels = split.labels
         self._keys: list[tuple[Views, np.ndarray]] = []  # what the workers read next; filled anew for each view
@@ -216,6 +216,6 @@ def make_loader(
     show = Show(batch_size, image_size, augment, seed, shuffle, device, repeats, mixing)
     if isinstance(split, TensorSplit):
         return ResidentLoader(split, show)
-    if isinstance(split, FolderSplit):
-        return FolderLoader(split, show, workers)
-    raise ValueError(f"split: expected a TensorSplit or a FolderSplit, got {type(split).__name__}")
+    if isinstance(split, StoredSplit):
+        return StoredLoader(split, show, workers)
+    raise ValueError(f"split: expected a TensorSplit or a StoredSplit, got {type(split).__name__}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -11,18 +13,21 @@ from torch import Tensor
 
 from pldistill.data.augment import SMALL, Augment, boxes, evaluation_resize, move
 from pldistill.data.random import Views
+from pldistill.data.splits import Encoded
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
-def open_picture(path: str) -> Image.Image:
+def open_picture(path: str, content: IO[bytes] | None = None) -> Image.Image:
     """The whole picture as RGB: 16-bit grey by its upper byte; transparency and EXIF rotation ignored, as usual.
+
+    Where there is `content` it is read, and closed, in place of the file; `path` is then its name in messages.
 
     Raises:
         ValueError: the file is missing, empty, damaged or not a picture; the message names it.
     """
     try:
-        with Image.open(path) as image:
+        with content or Path(path).open("rb") as file, Image.open(file) as image:
             return _rgb(image)
     except Exception as error:  # decoders of damaged files raise anything: OSError, SyntaxError, EOFError, struct.error
         raise ValueError(f"{path}: cannot be read as a picture ({str(error) or type(error).__name__})") from error
@@ -48,10 +53,10 @@ def read_picture(path: str, size: int) -> Tensor:
 
 
 def read_batch(
-    paths: Sequence[str], ids: np.ndarray, augment: Augment | None, size: int, seed: int, view: Views
+    files: Sequence[Encoded], ids: np.ndarray, augment: Augment | None, size: int, seed: int, view: Views
 ) -> Tensor:
     """What this view shows of the files: `(N, 3, size, size)` uint8."""
-    pictures = [open_picture(path) for path in paths]
+    pictures = [open_picture(*file) for file in files]
     if augment is None:
         return torch.stack([_tensor(fit_picture(picture, size)) for picture in pictures])
     if augment.crop == "resized":

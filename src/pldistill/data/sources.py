@@ -13,8 +13,11 @@ from pldistill.data import cifar as cifars
 from pldistill.data import digits as digits_source
 from pldistill.data import folder as folders
 from pldistill.data import glyphs as glyphs_source
+from pldistill.data import imagenet as imagenets
+from pldistill.data import shards
 from pldistill.data.parts import divide
-from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD, Dataset
+from pldistill.data.readers import NOT_REPLAYABLE, hfds
+from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD, Dataset, Split
 from pldistill.spec import split_spec
 from pldistill.suggest import unknown
 
@@ -70,7 +73,9 @@ def open_data(spec: str, *, image_size: int | None = None, download: bool = Fals
         ValueError: an unknown name or option, a path that is missing or holds something else, damaged files, a part
             that is too small or larger than what there is.
     """
-    name = spec.partition(":")[0]
+    name, _, _ = split_spec(spec)
+    if name in NOT_REPLAYABLE:
+        raise ValueError(NOT_REPLAYABLE[name])
     if name not in SOURCES:
         raise ValueError(unknown("data", name, SOURCES))
     if image_size is not None and image_size < 1:
@@ -84,12 +89,12 @@ def open_data(spec: str, *, image_size: int | None = None, download: bool = Fals
 def _read(spec: str, source: Source) -> tuple[Path, dict[str, int]]:
     """The path and the options of a spec."""
     known = (*source.options, *source.parts)
-    name, colon, rest = spec.partition(":")
     if not source.has_path:
+        name, colon, rest = spec.partition(":")
         return Path(), _numbers(name, rest.split(",") if colon else [], known)
-    _, text, options = split_spec(spec, known)
+    name, text, options = split_spec(spec, known)
     if not text:
-        raise ValueError(f"{name}: expected {name}:PATH, got no path")
+        raise ValueError(f"{name}: expected {source.grammar.partition('[')[0]}, got no path")
     path = Path(text).expanduser()
     tail = re.search(r",(\w+)=([^,/]*)$", text)
     if tail and (tail[1] in known or tail[2].isdecimal()) and not path.exists():
@@ -154,6 +159,15 @@ def _open_cifar(layout: cifars.Layout, asked: Request) -> Dataset:
 
 def _open_folder(asked: Request) -> Dataset:
     classes, train, val, side = folders.folder(asked.path)
+    return _photographs(asked, classes, train, val, side)
+
+
+def _open_large(read: Callable[[Path], tuple[tuple[str, ...], Split, Split]], asked: Request) -> Dataset:
+    """A source of photographs of any size, which nets see at 224 pixels."""
+    return _photographs(asked, *read(asked.path), folders.LARGE_SIZE)
+
+
+def _photographs(asked: Request, classes: tuple[str, ...], train: Split, val: Split, side: int) -> Dataset:
     return Dataset(
         spec=asked.spec,
         classes=classes,
@@ -197,6 +211,21 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             "folder:PATH[,train=N,validation=N]",
             "your own pictures: train/ and val/ (or test/), a folder for each class",
             _open_folder,
+        ),
+        "imagenet": Source(
+            "imagenet:PATH[,train=N,validation=N]",
+            "ImageNet-1k at 224 x 224: train/ and val/, a folder for each of the 1,000 synsets",
+            partial(_open_large, imagenets.imagenet),
+        ),
+        "hfds": Source(
+            "hfds/NAME[,train=N,validation=N]",
+            "Hugging Face `datasets` by timm's reader at 224 x 224: a Hub name or a folder",
+            partial(_open_large, hfds),
+        ),
+        "wds": Source(
+            "wds/PATH[,train=N,validation=N]",
+            "webdataset's tar shards at 224 x 224, *train*.tar and *val*.tar, read at random",
+            partial(_open_large, shards.wds),
         ),
     }
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import IO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,13 @@ Triple = tuple[float, float, float]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+class Encoded(NamedTuple):
+    """A picture before it is decoded: `content`, or the file named `name` where it is None; messages say `name`."""
+
+    name: str
+    content: IO[bytes] | None = None
 
 
 class Split(ABC):
@@ -68,12 +76,23 @@ class TensorSplit(Split):
         return TensorSplit(self.images[positions], self.labels[positions], self.ids[positions])
 
 
-class FolderSplit(Split):
+class StoredSplit(Split):
+    """Pictures that are read when they are needed, in any order, by whichever worker."""
+
+    @abstractmethod
+    def encoded(self, place: int) -> Encoded:
+        """The picture at this position, not yet decoded."""
+
+
+class FolderSplit(StoredSplit):
     """Pictures that are read when they are needed: `paths`, one file each."""
 
     def __init__(self, paths: Sequence[str], labels: Tensor, ids: Tensor | None = None) -> None:
         self.paths = tuple(str(path) for path in paths)
         self._set_labels(labels, ids, len(self.paths))
+
+    def encoded(self, place: int) -> Encoded:
+        return Encoded(self.paths[place])
 
     def subset(self, indices: Sequence[int] | Tensor) -> FolderSplit:
         positions = self._positions(indices)

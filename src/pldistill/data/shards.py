@@ -1,0 +1,129 @@
+"""`wds/PATH`: webdataset's tar shards, indexed once, so that any picture can be read by its place in its shard."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from pldistill.data.cache import cache_folder, write_whole
+from pldistill.data.pictures import SUFFIXES
+from pldistill.data.splits import Encoded, StoredSplit
+
+_MANY = 20  # from here on indexing takes long enough for a progress bar
+_VALIDATION = (("val", "validation"), ("test",))
+
+
+class ShardSplit(StoredSplit):
+    """Pictures inside uncompressed tar files.
+
+    Attributes:
+        shards: the files.
+        members: `(N, 3)` int64: the shard, the picture's first byte in it, its bytes.
+    """
+
+    def __init__(self, shards: Sequence[str], members: Tensor, labels: Tensor, ids: Tensor | None = None) -> None:
+        self.shards, self.members = tuple(shards), members
+        self._set_labels(labels, ids, len(members))
+
+    def encoded(self, place: int) -> Encoded:
+        shard, first, count = self.members[place].tolist()
+        with Path(self.shards[shard]).open("rb") as file:
+            file.seek(first)
+            return Encoded(f"{self.shards[shard]}, byte {first}", io.BytesIO(file.read(count)))
+
+    def subset(self, indices: Sequence[int] | Tensor) -> ShardSplit:
+        at = self._positions(indices)
+        return ShardSplit(self.shards, self.members[at], self.labels[at], self.ids[at])
+
+
+def wds(root: Path) -> tuple[tuple[str, ...], ShardSplit, ShardSplit]:
+    """Class names, training and validation split of the shards in and below `root`.
+
+    `train` in a shard's path puts it into the one, `val` or `validation`, or else `test`, into the other. A sample is a
+    picture and its class's number, as `KEY.jpg` and `KEY.cls`. Its id is its place in the shards, by path. Names of
+    classes are the lines of `classes.txt`, or without it their numbers. The package webdataset is not needed.
+
+    Raises:
+        ValueError: no shards for a split; a file that is no plain tar; a sample without its picture or class; a class
+            without a name.
+    """
+    if not root.is_dir():
+        raise ValueError(f"wds: expected a folder of tar shards, got {root}, which is not one")
+    files = sorted(root.rglob("*.tar"))
+    train, val = _split(_named(root, files, [("train",)])), _split(_named(root, files, _VALIDATION))
+    count = int(torch.cat([train.labels, val.labels]).max()) + 1
+    listed = root / "classes.txt"
+    classes = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else [str(i) for i in range(count)]
+    if len(classes) < count:
+        raise ValueError(f"wds: expected {listed} to name the {count} classes of the shards, got {len(classes)} lines")
+    return tuple(classes), train, val
+
+
+def _named(root: Path, files: Sequence[Path], choices: Sequence[tuple[str, ...]]) -> list[Path]:
+    """The shards in whose path one of the first choice's words stands, or else one of the next's."""
+    for words in choices:
+        found = [file for file in files if set(words) & set(re.findall("[a-z]+", _below(root, file)))]
+        if found:
+            return found
+    wanted = " or ".join(f"*{word}*.tar" for words in choices for word in words)
+    raise ValueError(f"wds: expected shards {wanted} in {root}, found {len(files)} tar files, none of that name")
+
+
+def _below(root: Path, file: Path) -> str:
+    return file.relative_to(root).as_posix().lower()
+
+
+def _split(files: Sequence[Path]) -> ShardSplit:
+    """Index the shards, or remember them as long as no path, size or time of change is another."""
+    stamps = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    record = cache_folder() / "shards" / f"{hashlib.sha256(repr(stamps).encode()).hexdigest()}.npy"
+    if not record.is_file():
+        shown = track(files, "Indexing shards", console=Console(stderr=True), disable=len(files) < _MANY)
+        found = np.array([(at, *row) for at, file in enumerate(shown) for row in _index(file)], dtype=np.int64)
+        write_whole(record, lambda temporary: _save(temporary, found))
+    rows = torch.from_numpy(np.load(record))
+    return ShardSplit([str(file) for file in files], rows[:, :3].contiguous(), rows[:, 3].contiguous())
+
+
+def _save(path: Path, rows: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, rows)
+
+
+def _index(file: Path) -> list[tuple[int, int, int]]:
+    """First byte, bytes and class of each picture of a shard, in the shard's order."""
+    pictures: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    try:
+        with tarfile.open(file, "r:") as tar:
+            for member in filter(tarfile.TarInfo.isreg, tar):
+                folder, _, name = member.name.rpartition("/")
+                key, _, suffix = name.partition(".")
+                key = f"{folder}/{key}"
+                if f".{suffix.lower()}" in SUFFIXES:
+                    pictures[key] = member.offset_data, member.size
+                elif suffix == "cls":
+                    content = tar.extractfile(member)
+                    assert content is not None  # it is a regular file
+                    labels[key] = int(content.read())
+    except (tarfile.TarError, ValueError, OSError) as error:
+        raise ValueError(f"wds: {file}: expected a plain tar with a whole number in each .cls ({error})") from error
+    lone = sorted(pictures.keys() ^ labels.keys())
+    if lone or not pictures or min(labels.values()) < 0:
+        about = (
+            f"{len(lone)} samples without, as {lone[0].strip('/')}"
+            if lone
+            else f"classes {sorted(labels.values())[:3]}"
+        )
+        raise ValueError(f"wds: {file}: expected a picture and a class from 0 in each sample, got {about}")
+    return [(*pictures[key], labels[key]) for key in pictures]
