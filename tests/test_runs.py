@@ -100,6 +100,11 @@ def test_the_folder_holds_what_is_promised(teacher, tmp_path):
     assert last["terms"]["kd"]["weighted"] == pytest.approx(0.9 * last["terms"]["kd"]["raw"], rel=1e-6)
     assert last["loss"] == pytest.approx(sum(term["weighted"] for term in last["terms"].values()))
     assert last["kl"] > 0
+    for name in ("kl", "agreement", "overlap5", "kendall"):
+        assert result[f"{name}_last"] == last[name]
+    assert 0 <= last["agreement"] <= 100
+    assert 0 <= last["overlap5"] <= 100
+    assert -1 <= last["kendall"] <= 1
     env = json.loads((run.folder / "env.json").read_text())
     assert {"torch", "timm", "device", "commit", "world_size", "teacher_sha256"} <= env.keys()
 

@@ -232,6 +232,8 @@ def _finish(loop: Loop, dataset: Dataset) -> None:
             **held,
             "top5_last": last["top5"],
             "kl_last": last["kl"],
+            # Rows that an earlier version wrote have none of these.
+            **{f"{name}_last": last.get(name) for name in ("agreement", "overlap5", "kendall")},
             "seconds": seconds,
             "images_per_second": sum(row["images_per_second"] for row in rows) / len(rows),
             "parameters": sum(parameter.numel() for parameter in net.model.parameters()),
