@@ -52,6 +52,7 @@ def open_loops(layout: Plan) -> dict[str, Loop]:
     for cell in layout.cells:
         loop = assemble(cell.recipe, dataset, RunRecord(cell.folder), accelerator, workers=0, watch=Silent())
         loop.epoch = cell.recipe.epochs // 2
+        loop.prepare()
         loops[cell.row] = loop
     return loops
 

@@ -155,19 +155,20 @@ def test_augmenting_leaves_the_split_s_pictures_alone(splits):
 
 
 @pytest.mark.parametrize(
-    ("count", "batch_size", "join", "sizes"),
+    ("count", "batch_size", "least", "sizes"),
     [
-        (17, 8, True, [8, 9]),
-        (17, 8, False, [8, 8, 1]),
-        (18, 8, True, [8, 8, 2]),
-        (16, 8, True, [8, 8]),
-        (1, 8, True, [1]),
-        (3, 1, True, [1, 1, 1]),
-        (3, 2, True, [3]),
+        (17, 8, 2, [8, 9]),
+        (17, 8, 1, [8, 8, 1]),
+        (18, 8, 2, [8, 8, 2]),
+        (16, 8, 2, [8, 8]),
+        (19, 8, 4, [8, 11]),
+        (1, 8, 2, [1]),
+        (3, 1, 1, [1, 1, 1]),
+        (3, 2, 2, [3]),
     ],
 )
-def test_a_single_last_picture_joins_the_batch_before_in_training(count, batch_size, join, sizes):
-    bounds = batch_bounds(count, batch_size, join)
+def test_a_last_batch_that_is_too_small_joins_the_batch_before(count, batch_size, least, sizes):
+    bounds = batch_bounds(count, batch_size, least)
     assert [last - first for first, last in bounds] == sizes
     assert [first for first, _ in bounds] == [0, *(last for _, last in bounds[:-1])]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from typing import Any, cast
 
 import typer
 from rich.console import Console
 
-from pldistill.cli import app
+from pldistill import processes
+from pldistill.cli import app, console
 from pldistill.interrupt import Interrupted
 
 # Typer's own copy of click, or click itself in older versions: the classes are reached through Typer's public one.
@@ -22,23 +24,32 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 a mistake to mend, 1 a run that failed, 128 + n stopped by signal n."""
     # The hub's client warns of each retry; what became of it in the end is said in one line.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    console.quiet = not processes.first()
     command = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="pldistill", standalone_mode=False)
     except typer.Abort:
         _fail("stopped", 130)
     except Interrupted as stop:
-        _fail(str(stop), 128 + stop.signal)
+        _fail(str(stop), 128 + stop.signal, speaks=processes.first())
     except ClickException as error:
         hint = " (see pldistill --help)" if isinstance(error, UsageError) else ""
         _fail(error.format_message() + hint, 2)
+    except processes.Elsewhere as error:
+        _fail(str(error), 2, speaks=False)
     except (ValueError, OSError) as error:
         _fail(_one_line(error), 2)
-    except ArithmeticError as error:
-        _fail(_one_line(error), 1)
+    except ArithmeticError as error:  # that the processes have told one another
+        _fail(_one_line(error), 1, speaks=processes.first())
+    except RuntimeError as error:
+        if not processes.lost(error):
+            raise
+        reason = _one_line(error).partition(". ")[0]
+        _fail(f"process {processes.rank()}: another process has ended or does not answer: {reason}", 1)
     except KeyboardInterrupt:
         _fail("stopped at once: what was not yet saved is lost", 130)
     else:
+        processes.leave()
         sys.exit(code or 0)
 
 
@@ -46,8 +57,14 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _fail(message: str, code: int) -> None:
-    Console(stderr=True).print(f"pldistill: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+def _fail(message: str, code: int, speaks: bool | None = None) -> None:
+    """Say what went wrong, once: what goes wrong before the processes have met goes wrong in all of them."""
+    met = processes.count() > 1
+    if processes.first() or met if speaks is None else speaks:
+        error = Console(stderr=True)
+        error.print(f"pldistill: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    else:
+        time.sleep(2 if met else 30)  # a launcher ends all at the first one's exit: that is the one that speaks
     sys.exit(code)
 
 

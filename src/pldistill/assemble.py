@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+from timm.layers import convert_sync_batchnorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pldistill import methods, models
+from pldistill import methods, models, processes
 from pldistill.contracts import Outputs
 from pldistill.data import Augment, Dataset, Mixing, default_augment, make_loader
 from pldistill.distiller import Distiller
@@ -24,46 +28,71 @@ from pldistill.tasks.classification import Classification, Validation
 from pldistill.teachers import LiveTeacher, open_teacher
 
 _PRECISIONS = {"bf16": "bf16", "fp16": "fp16", "off": "no"}
+_LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+_STRIDE = 0x9E3779B97F4A7C15  # far from any other run's seed
+# How long a process waits for another that does not answer. One that ends is noticed at once, whatever this is.
+_PATIENCE = timedelta(minutes=10)
 
 
 def make_accelerator(amp: str, device: str) -> Accelerator:
-    """Open the device, with autocast to `amp` (bf16, fp16 or off).
+    """Open the device, with autocast to `amp` (bf16, fp16 or off), and meet the other processes, where there are some.
 
     Raises:
-        ValueError: for an unknown device or one that this machine has not, and for fp16 on a CPU.
+        ValueError: for an unknown device or one that this machine has not, for fp16 on a CPU, and for a launch that is
+            not of one process a GPU, or of several on CPUs, with whole nets (DDP).
     """
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ValueError(f"device: expected auto, cpu, cuda or mps, got {device!r}")
+    launched, here = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    on_cpu = device == "cpu" or (device == "auto" and launched > 1 and not torch.cuda.is_available())
+    if launched > 1 and not on_cpu and here > torch.cuda.device_count():
+        raise ValueError(f"processes: expected at most this machine's {torch.cuda.device_count()} GPUs, got {here}")
     # Accelerate keeps one precision for a process; a process that trains several runs, one after the other, resets it.
     AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(mixed_precision=_PRECISIONS[amp], cpu=device == "cpu")
+    patience = InitProcessGroupKwargs(timeout=_PATIENCE)
+    accelerator = Accelerator(mixed_precision=_PRECISIONS[amp], cpu=on_cpu, kwargs_handlers=[patience])
+    processes.everywhere(lambda: _check(accelerator, amp, device))
+    return accelerator
+
+
+def _check(accelerator: Accelerator, amp: str, device: str) -> None:
+    if accelerator.distributed_type not in _LAUNCHES:
+        raise ValueError(
+            f"accelerate: expected data-parallel processes (DDP), got {accelerator.distributed_type.value}"
+        )
     if device not in ("auto", accelerator.device.type):
         raise ValueError(f"device: expected {device!r} on this machine, found only {accelerator.device.type!r}")
     if amp == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("amp: expected bf16 or off on a CPU, got 'fp16', which does nothing there")
-    return accelerator
 
 
 def assemble(
     recipe: Recipe, dataset: Dataset, run: RunRecord, accelerator: Accelerator, *, workers: int, watch: Watch
 ) -> Loop:
-    """Build all that the recipe names and put it on the accelerator's device.
+    """Build all that the recipe names and put it on the accelerator's device; talks to no other process.
 
     Raises:
-        ValueError: for a name, a checkpoint or a teacher that does not fit.
+        ValueError: for a name, a checkpoint or a teacher that does not fit, and for `sync_batchnorm` without GPUs.
     """
+    if recipe.sync_batchnorm and accelerator.device.type != "cuda":
+        raise ValueError(f"sync_batchnorm: expected GPUs, got {accelerator.device.type!r}")
     torch.manual_seed(recipe.seed)  # of the initial weights, before anything else draws
     student = _student(recipe, dataset)
     teacher = open_teacher(recipe, dataset)
     method = _method(recipe, dataset, student, teacher)
-    bare = Distiller(student, method, Classification(recipe.label_smoothing))
+    bare = Distiller(student, method, Classification(recipe.label_smoothing), joined=recipe.relation == "global")
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     for module in (bare, teacher.net) if teacher is not None else (bare,):
         module.to(device=accelerator.device).to(memory_format=layout)
     average, evaluated = _average(recipe, student)
     if recipe.compile:
         student.model.compile()
-    distiller, optimizer = accelerator.prepare(bare, make_optimizer(recipe, bare))
+    if methods.find(recipe.method).taps is not None and 0 in recipe.weights.values():
+        # Without a term some parameters may have no part in the loss, and DDP must not wait for their gradients.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        accelerator.ddp_handler = unused  # pyright: ignore[reportAttributeAccessIssue]
     loader = partial(
         make_loader,
         batch_size=recipe.batch_size,
@@ -71,12 +100,14 @@ def assemble(
         seed=recipe.seed,
         device=accelerator.device,
         workers=workers,
+        rank=processes.rank(),
+        world=processes.count(),
     )
     held = loader(dataset.holdout, augment=None, shuffle=False) if dataset.holdout is not None else None
-    torch.manual_seed(recipe.seed)  # of what the student draws in training, whoever the teacher is
+    # Of what the student draws in training, whoever the teacher is; each process draws for other pictures.
+    torch.manual_seed((recipe.seed + _STRIDE * processes.rank()) % 2**64)
     return Loop(
         recipe=recipe,
-        distiller=distiller,
         bare=bare,
         student=student.model,
         average=average,
@@ -90,7 +121,7 @@ def assemble(
             mixing=_mixing(recipe),
         ),
         validate=Validation(loader(dataset.val, augment=None, shuffle=False), teacher, accelerator.autocast, held),
-        optimizer=optimizer,
+        optimizer=make_optimizer(recipe, bare),
         accelerator=accelerator,
         record=run,
         watch=watch,
@@ -106,6 +137,8 @@ def _student(recipe: Recipe, dataset: Dataset) -> Net:
         new_head=recipe.new_head,
         image_size=dataset.image_size,
     )
+    if recipe.sync_batchnorm:
+        model = convert_sync_batchnorm(model)
     mean, std = models.pretrained_statistics(model) if recipe.pretrained else (dataset.mean, dataset.std)
     return Net(model, mean=mean, std=std)
 

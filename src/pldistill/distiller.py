@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pldistill import processes
 from pldistill.contracts import Batch, Outputs
 from pldistill.methods import Method
 from pldistill.models import Net
@@ -29,13 +30,17 @@ class Step(NamedTuple):
 
 
 class Distiller(nn.Module):
-    """The student and the method's adapters. The teacher's outputs come as an argument."""
+    """The student and the method's adapters. The teacher's outputs come as an argument.
 
-    def __init__(self, student: Net, method: Method, task: Classification) -> None:
+    With `joined` the method sees the batches of all processes as one; the task's loss is of this process's alone.
+    """
+
+    def __init__(self, student: Net, method: Method, task: Classification, joined: bool = False) -> None:
         super().__init__()
         self.student = student
         self.method = method
         self.task = task
+        self.joined = joined
 
     def forward(self, batch: Batch, teacher: Outputs | None, weights: Mapping[str, float]) -> Step:
         """Run the student, in the surrounding autocast, and the losses outside of it.
@@ -45,13 +50,19 @@ class Distiller(nn.Module):
         """
         student = _float32(self.student(batch.images))
         with torch.autocast(student.logits.device.type, enabled=False):
-            terms = partial(self.method, student, teacher and _float32(teacher))
-            raw = _mixed(terms, batch) if self.method.reads_labels else terms(batch.labels)
+            raw = self._terms(student, teacher and _float32(teacher), batch)
             if weights["task"] != 0:
                 raw = {**_mixed(lambda labels: {"task": self.task.loss(student, labels)}, batch), **raw}
             raw = {name: value for name, value in raw.items() if weights[name] != 0}
             weighted = {name: weights[name] * value for name, value in raw.items()}
         return Step(raw, weighted, self.task.hits(student, _larger(batch)))
+
+    def _terms(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
+        if self.joined:  # only where the labels do not matter, so neither does what they were mixed with
+            student, teacher = processes.join(student), teacher and processes.join(teacher)
+            return self.method(student, teacher, processes.join_rows(batch.labels))
+        terms = partial(self.method, student, teacher)
+        return _mixed(terms, batch) if self.method.reads_labels else terms(batch.labels)
 
 
 def _mixed(terms: Callable[[Tensor], dict[str, Tensor]], batch: Batch) -> dict[str, Tensor]:

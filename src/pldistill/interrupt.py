@@ -23,10 +23,12 @@ class Interrupted(Exception):
 class Interrupts:
     """While open, SIGINT and SIGTERM set `received` and nothing more; a second SIGINT interrupts at once.
 
+    Not so with `patient`, for one of several processes: a launcher sends on the signal that the terminal has sent.
     Outside the main thread Python delivers no signals: there this does nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patient: bool = False) -> None:
+        self.patient = patient
         self.received: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -41,6 +43,6 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
+        if self.received is not None and number == signal.SIGINT and not self.patient:
             raise KeyboardInterrupt
         self.received = number

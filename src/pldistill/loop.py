@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from pldistill import checkpoint
+from pldistill import processes, snapshot
 from pldistill.contracts import Batch
 from pldistill.data import Loader
 from pldistill.interrupt import Interrupted, Interrupts
@@ -35,17 +36,16 @@ class Watch(Protocol):
 
 @dataclass
 class Loop:
-    """One run from its first step, or its checkpoint, to its last.
+    """One run from its first step, or its checkpoint, to its last. Of several processes each has a loop, in step.
 
     Attributes:
-        distiller: what is trained, as `Accelerator.prepare` gave it; `bare` is the module inside.
+        bare: what is trained; `distiller` is the same as `Accelerator.prepare` gives it when the loop runs.
         average: the moving average of the student's weights, or None.
         validate: gives an epoch's validation figures for a net.
         evaluated: the net that is validated: the student, or the average in its place.
     """
 
     recipe: Recipe
-    distiller: nn.Module
     bare: nn.Module
     student: nn.Module
     average: AveragedModel | None
@@ -57,14 +57,18 @@ class Loop:
     accelerator: Accelerator
     record: RunRecord
     watch: Watch
+    distiller: nn.Module = field(init=False)
     tally: Tally = field(init=False)
     epoch: int = field(init=False, default=0)
 
-    # How long, in seconds, the loop goes without reading numbers back from a GPU.
+    # How long, in seconds, the loop goes without reading numbers back from a GPU; several processes do so at the same
+    # step, and count steps instead.
     LOOK_EVERY = 0.5
+    AGREE_EVERY = 10
 
     def __post_init__(self) -> None:
         self.tally = Tally(self.accelerator.device)
+        self.steps = -(-len(self.loader) // self.recipe.accumulate)
 
     def run(self) -> None:
         """Train to the end.
@@ -73,14 +77,24 @@ class Loop:
             Interrupted: after SIGINT or SIGTERM, with the state saved.
             NonFiniteLoss: at a NaN or infinite term; the checkpoint of the last good epoch stays.
         """
+        self.prepare()
         self.watch.begin(self.record.folder.name, self.recipe.epochs, self.epoch, len(self.loader))
         try:
-            with Interrupts() as interrupts:
+            with Interrupts(patient=processes.count() > 1) as interrupts:
                 while self.epoch < self.recipe.epochs:
                     self._train_epoch(interrupts)
                     self._close_epoch()
         finally:
             self.watch.end()
+
+    def prepare(self) -> None:
+        """Hand what is trained to Accelerate; several processes meet here."""
+        self.distiller, self.optimizer = self.accelerator.prepare(self.bare, self.optimizer)
+
+    @property
+    def step(self) -> int:
+        """Give the optimizer's steps in this epoch so far."""
+        return -(-self.tally.batches // self.recipe.accumulate)
 
     def _train_epoch(self, interrupts: Interrupts) -> None:
         weights = {
@@ -90,87 +104,84 @@ class Loop:
         self.distiller.train()
         looked = began = time.monotonic()
         for batch in self.loader.epoch(self.epoch, start=self.tally.batches):
-            self._step(batch, weights, began)
+            stepped = self._learn(batch, weights, began)
             began = time.monotonic()
-            # On a CPU reading a number costs nothing, so a bad one is caught at its own step.
-            if self.accelerator.device.type == "cpu":
-                self.tally.check(self.epoch)
-            if began - looked > self.LOOK_EVERY:
+            if not stepped:
+                continue
+            if due := began - looked > self.LOOK_EVERY:
                 looked = began
-                self.tally.check(self.epoch)
                 self.watch.step(self.epoch, self.tally)
-            if interrupts.received is not None:
-                self._stop(interrupts.received)
+            if self._looks(due):
+                self._look(interrupts)
 
-    def _step(self, batch: Batch, weights: dict[str, float], began: float) -> None:
-        rate = learning_rate(self.recipe, self.epoch * len(self.loader) + self.tally.batches, len(self.loader))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_scale", 1.0)
+    def _learn(self, batch: Batch, weights: dict[str, float], began: float) -> bool:
+        """Add a batch's gradient; after the last batch of a step take the step, and say so."""
+        number, every = self.tally.batches, self.recipe.accumulate
+        group = self.loader.joined[number - number % every :][:every]
+        last = number % every == len(group) - 1
         answers = None
         if self.teacher is not None:
             with self.accelerator.autocast():
                 answers = self.teacher(batch)
-        step = self.distiller(batch, answers, weights)
-        self.accelerator.backward(step.loss)
+        with nullcontext() if last else self.accelerator.no_sync(self.distiller):
+            step = self.distiller(batch, answers, weights)
+            # Gradients are averaged over the processes. So each mean counts as its pictures among all of the step's.
+            part = len(batch.labels) * processes.count() / sum(group)
+            self.accelerator.backward(step.loss if part == 1 else part * step.loss)
+        if last:
+            self._step()
+        self.tally.add(step, len(batch.labels), time.monotonic() - began)
+        return last
+
+    def _step(self) -> None:
+        done = self.epoch * self.steps + self.tally.batches // self.recipe.accumulate
+        rate = learning_rate(self.recipe, done, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         if self.recipe.clip_grad is not None:
             self.accelerator.clip_grad_norm_(self.distiller.parameters(), self.recipe.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.student)
-        self.tally.add(step, len(batch.labels), time.monotonic() - began)
+
+    def _looks(self, due: bool) -> bool:
+        """Whether it is time to look; on a CPU reading a number costs nothing, so a bad one is caught at its step."""
+        if self.accelerator.device.type == "cpu":
+            return True
+        return due if processes.count() == 1 else self.step % self.AGREE_EVERY == 0
+
+    def _look(self, interrupts: Interrupts) -> None:
+        signal = interrupts.received
+        if processes.count() > 1:
+            signal = self.tally.agree(signal)
+        self.tally.check(self.epoch)
+        if signal is not None:
+            self._stop(signal)
 
     def _close_epoch(self) -> None:
+        if processes.count() > 1:
+            self.tally.agree(None)
         self.tally.check(self.epoch)
         began = time.monotonic()
-        row: dict[str, Any] = {"epoch": self.epoch + 1, "lr": self.optimizer.param_groups[0]["lr"], **self.tally.row()}
+        tally = self.tally.joined()
+        row: dict[str, Any] = {"epoch": self.epoch + 1, "lr": self.optimizer.param_groups[0]["lr"], **tally.row()}
+        processes.share_buffers(self.evaluated)
         row |= self.validate(self.evaluated)
-        row["seconds"] = self.tally.seconds + time.monotonic() - began
-        self.record.append_epoch(row)
+        row["seconds"] = tally.seconds + time.monotonic() - began
+        if processes.first():
+            self.record.append_epoch(row)
         self.epoch += 1
         self.tally = Tally(self.accelerator.device)
-        self._save()
+        snapshot.save(self)
         self.watch.epoch(row)
 
     def _stop(self, signal: int) -> None:
-        self.tally.check(self.epoch)
-        self._save()
+        snapshot.save(self)
+        processes.gather(None)  # no process ends before the state is saved: a launcher would end the others
         folder = self.record.folder
         raise Interrupted(
-            f"stopped in epoch {self.epoch + 1} of {self.recipe.epochs} after step {self.tally.batches} of "
-            f"{len(self.loader)}; nothing is lost: go on with `pldistill train --out {folder} --resume`",
+            f"stopped in epoch {self.epoch + 1} of {self.recipe.epochs} after step {self.step} of "
+            f"{self.steps}; nothing is lost: go on with `pldistill train --out {folder} --resume`",
             signal,
         )
-
-    def _save(self) -> None:
-        state = {
-            "epoch": self.epoch,
-            "tally": self.tally.state_dict(),
-            "distiller": self.bare.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.state_dict() if self.average is not None else None,
-            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state() if self.accelerator.device.type == "cuda" else None,
-        }
-        checkpoint.save(
-            self.record.folder / "checkpoint", state, step=self.epoch * len(self.loader) + self.tally.batches
-        )
-
-    def restore(self) -> None:
-        """Go on from the folder's checkpoint; where there is none, from the beginning."""
-        state = checkpoint.load(self.record.folder / "checkpoint")
-        self.record.truncate(state["epoch"] if state is not None else 0)
-        if state is None:
-            return
-        self.epoch = state["epoch"]
-        self.tally.load_state_dict(state["tally"])
-        self.bare.load_state_dict(state["distiller"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"])

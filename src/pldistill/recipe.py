@@ -77,10 +77,12 @@ class Recipe(BaseModel):
         unlabelled: pictures without labels, a data specification or `folder:PATH` of pictures, beside the labelled.
         class_map: a JSON file that says which of the teacher's classes is which of the data's.
         trust_teacher: go on with a teacher that is not better than chance.
-        accumulate: batches whose gradients are summed into one step.
+        accumulate: batches whose gradients make one step, that of a batch of all their pictures. A method that relates
+            the pictures of a batch relates those of each batch alone, and wants to be told so: `relation="local"`.
         relation: for methods that relate the pictures of a batch, `local` (of one process's batch) or `global` (of all
-            processes').
-        sync_batchnorm: BatchNorm statistics over all processes, on GPUs.
+            processes'); None is local.
+        sync_batchnorm: BatchNorm statistics over all processes, on GPUs; otherwise each process has those of its own
+            batches, and the first one's running statistics are evaluated and saved.
         seed: of the initial weights, the order and the augmentation.
     """
 
@@ -153,6 +155,17 @@ class Recipe(BaseModel):
             raise ValueError("pretrained and student_checkpoint: expected one of them, got both")
         if not any(weight != 0 for weight in self.weights.values()):
             raise ValueError(f"weights: expected one above 0, got {self.weights}")
+        couples = methods.find(self.method).couples_batch
+        if self.relation is not None and not couples:
+            known = ", ".join(name for name, spec in methods.METHODS.items() if spec.couples_batch)
+            raise ValueError(
+                f"relation: expected a method that relates a batch's pictures ({known}), got {self.method!r}"
+            )
+        if couples and self.accumulate > 1 and self.relation != "local":
+            raise ValueError(
+                f"accumulate: expected 1 or relation='local', for {self.method!r} relates the pictures of a batch and "
+                f"not those of {self.accumulate} batches, got accumulate={self.accumulate}, relation={self.relation!r}"
+            )
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(f"warmup_epochs: expected fewer than the {self.epochs} epochs, got {self.warmup_epochs:g}")
         if self.mix_probability != 1 and not (self.mixup or self.cutmix):

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from pldistill import models, record
+from pldistill import models, processes, record, snapshot
 from pldistill.assemble import assemble, make_accelerator
-from pldistill.data import Dataset, make_loader, open_data
+from pldistill.data import Dataset, Loader, make_loader, open_data
 from pldistill.data.pictures import read_picture
 from pldistill.loop import Loop, Watch
 from pldistill.models import Net
@@ -79,6 +79,9 @@ def train(
 ) -> Run:
     """Train the recipe's student and leave a run folder.
 
+    Several processes, started by `accelerate launch` or `torchrun`, train it together, with `batch_size` pictures each
+    in a step. All must see the run's folder; the first writes it.
+
     Args:
         recipe: what to train.
         out: the run's folder, new or empty; None is `runs/` and the recipe's name.
@@ -94,23 +97,23 @@ def train(
         NonFiniteLoss: at a NaN or infinite term; the last good checkpoint stays.
     """
     run = RunRecord(Path(out) if out is not None else Path("runs") / recipe.name())
-    if resume:
-        if _same_run(run, recipe).finished:
-            return Run(run)
-    else:
-        _refuse_used(run.folder)
     accelerator = make_accelerator(recipe.amp, device)
-    dataset = open_data(recipe.data, image_size=recipe.image_size, download=download)
-    loop = assemble(recipe, dataset, run, accelerator, workers=workers, watch=watch or Silent())
+    if processes.on_first(lambda: _finished(run, recipe, resume)):
+        return Run(run)
+    if download:
+        processes.on_first(lambda: _open(recipe, download=True) and None)
+    dataset = processes.everywhere(lambda: _open(recipe))
+    shown = watch if watch is not None and processes.first() else Silent()
+    loop = processes.everywhere(lambda: assemble(recipe, dataset, run, accelerator, workers=workers, watch=shown))
     fingerprint = loop.teacher.fingerprint() if loop.teacher is not None else None
-    env = record.environment(device=accelerator.device, world_size=accelerator.num_processes)
-    _open_folder(run, recipe, {**env, "teacher_sha256": fingerprint}, resume)
+    env = record.environment(device=accelerator.device, world_size=processes.count())
+    processes.on_first(lambda: _open_folder(run, recipe, {**env, "teacher_sha256": fingerprint}, resume))
     if resume:
-        loop.restore()
+        processes.everywhere(lambda: snapshot.restore(loop))
     loop.run()
     if loop.teacher is not None and loop.teacher.fingerprint() != fingerprint:
         raise AssertionError("the teacher's weights or buffers changed during training")
-    _finish(loop, dataset)
+    processes.on_first(lambda: _finish(loop, dataset))
     return Run(run)
 
 
@@ -126,29 +129,35 @@ def evaluate(
     """
     loaded = run.load()
     accelerator = make_accelerator(run.recipe.amp, device)
-    dataset = open_data(data or run.recipe.data, image_size=loaded.image_size)
-    if dataset.classes != tuple(loaded.classes):
-        raise ValueError(
-            f"data {dataset.spec!r}: expected the run's {len(loaded.classes)} classes ({_first(loaded.classes)}), "
-            f"got {len(dataset.classes)} ({_first(dataset.classes)})"
+
+    def open_loader() -> Loader:
+        dataset = open_data(data or run.recipe.data, image_size=loaded.image_size)
+        if dataset.classes != tuple(loaded.classes):
+            raise ValueError(
+                f"data {dataset.spec!r}: expected the run's {len(loaded.classes)} classes ({_first(loaded.classes)}), "
+                f"got {len(dataset.classes)} ({_first(dataset.classes)})"
+            )
+        return make_loader(
+            dataset.val,
+            batch_size=batch_size,
+            image_size=loaded.image_size,
+            augment=None,
+            seed=0,
+            shuffle=False,
+            device=accelerator.device,
+            workers=workers,
+            rank=processes.rank(),
+            world=processes.count(),
         )
+
+    loader = processes.everywhere(open_loader)
     net = Net(loaded.model, mean=loaded.mean, std=loaded.std).to(accelerator.device)
-    loader = make_loader(
-        dataset.val,
-        batch_size=batch_size,
-        image_size=loaded.image_size,
-        augment=None,
-        seed=0,
-        shuffle=False,
-        device=accelerator.device,
-        workers=workers,
-    )
     figures = Validation(loader, None, accelerator.autocast)(net)
     return {
         "top1": figures["top1"],
         "top5": figures["top5"],
         "val_loss": figures["val_loss"],
-        "pictures": len(dataset.val),
+        "pictures": loader.num_samples,
     }
 
 
@@ -171,6 +180,18 @@ def predict(run: Run, pictures: Sequence[Path | str], *, top: int = 5) -> list[l
 
 def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _open(recipe: Recipe, download: bool = False) -> Dataset:
+    return open_data(recipe.data, image_size=recipe.image_size, download=download)
+
+
+def _finished(run: RunRecord, recipe: Recipe, resume: bool) -> bool:
+    """Check that the folder is new, or holds the run that is resumed; say whether that one is finished."""
+    if resume:
+        return _same_run(run, recipe).finished
+    _refuse_used(run.folder)
+    return False
 
 
 def _refuse_used(folder: Path) -> None:
@@ -199,6 +220,10 @@ def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bo
     first = run.read_environment()
     if first["teacher_sha256"] != env["teacher_sha256"]:
         raise ValueError(f"resume: teacher {recipe.teacher!r} is not the one the run began with: its weights differ")
+    if first["world_size"] != env["world_size"]:
+        raise ValueError(
+            f"resume: expected {first['world_size']} processes, as the run began with, got {env['world_size']}"
+        )
     run.write_environment({**first, "resumed": [*first.get("resumed", []), env]})
 
 

@@ -23,15 +23,20 @@ from pldistill.data.splits import Split, StoredSplit, TensorSplit
 GRACE = 10  # seconds that a worker goes on after SIGTERM
 
 
-def batch_bounds(count: int, batch_size: int, join_single: bool) -> list[tuple[int, int]]:
+def batch_bounds(count: int, batch_size: int, least: int = 1) -> list[tuple[int, int]]:
     """First and one-past-last position of each batch. No picture is dropped.
 
-    A last batch of exactly one picture joins the one before it where `join_single`: BatchNorm cannot train on it.
+    A last batch of fewer than `least` pictures joins the one before it.
     """
     starts = list(range(0, count, batch_size))
-    if join_single and batch_size > 1 and len(starts) > 1 and count - starts[-1] == 1:
+    if len(starts) > 1 and count - starts[-1] < least:
         starts.pop()
     return list(zip(starts, [*starts[1:], count], strict=True))
+
+
+def share(count: int, rank: int, world: int) -> tuple[int, int]:
+    """First and one-past-last of the `count` places that are process `rank`'s of `world`: even, to one place."""
+    return count * rank // world, count * (rank + 1) // world
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,19 @@ class Show:
     device: torch.device
     repeats: int = 1
     mixing: Mixing | None = None
+    rank: int = 0
+    world: int = 1
+
+    def bounds(self, count: int) -> tuple[list[tuple[int, int]], list[int]]:
+        """This process's part of each batch of a view of `count` pictures, and the pictures of all its parts.
+
+        A batch of all processes is a stretch of the view's order, and each takes its part of the stretch. In training a
+        process gets two pictures at least, where its batches hold two: BatchNorm cannot train on one.
+        """
+        least = min(2, self.batch_size) if self.shuffle else 1
+        joined = batch_bounds(count, self.world * self.batch_size, self.world * least)
+        parts = [(start, *share(end - start, self.rank, self.world)) for start, end in joined]
+        return [(start + low, start + high) for start, low, high in parts], [end - start for start, end in joined]
 
 
 class Part(NamedTuple):
@@ -59,13 +77,14 @@ class Loader(ABC):
     """Batches of one split, view after view. Made by `make_loader`.
 
     Attributes:
-        num_samples: pictures in a view.
+        num_samples: pictures in a view, over all processes.
+        joined: pictures in each batch, over all processes.
     """
 
     def __init__(self, split: Split, show: Show) -> None:
         self.num_samples = len(split)
         self._ids, self._show = split.ids, show
-        self._bounds = batch_bounds(len(split), show.batch_size, join_single=show.shuffle)
+        self._bounds, self.joined = show.bounds(len(split))
 
     def __len__(self) -> int:
         """Batches in a view."""
@@ -192,6 +211,8 @@ def make_loader(
     workers: int = 0,
     repeats: int = 1,
     mixing: Mixing | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Loader:
     """A loader over `split`. `augment=None` is evaluation: short side resized, centre cut.
 
@@ -201,9 +222,13 @@ def make_loader(
     in the view's order (Hoffer et al. 2020, "Augment your batch"; timm's RepeatAugSampler). `mixing` mixes whole
     batches, on the device, after all else.
 
+    Process `rank` of `world` gets its part of each batch of `world * batch_size` pictures: together they see what one
+    process would with that batch size, each picture once, the last batch shared out evenly. A last batch in which one
+    of them would have no picture (in training: fewer than two) joins the batch before it.
+
     Raises:
-        ValueError: an empty split; a batch size, image size, worker count or number of repeats that is too small;
-            repeats without `shuffle`, which would leave the same pictures out for ever.
+        ValueError: a split with fewer pictures than processes; a batch size, image size, worker count or number of
+            repeats that is too small; repeats without `shuffle`, which would leave the same pictures out for ever.
     """
     least = (("batch_size", batch_size, 1), ("image_size", image_size, 1), ("workers", workers, 0))
     for name, value, bound in (*least, ("repeats", repeats, 1)):
@@ -213,7 +238,9 @@ def make_loader(
         raise ValueError(f"repeats: expected 1 without shuffle, got {repeats}")
     if len(split) == 0:
         raise ValueError("split: expected at least one picture, got none")
-    show = Show(batch_size, image_size, augment, seed, shuffle, device, repeats, mixing)
+    if len(split) < world:
+        raise ValueError(f"split: expected at least {world} pictures, one for each process, got {len(split)}")
+    show = Show(batch_size, image_size, augment, seed, shuffle, device, repeats, mixing, rank, world)
     if isinstance(split, TensorSplit):
         return ResidentLoader(split, show)
     if isinstance(split, StoredSplit):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pldistill import processes
 from pldistill.contracts import Outputs
 from pldistill.data import Loader
 from pldistill.models import Net
@@ -34,7 +35,8 @@ class Classification:
 class Validation:
     """Measures a net on the validation split; the teacher is asked there once and its answers are kept.
 
-    Where training pictures are held out, `holdout` loads them, and the net is measured on them too.
+    Where training pictures are held out, `holdout` loads them, and the net is measured on them too. Each of several
+    processes measures its part of the pictures, and all have the figures of the whole.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class Validation:
             answers = teacher_logits[number] if teacher_logits else None
             for name, value in _measure(logits.float(), batch.labels, answers).items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
-        return {name: value.item() / loader.num_samples for name, value in sums.items()}
+        return {name: value.item() / loader.num_samples for name, value in processes.total(sums).items()}
 
     def _ask_teacher(self) -> None:
         if self.teacher is None or self._teacher_logits:

@@ -1,0 +1,204 @@
+"""Two processes are one with their batches joined; what goes wrong in one of them is said once, and ends both."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from safetensors.torch import load_file
+
+import pldistill
+from pldistill import assemble, checkpoint, models, runs
+from pldistill.data import TensorSplit, make_loader
+from pldistill.data.loaders import share
+from pldistill.interrupt import Interrupts
+from pldistill.recipe import make_recipe
+from two_processes import recipes
+
+CLOCKS = ("seconds", "images_per_second")
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """The folder that two processes have filled, what the launch said, and when it ended."""
+    folder = tmp_path_factory.mktemp("two")
+    torch.manual_seed(5)
+    torch.save(models.build("test_vit", num_classes=100, image_size=32).state_dict(), folder / "teacher.pt")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(Path(__file__).with_name("two_processes.py")), str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    ended = time.time()
+    assert (folder / "said-1.json").exists(), done.stderr
+    return folder, done, ended
+
+
+@pytest.fixture(scope="module")
+def said(launched):
+    return [json.loads((launched[0] / f"said-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def rows(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines]
+
+
+@pytest.mark.parametrize("name", recipes(Path(), 1))
+def test_two_processes_come_to_the_weights_of_one(launched, tmp_path, name):
+    folder = launched[0]
+    alone = recipes(folder, 1)["kd" if name == "accumulated" else name]
+    one = pldistill.train(make_recipe(alone), out=tmp_path / "one", device="cpu")
+    ours, theirs = load_file(tmp_path / "one" / "model.safetensors"), load_file(folder / name / "model.safetensors")
+    torch.manual_seed(0)
+    start = models.build("test_vit", num_classes=100, image_size=32).state_dict()
+    moved = max((ours[key] - start[key]).abs().max().item() for key in ours)
+    apart = max((ours[key] - theirs[key]).abs().max().item() for key in ours)
+    assert apart < 2e-6
+    assert moved > 1e-3
+    (mine,), (row,) = rows(one.folder), rows(folder / name)
+    assert row["loss"] == pytest.approx(mine["loss"], rel=1e-5)
+    for figure in ("train_top1", "top1", "top5", "val_loss", "kl"):
+        assert row[figure] == pytest.approx(mine[figure], rel=1e-5, abs=1e-6)
+
+
+def test_accumulated_batches_are_one_large_batch(launched, tmp_path):
+    """In one process too; `clip_grad` and the average see whole steps, and the last step's batches are uneven."""
+    cases = recipes(launched[0], 1)
+    runs_of = [
+        pldistill.train(make_recipe(cases[name]), out=tmp_path / name, device="cpu") for name in ("kd", "accumulated")
+    ]
+    large, parts = (load_file(run.folder / "model.safetensors") for run in runs_of)
+    assert all((large[key] - parts[key]).abs().max() < 2e-6 for key in large)
+    assert rows(runs_of[0].folder)[0]["lr"] == rows(runs_of[1].folder)[0]["lr"]
+    steps = {json.loads((run.folder / "checkpoint" / checkpoint.INDEX).read_text())["step"] for run in runs_of}
+    assert steps == {7}
+
+
+def test_each_picture_is_evaluated_once(launched, said):
+    alone = runs.evaluate(pldistill.load_run(launched[0] / "kd"), device="cpu")
+    for one in said:
+        assert one["figures"] == pytest.approx(alone, rel=1e-6)
+
+
+def test_a_signal_to_one_stops_both_and_the_run_goes_on_as_if_nothing_had_been(launched, said):
+    folder = launched[0]
+    for one in said:
+        assert one["stop"].startswith("Interrupted: stopped in epoch 2 of 2 after step 2 of 4")
+    assert rows(folder / "whole") == rows(folder / "cut")
+    whole, cut = (load_file(folder / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
+    state = checkpoint.load(folder / "whole" / "checkpoint")
+    assert state is not None
+    (other,) = state["others"]
+    assert not torch.equal(state["rng"], other["rng"])
+    assert json.loads((folder / "cut" / "env.json").read_text())["world_size"] == 2
+
+
+def test_another_number_of_processes_does_not_resume(launched):
+    run = pldistill.load_run(launched[0] / "killed")
+    with pytest.raises(ValueError, match="resume: expected 2 processes, as the run began with, got 1"):
+        pldistill.train(run.recipe, out=run.folder, device="cpu", resume=True)
+
+
+def test_what_is_wrong_in_one_is_raised_in_both(said):
+    wrong = "ValueError: expected bread, got stone"
+    assert [one["everywhere"] for one in said] == [
+        [wrong, f"Elsewhere: process 1 failed: {wrong}"],
+        [f"Elsewhere: process 0 failed: {wrong}", wrong],
+    ]
+    assert [one["on_first"] for one in said] == [[7, wrong], [7, f"Elsewhere: process 0 failed: {wrong}"]]
+
+
+def test_a_mistake_is_said_once(launched, said):
+    assert [one[kind] for one in said for kind in ("usage", "input")] == ["SystemExit: 2"] * 4
+    assert launched[1].stderr.count("No such option") == 1
+    assert launched[1].stderr.count("out: expected a new or empty folder") == 1
+    assert "Traceback" not in launched[1].stderr.partition("torch.distributed")[0]
+
+
+def test_a_process_that_is_killed_ends_the_run_and_spares_the_checkpoint(launched):
+    folder, done, ended = launched
+    assert done.returncode != 0
+    assert done.stderr.count("another process has ended") == 1
+    index = folder / "killed" / "checkpoint" / checkpoint.INDEX
+    assert ended - index.stat().st_mtime < 60
+    state = checkpoint.load(index.parent)
+    assert state is not None
+    assert state["epoch"] == len(rows(folder / "killed")) == 1
+
+
+def test_shares_are_even_and_leave_nothing_out():
+    for count in range(3, 12):
+        bounds = [share(count, rank, 3) for rank in range(3)]
+        assert [place for low, high in bounds for place in range(low, high)] == list(range(count))
+        assert {high - low for low, high in bounds} <= {count // 3, count // 3 + 1}
+
+
+def test_a_launcher_may_repeat_a_signal():
+    with Interrupts(patient=True) as interrupts:
+        for _ in range(2):
+            os.kill(os.getpid(), 2)
+    assert interrupts.received == 2
+
+
+CE = {"data": "glyphs:train=112,val=101", "student": "resnet8", "method": "ce", "epochs": 1}
+FROM = {"teacher": "resnet8", "teacher_checkpoint": "some.pt"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"relation": "local"}, r"relation: expected a method .*\(dist, pkt, rkd, sp\), got 'ce'"),
+        ({"method": "rkd", **FROM, "accumulate": 2}, "accumulate: expected 1 or relation='local'.*relation=None"),
+        ({"method": "rkd", **FROM, "accumulate": 2, "relation": "global"}, "got accumulate=2, relation='global'"),
+    ],
+)
+def test_fields_that_contradict_one_another_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        make_recipe({**CE, **fields})
+
+
+def test_statistics_over_all_processes_need_gpus(tmp_path):
+    with pytest.raises(ValueError, match="sync_batchnorm: expected GPUs, got 'cpu'"):
+        pldistill.train(make_recipe({**CE, "sync_batchnorm": True}), out=tmp_path / "run", device="cpu")
+
+
+def test_nets_in_pieces_are_refused(monkeypatch):
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    with pytest.raises(ValueError, match=r"accelerate: expected data-parallel processes \(DDP\), got FSDP"):
+        assemble._check(accelerator, "off", "cpu")
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    with pytest.raises(ValueError, match=r"processes: expected at most this machine's .* GPUs, got 16"):
+        pldistill.train(make_recipe(CE), out=tmp_path / "run", device="cuda")
+
+
+def test_a_process_without_a_picture_is_refused():
+    images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    split = TensorSplit(images, torch.zeros(3, dtype=torch.int64), torch.arange(3))
+    with pytest.raises(ValueError, match="split: expected at least 4 pictures, one for each process, got 3"):
+        make_loader(
+            split,
+            batch_size=2,
+            image_size=8,
+            augment=None,
+            seed=0,
+            shuffle=True,
+            device=torch.device("cpu"),
+            rank=0,
+            world=4,
+        )

@@ -1,0 +1,100 @@
+"""What each of two processes does for test_processes.py: one launch, many runs."""
+
+import json
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import pldistill
+from pldistill import processes, runs
+from pldistill.__main__ import main
+from pldistill.progress import Silent
+from pldistill.recipe import make_recipe
+
+# The last step of an epoch has 101 - 6 * 16 = 5 pictures: three and two.
+UNEVEN, EVEN = "glyphs:train=101,val=101", "glyphs:train=112,val=101"
+WITHOUT_BATCHNORM = {"student": "test_vit", "teacher": "test_vit", "epochs": 1, "clip_grad": 1.0, "ema": 0.5}
+
+
+def recipes(folder: Path, world: int) -> dict[str, dict]:
+    """Runs that must come to the same weights, whether one process or two make them: 16 pictures a step."""
+    fields = {**WITHOUT_BATCHNORM, "data": UNEVEN, "teacher_checkpoint": str(folder / "teacher.pt")}
+    fields["batch_size"] = 16 // world
+    cases = {
+        "kd": {"method": "kd", "weights": {"task": 0.5, "kd": 0.5}},
+        "accumulated": {"method": "kd", "weights": {"task": 0.5, "kd": 0.5}, "batch_size": 8 // world, "accumulate": 2},
+        "dist joined": {"method": "dist", "relation": "global"},
+        "sp joined": {"method": "sp", "relation": "global", "weights": {"sp": 30.0}},
+        # One process relates the pictures of each half of its batch too, if it takes the halves one by one.
+        "dist apart": {"method": "dist", "data": EVEN, "batch_size": 8, "accumulate": 2 // world, "relation": "local"},
+    }
+    return {name: {**fields, **case} for name, case in cases.items()}
+
+
+def resumed() -> dict:
+    """A run with BatchNorm, whose statistics are each process's own, and a learning rate that changes by the step."""
+    return {"data": UNEVEN, "student": "resnet8", "method": "ce", "epochs": 2, "batch_size": 16, "warmup_epochs": 0.5}
+
+
+class At(Silent):
+    """Sends this process a signal after a step."""
+
+    def __init__(self, epoch: int = -1, step: int = -1, number: int = 0) -> None:
+        self.at, self.number = (epoch, step), number
+
+    def step(self, epoch, tally) -> None:
+        if (epoch, tally.batches) == self.at:
+            os.kill(os.getpid(), self.number)
+
+
+def says(act) -> str:
+    try:
+        act()
+    except (Exception, SystemExit) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def fail_in(rank: int) -> None:
+    if processes.rank() == rank:
+        raise ValueError("expected bread, got stone")
+
+
+def together(folder: Path, rank: int) -> None:
+    said: dict[str, object] = {}
+    # Before the processes have met, and after: one line in either case.
+    time.sleep, sleep = lambda seconds: None, time.sleep
+    said["usage"] = says(lambda: main(["train", "--nonsense"]))
+    for name, fields in recipes(folder, 2).items():
+        pldistill.train(make_recipe(fields), out=folder / name, device="cpu")
+    said["input"] = says(lambda: main(["train", "--out", str(folder / "kd"), "--method", "ce", "--student", "resnet8",
+                                       "--data", "digits", "--device", "cpu"]))  # fmt: skip
+    time.sleep = sleep
+    said["everywhere"] = [says(partial(processes.everywhere, partial(fail_in, bad))) for bad in (0, 1)]
+    said["on_first"] = [processes.on_first(lambda: rank + 7), says(lambda: processes.on_first(lambda: fail_in(0)))]
+    said["figures"] = runs.evaluate(pldistill.load_run(folder / "kd"), device="cpu", batch_size=16)
+
+    runs.Loop.LOOK_EVERY = -1.0
+    recipe = make_recipe(resumed())
+    pldistill.train(recipe, out=folder / "whole", device="cpu")
+    if rank == 1:
+        runs.Silent = lambda: At(1, 2, signal.SIGTERM)
+    said["stop"] = says(lambda: pldistill.train(recipe, out=folder / "cut", device="cpu"))
+    runs.Silent = Silent
+    torch.manual_seed(12345)
+    pldistill.train(recipe, out=folder / "cut", device="cpu", resume=True)
+    (folder / f"said-{rank}.json").write_text(json.dumps(said))
+
+    if rank == 1:
+        runs.Silent = lambda: At(1, 2, signal.SIGKILL)
+    (folder / "recipe.json").write_text(json.dumps(recipe.to_dict()))
+    main(["train", "--recipe", str(folder / "recipe.json"), "--out", str(folder / "killed"), "--device", "cpu"])
+
+
+if __name__ == "__main__":
+    together(Path(sys.argv[1]), int(os.environ["RANK"]))
