@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pldistill import study
 from pldistill.data import make_loader, open_data
 from pldistill.data import shards as shard_source
 from pldistill.spec import split_spec
@@ -319,6 +320,20 @@ def test_streams_are_refused_with_what_serves_instead(name, mark):
 )
 def test_a_slash_stands_for_the_colon_of_timm_s_readers_alone(spec, parts):
     assert split_spec(spec) == parts
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ("hfds/a/b", "hfds/a/b,train=5"),
+        ("wds//x,validation=3", "wds//x,validation=3,train=5"),
+        ("cifar100:/x", "cifar100:/x,train=5"),
+        ("glyphs", "glyphs:train=5"),
+        ("glyphs:seed=1", "glyphs:seed=1,train=5"),
+    ],
+)
+def test_a_study_adds_its_numbers_behind_any_spec(spec, expected):
+    assert study._narrowed(spec, train=5, validation=None) == expected
 
 
 def test_a_reader_without_a_name_is_refused():

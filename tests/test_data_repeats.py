@@ -78,6 +78,15 @@ def test_a_resumed_view_and_workers_change_nothing(splits):
             assert one.mixture.share == two.mixture.share
 
 
+def test_two_processes_share_out_what_one_sees(splits):
+    whole = list(loader(splits[0], repeats=3, batch_size=8).epoch(2))
+    parts = [list(loader(splits[0], repeats=3, batch_size=4, rank=rank, world=2).epoch(2)) for rank in (0, 1)]
+    assert [len(batch.ids) for batch in whole] == [8, 8, 4]
+    for one, *shares in zip(whole, *parts, strict=True):
+        for name in ("images", "labels", "ids", "views"):
+            assert torch.equal(getattr(one, name), joined(shares, name))
+
+
 def test_epochs_show_other_pictures(splits):
     made = loader(splits[0], repeats=4)
     seen = [set(joined(list(made.epoch(view)), "ids").tolist()) for view in range(40)]

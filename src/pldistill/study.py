@@ -13,6 +13,7 @@ from pldistill import methods
 from pldistill.analysis.groups import data_label
 from pldistill.recipe import Ramp, Recipe, make_recipe
 from pldistill.record import RunRecord
+from pldistill.spec import split_spec
 from pldistill.suggest import unknown
 
 Fields = Mapping[str, Any]
@@ -193,7 +194,8 @@ def _narrowed(spec: str, **counts: int | None) -> str:
     """The data specification with further options."""
     for name, count in counts.items():
         if count is not None:
-            spec += f"{',' if ':' in spec else ':'}{name}={count}"
+            _, path, options = split_spec(spec)
+            spec += f"{',' if path or options else ':'}{name}={count}"
     return spec
 
 

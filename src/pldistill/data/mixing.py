@@ -63,7 +63,8 @@ class Mixing:
         """How the batch of these pictures, `size` pixels square, is mixed; None where this one is not.
 
         What concerns the whole batch is hashed from (seed, view, id) of its first picture, the partners from that of
-        each. So a resumed run mixes as the uninterrupted one, and a share of each process's own is drawn.
+        each. So a resumed run mixes as the uninterrupted one. Several processes mix each within its own batch, by
+        draws of its own.
         """
         first, where = ids[:1], view[:1] if isinstance(view, np.ndarray) else view
 
