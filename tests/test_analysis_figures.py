@@ -115,9 +115,9 @@ def test_values_that_are_null_are_left_out(tmp_path):
     for row in rows:
         run.append_epoch(row)
     (group,) = group_runs([run])
-    assert figures._points(group.runs[0], "top1") == ((1, 10.0), (3, 30.0))
-    assert figures._points(group.runs[0], "terms", "ce", "weighted") == ((1, 2.0), (3, 2.0 / 3))
-    assert figures._points(group.runs[0], "terms", "kd", "weighted") == ()
+    assert figures.points_of(group.runs[0].epochs, "top1") == ((1, 10.0), (3, 30.0))
+    assert figures.points_of(group.runs[0].epochs, "terms", "ce", "weighted") == ((1, 2.0), (3, 2.0 / 3))
+    assert figures.points_of(group.runs[0].epochs, "terms", "kd", "weighted") == ()
 
 
 @pytest.mark.parametrize("student", ["<b>&amp;\"'", "$x^{$", "a\nb\x00c\x1b", "漢字", "n" * 60])

@@ -13,6 +13,7 @@ from pldistill.analysis.layouts import Facts, Layout, Pairs, Panels, Variants
 from pldistill.analysis.pairs import pairs_csv, pairs_notes, pairs_sheets
 from pldistill.analysis.panels import panels_csv, panels_notes, panels_sheets
 from pldistill.analysis.sheets import Sheet
+from pldistill.analysis.through import through_html
 from pldistill.analysis.variants import variants_csv, variants_notes, variants_sheets
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def comparison_html(comparison: Comparison) -> str:
         parts += [Markup('<p class="soft">{}</p>').format(sheet.said)] if sheet.said else []
         parts += [html_grid(grid, comparison.mark) for grid in sheet.grids]
         parts += [Markup('<p class="soft">{}</p>').format(note) for note in sheet.footnotes]
+    parts += through_html(comparison)
     notes = Markup("").join(Markup("<li>{}</li>").format(note) for note in _notes(comparison))
     parts.append(Markup('<ul class="soft">{}</ul>').format(notes))
     return str(Markup("<section>\n{}\n</section>\n").format(Markup("\n").join(parts)))

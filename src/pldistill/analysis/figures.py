@@ -70,6 +70,12 @@ def terms_by_epoch(groups: Sequence[Group]) -> str | None:
     looks = {term: look for look, term in enumerate(names)}
     panels = [(group.name, _terms(group, looks)) for group in groups]
     panels = [(name, curves) for name, curves in panels if curves]
+    title = "Weighted loss terms by epoch, one panel a method"
+    return panels_by_epoch("terms", title, panels)
+
+
+def panels_by_epoch(name: str, title: str, panels: Sequence[tuple[str, Sequence[Curve]]]) -> str | None:
+    """A small figure a panel, each under its own name; every panel has a curve. None where there is no panel."""
     if not panels:
         return None
     columns = min(2, len(panels))
@@ -77,13 +83,13 @@ def terms_by_epoch(groups: Sequence[Group]) -> str | None:
     with house_style():
         figure = Figure(figsize=(6, 0.3 + 1.75 * lines), layout="constrained")
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
-        for ax, (name, curves) in zip(axes, panels, strict=False):
+        for ax, (heading, curves) in zip(axes, panels, strict=False):
             _draw(ax, curves, height=1.2)
-            ax.set_title(clean(name), fontsize=SMALL + 1, loc="left", parse_math=False)
+            ax.set_title(clean(heading), fontsize=SMALL + 1, loc="left", parse_math=False)
         for ax in axes[len(panels) :]:
             ax.remove()
         figure.supxlabel("Epoch", fontsize=SMALL)
-        return to_svg(figure, "terms", "Weighted loss terms by epoch, one panel a method")
+        return to_svg(figure, name, title)
 
 
 def run_curves(run: Run, name: str) -> str | None:
@@ -124,28 +130,29 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 
 def _by_group(groups: Sequence[Group], key: str) -> list[Curve]:
     curves = [
-        Curve(group.name, tuple(_points(run, key) for run in group.runs), look) for look, group in enumerate(groups)
+        Curve(group.name, tuple(points_of(run.epochs, key) for run in group.runs), look)
+        for look, group in enumerate(groups)
     ]
     return [curve for curve in curves if any(curve.series)]
 
 
 def _terms(group: Group, looks: dict[str, int]) -> list[Curve]:
     curves = [
-        Curve(term, tuple(_points(run, "terms", term, "weighted") for run in group.runs), look)
+        Curve(term, tuple(points_of(run.epochs, "terms", term, "weighted") for run in group.runs), look)
         for term, look in looks.items()
     ]
     return [curve for curve in curves if any(curve.series)]
 
 
 def _curves(wanted: Sequence[tuple[str, str]], run: Run) -> list[Curve]:
-    curves = [Curve(name, (_points(run, key),), look) for look, (name, key) in enumerate(wanted)]
+    curves = [Curve(name, (points_of(run.epochs, key),), look) for look, (name, key) in enumerate(wanted)]
     return [curve for curve in curves if any(curve.series)]
 
 
-def _points(run: Run, *path: str) -> tuple[tuple[int, float], ...]:
+def points_of(rows: Sequence[dict[str, Any]], *path: str) -> tuple[tuple[int, float], ...]:
     """(epoch, value) of what lies at `path` in each row; rows without it, or with null, are left out."""
     points = []
-    for row in run.epochs:
+    for row in rows:
         value: Any = row
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None

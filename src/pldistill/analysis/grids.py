@@ -62,12 +62,16 @@ class FittedGrid:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = [index for index, (_, name) in enumerate(self.grid.header) if name != self.without]
-        for columns in _fitting(self.grid, self.label, shown, options.max_width):
-            yield rich_grid(self.grid, self.label, columns)
+        tables = _fitting(self.grid, self.label, shown, options.max_width)
+        tight = len(tables) > 1 or _folds(self.grid)
+        for at, columns in enumerate(tables):
+            if at > 0:
+                yield ""
+            yield rich_grid(self.grid, self.label, columns, tight=tight)
 
 
-def rich_grid(grid: Grid, label: str, columns: Sequence[int] | None = None) -> Table:
-    """A table for a terminal, of some of the columns."""
+def rich_grid(grid: Grid, label: str, columns: Sequence[int] | None = None, *, tight: bool = False) -> Table:
+    """A table for a terminal, of some of the columns; a tight one is as narrow as its figures and longest words."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -75,10 +79,11 @@ def rich_grid(grid: Grid, label: str, columns: Sequence[int] | None = None) -> T
     shown = range(len(grid.header)) if columns is None else columns
     words = _holds_words(grid)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    folds = _folds(grid)
     for at in shown:
-        table.add_column(Text(_title(*grid.header[at], label)), justify="left" if words[at] else "right")
+        width = _width(grid, label, at) - 2 if tight else None
+        table.add_column(Text(_title(*grid.header[at], label)), justify="left" if words[at] else "right", width=width)
     for line in grid.lines:
-        folds = len(line[0][0]) > _FOLD
         texts = ((at, *line[at]) for at in shown)
         table.add_row(
             *(Text(text, style="bold" if bold else "", no_wrap=at > 0 or not folds) for at, text, bold in texts)
@@ -106,6 +111,10 @@ def _width(grid: Grid, label: str, at: int) -> int:
         words += [word for text in texts if len(text) > _FOLD for word in text.split()]
         texts = [text for text in texts if len(text) <= _FOLD]
     return max(map(len, (*words, *texts)), default=0) + 2
+
+
+def _folds(grid: Grid) -> bool:
+    return any(len(line[0][0]) > _FOLD for line in grid.lines)
 
 
 def _holds_words(grid: Grid) -> list[bool]:

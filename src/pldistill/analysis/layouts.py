@@ -20,8 +20,8 @@ class Metric:
 
 # By name: `metrics.jsonl` has the name itself after every epoch, `result.json` NAME_last.
 METRICS: Mapping[str, Metric] = {
-    "top1": Metric("top-1", "top-1 in percent"),
-    "top5": Metric("top-5", "top-5 in percent"),
+    "top1": Metric("top-1", "validation pictures whose class is the first answer, in percent"),
+    "top5": Metric("top-5", "validation pictures whose class is among the first five answers, in percent"),
     "kl": Metric(
         "KL", "KL(teacher ‖ student) on the validation set at temperature 1, in nats; lower is closer", 3, lower=True
     ),
@@ -51,7 +51,18 @@ FACTS = tuple(each.name for each in fields(Facts) if not each.name.startswith("p
 
 @dataclass(frozen=True)
 class Panels:
-    """A table for each column (a pair of nets), in it a line a row (a method): last, best and n beside the paper's."""
+    """A table for each column (a pair of nets), in it a line a row (a method): last, best and n beside the paper's.
+
+    Attributes:
+        through: of `METRICS`, drawn epoch by epoch on the page.
+
+    Raises ValueError for a name that is not of these.
+    """
+
+    through: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(self.through)
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,8 @@ class Pairs:
     through: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check(self.metrics, self.through)
+        _check((*self.metrics, *self.through))
+        _expect_some(self.metrics)
         for name in self.facts:
             if name not in FACTS:
                 raise ValueError(unknown("fact", name, FACTS))
@@ -107,15 +119,19 @@ class Variants:
     through: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check(self.metrics, self.through)
+        _check((*self.metrics, *self.through))
+        _expect_some(self.metrics)
 
 
 Layout = Panels | Pairs | Variants
 
 
-def _check(metrics: tuple[str, ...], through: tuple[str, ...]) -> None:
-    if not metrics:
-        raise ValueError(f"metrics: expected some of {', '.join(METRICS)}, got none")
-    for name in (*metrics, *through):
+def _check(names: tuple[str, ...]) -> None:
+    for name in names:
         if name not in METRICS:
             raise ValueError(unknown("metric", name, METRICS))
+
+
+def _expect_some(metrics: tuple[str, ...]) -> None:
+    if not metrics:
+        raise ValueError(f"metrics: expected some of {', '.join(METRICS)}, got none")
