@@ -26,8 +26,10 @@ METRICS: Mapping[str, Metric] = {
         "KL", "KL(teacher ‖ student) on the validation set at temperature 1, in nats; lower is closer", 3, lower=True
     ),
     "agreement": Metric("agreement", "validation pictures to which both nets give the same class first, in percent"),
-    "overlap5": Metric("top-5 overlap", "classes that the five first of both nets share, in percent of five"),
-    "kendall": Metric("Kendall τ", "Kendall's rank correlation of the two nets' class rankings, -1 to 1", 3),
+    "overlap5": Metric(
+        "top-5 overlap", "of the teacher's first five classes those among the student's first five, in percent"
+    ),
+    "kendall": Metric("Kendall τ", "Kendall's tau-b of the two nets' rankings of all classes, -1 to 1", 3),
 }
 
 
