@@ -19,6 +19,7 @@ TINY = [
     "32",
     "--device",
     "cpu",
+    "--trust-teacher",
 ]
 
 

@@ -167,7 +167,8 @@ def test_study_stopped_and_started_again_ends_with_the_same_table(tmp_path: Path
                 os.kill(os.getpid(), signal.SIGINT)
             super().epoch(row)
 
-    longer = replace(SMALL, scales={"smoke": replace(SMALL.scales["smoke"], setting={"epochs": 2, "batch_size": 50})})
+    setting = {"epochs": 2, "batch_size": 50, "trust_teacher": True}
+    longer = replace(SMALL, scales={"smoke": replace(SMALL.scales["smoke"], setting=setting)})
     tables = {}
     for name in ("whole", "stopped"):
         layout = plan(longer, out=tmp_path / name, scale="smoke", rows=("ce", "kd", "pld"), seeds=2)

@@ -25,7 +25,7 @@ from pldistill.optim import make_optimizer
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.tasks.classification import Classification, Validation
-from pldistill.teachers import LiveTeacher, open_teacher
+from pldistill.teachers import Teacher, open_teacher
 
 _PRECISIONS = {"bf16": "bf16", "fp16": "fp16", "off": "no"}
 _LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -84,8 +84,9 @@ def assemble(
     method = _method(recipe, dataset, student, teacher)
     bare = Distiller(student, method, Classification(recipe.label_smoothing), joined=recipe.relation == "global")
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    for module in (bare, teacher.net) if teacher is not None else (bare,):
-        module.to(device=accelerator.device).to(memory_format=layout)
+    bare.to(device=accelerator.device).to(memory_format=layout)
+    if teacher is not None:
+        teacher.to(accelerator.device, layout)
     average, evaluated = _average(recipe, student)
     if recipe.compile:
         student.model.compile()
@@ -143,18 +144,19 @@ def _student(recipe: Recipe, dataset: Dataset) -> Net:
     return Net(model, mean=mean, std=std)
 
 
-def _method(recipe: Recipe, dataset: Dataset, student: Net, teacher: LiveTeacher | None) -> Method:
+def _method(recipe: Recipe, dataset: Dataset, student: Net, teacher: Teacher | None) -> Method:
     """Build the method; one that compares activations taps both nets and fits its adapters to one picture's."""
     spec = methods.find(recipe.method)
     if spec.taps is None:
         method = spec.build(**recipe.options)
         _try(method, len(dataset.classes))
         return method
-    assert teacher is not None  # the recipe refuses to go without one
-    ours, theirs = spec.taps(models.stages(student.model), models.stages(teacher.net.model), recipe.options)
+    assert teacher is not None  # the recipe refuses to go without one, and to go with more than one net
+    (asked,) = (member.net for member in teacher.members)
+    ours, theirs = spec.taps(models.stages(student.model), models.stages(asked.model), recipe.options)
     student.listen(ours)
-    teacher.net.listen(theirs)
-    probes = [models.probe(net, dataset.image_size) for net in (student, teacher.net)]
+    asked.listen(theirs)
+    probes = [models.probe(net, dataset.image_size) for net in (student, asked)]
     torch.manual_seed(recipe.seed)  # of the adapters' initial weights, whoever the teacher is
     return spec.build(*probes, **recipe.options)
 

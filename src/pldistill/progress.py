@@ -13,6 +13,9 @@ from pldistill.tally import Tally
 class Silent:
     """Shows nothing."""
 
+    def warn(self, message: str) -> None:
+        """Do nothing."""
+
     def begin(self, title: str, epochs: int, done: int, batches: int) -> None:
         """Do nothing."""
 
@@ -36,6 +39,10 @@ class Terminal:
         self.console = console
         self.bar = self._new_bar()
         self.epochs = self.batches = 0
+
+    def warn(self, message: str) -> None:
+        """Print what a user should know before the run, which goes on."""
+        self.console.print(f"note: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, title: str, epochs: int, done: int, batches: int) -> None:
         """Open the bar."""

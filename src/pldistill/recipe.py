@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from pldistill import methods
 from pldistill.methods import Option, Ramp, Weight
-from pldistill.spec import split_spec
+from pldistill.spec import ENSEMBLE, RANDOM, split_spec, split_weights, teacher_members
 from pldistill.suggest import unknown
 
 
@@ -45,8 +45,9 @@ class Recipe(BaseModel):
         data: the pictures, as in `pldistill list data`: `glyphs`, `cifar100:PATH`, `folder:PATH`, ...
         student: the net that is trained, a name of `pldistill list models` or any timm classifier.
         method: a key of `METHODS`.
-        teacher: a run folder, or a net's name; None for the methods without a teacher.
-        teacher_checkpoint: weights for a teacher that is named.
+        teacher: who is asked, as in `pldistill.teachers`: a run folder, a net's name, `random:NAME`, `ensemble:A+B`;
+            None for the methods without a teacher.
+        teacher_checkpoint: weights for a teacher that is a net's name.
         pretrained: start the student from timm's weights for its name.
         student_checkpoint: start the student from this file or run folder.
         new_head: give a student that starts from weights a fresh classifier, because its classes are others.
@@ -75,8 +76,9 @@ class Recipe(BaseModel):
         repeats: how many augmented copies of a picture an epoch shows (repeated augmentation), in one batch; an epoch
             is as long as ever, so it shows 1/repeats of the pictures, others each time.
         unlabelled: pictures without labels, a data specification or `folder:PATH` of pictures, beside the labelled.
-        class_map: a JSON file that says which of the teacher's classes is which of the data's.
-        trust_teacher: go on with a teacher that is not better than chance.
+        class_map: a JSON file that says which of the teacher's classes is which of the data's; see
+            `pldistill.class_map`.
+        trust_teacher: take the teacher as it is, whether or not it is better than chance; see `pldistill.preflight`.
         accumulate: batches whose gradients make one step, that of a batch of all their pictures. A method that relates
             the pictures of a batch relates those of each batch alone, and wants to be told so: `relation="local"`.
         relation: for methods that relate the pictures of a batch, `local` (of one process's batch) or `global` (of all
@@ -151,6 +153,10 @@ class Recipe(BaseModel):
             raise ValueError(f"method {self.method!r} asks no teacher, got teacher={self.teacher!r}")
         if self.teacher_checkpoint is not None and self.teacher is None:
             raise ValueError("teacher_checkpoint: expected the teacher's name beside it, got none")
+        if self.teacher is not None:
+            self._check_teacher(self.teacher)
+        if self.class_map is not None and self.teacher is None:
+            raise ValueError("class_map: expected a teacher beside it, got none")
         if self.pretrained and self.student_checkpoint is not None:
             raise ValueError("pretrained and student_checkpoint: expected one of them, got both")
         if not any(weight != 0 for weight in self.weights.values()):
@@ -172,11 +178,34 @@ class Recipe(BaseModel):
             raise ValueError(f"mix_probability: expected mixup or cutmix beside {self.mix_probability:g}, got neither")
         return self
 
+    def _check_teacher(self, teacher: str) -> None:
+        """Refuse what the teacher's text alone shows to be wrong."""
+        members = teacher_members(teacher)
+        if teacher.startswith(ENSEMBLE) and (len(members) < 2 or not all(members)):
+            raise ValueError(f"teacher: expected ensemble:A+B with at least two members, got {teacher!r}")
+        if len(members) > 1 and methods.find(self.method).taps is not None:
+            raise ValueError(
+                f"method {self.method!r} compares activations: expected one net for a teacher, got {teacher!r}"
+            )
+        drawn = [member for member in members if member.startswith(RANDOM)]
+        if drawn and not self.trust_teacher:
+            raise ValueError(
+                f"teacher {drawn[0]!r} knows nothing, which only serves to try things out: say so with --trust-teacher"
+            )
+        if drawn and self.class_map is not None:
+            raise ValueError(f"class_map: expected a teacher with classes of its own, got {drawn[0]!r}")
+        if self.teacher_checkpoint is not None and teacher.startswith((ENSEMBLE, RANDOM)):
+            raise ValueError(
+                f"teacher_checkpoint: expected a net's name for a teacher beside it, got {teacher!r}; "
+                "a member with weights is NAME@FILE"
+            )
+
     def name(self) -> str:
         """Give a folder name: data with its numbers, nets, method and seed."""
         data, _, options = split_spec(self.data)
         data = "-".join([data, *(option.replace("=", "") for option in options)])
-        teacher = f"-from-{Path(self.teacher).name}" if self.teacher else ""
+        asked = [split_weights(member)[0].replace(":", "-") for member in teacher_members(self.teacher or "")]
+        teacher = f"-from-{'-'.join(Path(member).name for member in asked)}" if self.teacher else ""
         return f"{data}-{self.student}{teacher}-{self.method}-seed{self.seed}".replace("/", "_")
 
     def to_dict(self) -> dict[str, Any]:
@@ -224,5 +253,6 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def smoke(recipe: Recipe, data: str = "glyphs:train=512,val=256") -> Recipe:
-    """Shrink a recipe to seconds: the same path through the code on a few embedded pictures."""
-    return recipe.model_copy(update={"data": data, "epochs": 2, "batch_size": 64, "warmup_epochs": 0.0})
+    """Shrink a recipe to seconds: the same path through the code on a few embedded pictures, any teacher trusted."""
+    small = {"data": data, "epochs": 2, "batch_size": 64, "warmup_epochs": 0.0, "trust_teacher": True}
+    return recipe.model_copy(update=small)

@@ -15,6 +15,7 @@ from pldistill.data import Dataset, Loader, make_loader, open_data
 from pldistill.data.pictures import read_picture
 from pldistill.loop import Loop, Watch
 from pldistill.models import Net
+from pldistill.preflight import preflight
 from pldistill.progress import Silent
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
@@ -105,8 +106,12 @@ def train(
     dataset = processes.everywhere(lambda: _open(recipe))
     shown = watch if watch is not None and processes.first() else Silent()
     loop = processes.everywhere(lambda: assemble(recipe, dataset, run, accelerator, workers=workers, watch=shown))
-    fingerprint = loop.teacher.fingerprint() if loop.teacher is not None else None
     env = record.environment(device=accelerator.device, world_size=processes.count())
+    if not resume:  # a run that goes on has asked, and its teacher must be the same
+        env["preflight"] = processes.everywhere(
+            lambda: preflight(recipe, dataset, loop.teacher, accelerator=accelerator, workers=workers, watch=shown)
+        )
+    fingerprint = loop.teacher.fingerprint() if loop.teacher is not None else None
     processes.on_first(lambda: _open_folder(run, recipe, {**env, "teacher_sha256": fingerprint}, resume))
     if resume:
         processes.everywhere(lambda: snapshot.restore(loop))

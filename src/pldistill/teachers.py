@@ -1,5 +1,10 @@
 """Who is asked: one call, `teacher(batch) -> Outputs`.
 
+A teacher is named by a run folder; by a net's name with a checkpoint (`NAME@FILE`, or the recipe's
+`teacher_checkpoint`); by a tagged timm name, which brings timm's weights (`resnet152.a1_in1k`); by `random:NAME`, which
+has weights drawn from the recipe's seed and knows nothing; or by `ensemble:A+B`, whose members are any of these. A
+member's path has no `+` in it.
+
 A teacher is an argument of the step, never a child of what is trained, so it is absent from the student's parameters,
 checkpoint, average and training mode without a hack.
 """
@@ -7,20 +12,33 @@ checkpoint, average and training mode without a hack.
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from pldistill import models
+from pldistill.class_map import ClassMap, read_class_map
 from pldistill.contracts import Batch, Outputs
 from pldistill.data import Dataset
+from pldistill.data.random import key
 from pldistill.models import Net
 from pldistill.recipe import Recipe
+from pldistill.spec import RANDOM, split_weights, teacher_members
+
+_SYNSET = re.compile(r"n\d{8}")
 
 
 class Teacher(ABC):
-    """Answers for a batch, constant: no gradient reaches it and nothing changes it."""
+    """Answers for a batch, constant: no gradient reaches it and nothing changes it.
+
+    Attributes:
+        members: the nets that answer, each as a teacher of its own.
+    """
+
+    members: tuple[LiveTeacher, ...]
 
     @abstractmethod
     def __call__(self, batch: Batch) -> Outputs:
@@ -30,57 +48,139 @@ class Teacher(ABC):
     def fingerprint(self) -> str:
         """Give a SHA-256 over all that the answers depend on; the run compares it before and after."""
 
+    def to(self, device: torch.device, layout: torch.memory_format) -> None:
+        """Put the nets on the device, their convolutions in this memory layout."""
+        for member in self.members:
+            member.net.to(device=device).to(memory_format=layout)
+
 
 class LiveTeacher(Teacher):
-    """A net in eval mode, asked under `no_grad` with its own input statistics."""
+    """A net in eval mode, asked under `no_grad` with its own input statistics.
 
-    def __init__(self, net: Net) -> None:
+    Args:
+        net: the net.
+        image_size: the side in pixels of the pictures it was trained on; None where nobody says.
+        class_map: from its classes to the data's; None where they are the same.
+    """
+
+    def __init__(self, net: Net, *, image_size: int | None = None, class_map: ClassMap | None = None) -> None:
         self.net = net.eval().requires_grad_(False)
+        self.image_size = image_size
+        self.class_map = class_map
+        self.members = (self,)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Outputs:
-        return self.net(batch.images)
+        outputs = self.net(batch.images)
+        return outputs if self.class_map is None else Outputs(self.class_map(outputs.logits), outputs.features)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for name, tensor in sorted(self.net.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        if self.class_map is not None:
+            digest.update(repr(self.class_map.columns.tolist()).encode())
         return digest.hexdigest()
 
 
-def open_teacher(recipe: Recipe, dataset: Dataset) -> LiveTeacher | None:
-    """Build the recipe's teacher: a run, a net with a checkpoint, or a tagged timm name with timm's weights.
+class Ensemble(Teacher):
+    """Several nets, asked about the same pictures, each with its own input statistics: t = mean_m t_m.
+
+    The mean of the logits, not of the probabilities, because it goes with a temperature: t / τ is the mean of the
+    t_m / τ, so softmax(t / τ) is, up to its sum, the geometric mean of the members' tempered probabilities, whatever τ
+    a method has. The arithmetic mean of the probabilities is another teacher at every τ. The larger a member's logits,
+    the more it counts. No features: the members' have no mean.
+    """
+
+    def __init__(self, members: Sequence[LiveTeacher]) -> None:
+        self.members = tuple(members)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Outputs:
+        return Outputs(torch.stack([member(batch).logits.float() for member in self.members]).mean(dim=0))
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256("".join(member.fingerprint() for member in self.members).encode()).hexdigest()
+
+
+def open_teacher(recipe: Recipe, dataset: Dataset) -> Teacher | None:
+    """Build the recipe's teacher.
 
     Raises:
-        ValueError: for a teacher without weights, or one whose classes are not the data's.
+        ValueError: for a teacher without weights, or one whose classes are not the data's, nor become so by the
+            recipe's class map.
     """
     if recipe.teacher is None:
         return None
-    if Path(recipe.teacher).is_dir():
+    members = [_open(member, place, recipe, dataset) for place, member in enumerate(teacher_members(recipe.teacher))]
+    return members[0] if len(members) == 1 else Ensemble(members)
+
+
+def _open(member: str, place: int, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
+    """One net: a run's, one with a checkpoint, one drawn from the seed, or timm's own."""
+    if Path(member).is_dir():
         if recipe.teacher_checkpoint is not None:
-            raise ValueError(
-                f"teacher_checkpoint: expected none beside the run {recipe.teacher!r}, which has its weights"
-            )
-        return LiveTeacher(_from_run(recipe.teacher, dataset))
-    count = len(dataset.classes)
-    if recipe.teacher_checkpoint is not None:
-        model = models.build(
-            recipe.teacher, num_classes=count, checkpoint=recipe.teacher_checkpoint, image_size=dataset.image_size
-        )
-        return LiveTeacher(Net(model, mean=dataset.mean, std=dataset.std))
-    models.require_tag(recipe.teacher)
-    model = models.build(recipe.teacher, num_classes=count, pretrained=True, image_size=dataset.image_size)
-    mean, std = models.pretrained_statistics(model)
-    return LiveTeacher(Net(model, mean=mean, std=std))
+            raise ValueError(f"teacher_checkpoint: expected none beside the run {member!r}, which has its weights")
+        return _from_run(member, recipe, dataset)
+    if member.startswith(RANDOM):
+        return _at_random(member.removeprefix(RANDOM), place, recipe, dataset)
+    name, checkpoint = split_weights(member)
+    if "/" in name:
+        raise ValueError(f"teacher: expected a run folder or a net's name, got {member!r}, which is no folder")
+    checkpoint = checkpoint or recipe.teacher_checkpoint
+    if checkpoint is not None:
+        return _from_checkpoint(name, checkpoint, recipe, dataset)
+    return _from_timm(name, recipe, dataset)
 
 
-def _from_run(folder: str, dataset: Dataset) -> Net:
+def _from_run(folder: str, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
     loaded = models.load_folder(folder)
-    theirs, ours = loaded.classes, dataset.classes
+    net = Net(loaded.model, mean=loaded.mean, std=loaded.std)
+    if recipe.class_map is not None:
+        mapping = read_class_map(recipe.class_map, len(loaded.classes), loaded.classes, dataset.classes)
+        return LiveTeacher(net, image_size=loaded.image_size, class_map=mapping)
+    _same_classes(folder, loaded.classes, dataset)
+    return LiveTeacher(net, image_size=loaded.image_size)
+
+
+def _at_random(name: str, place: int, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
+    with torch.random.fork_rng(devices=[]):
+        # A stream of its own: a student of the same net must not start as its teacher.
+        torch.manual_seed(key(recipe.seed, place, "teacher"))
+        model = models.build(name, num_classes=len(dataset.classes), image_size=dataset.image_size)
+    return LiveTeacher(Net(model, mean=dataset.mean, std=dataset.std))
+
+
+def _from_checkpoint(name: str, checkpoint: str, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
+    """A file of weights says nothing of input statistics or names of classes, so the former are the data's."""
+    count, mapping = len(dataset.classes), None
+    if recipe.class_map is not None:
+        count = models.head_size(models.build(name, num_classes=1, image_size=dataset.image_size), checkpoint)
+        mapping = read_class_map(recipe.class_map, count, None, dataset.classes)
+    model = models.build(name, num_classes=count, checkpoint=checkpoint, image_size=dataset.image_size)
+    return LiveTeacher(Net(model, mean=dataset.mean, std=dataset.std), class_map=mapping)
+
+
+def _from_timm(name: str, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
+    models.require_tag(name)
+    about = models.about_pretrained(name)
+    count, mapping = len(dataset.classes), None
+    if recipe.class_map is not None:
+        count = about.num_classes
+        mapping = read_class_map(recipe.class_map, count, about.classes, dataset.classes)
+    elif about.classes is not None and count == len(about.classes) and all(map(_SYNSET.fullmatch, dataset.classes)):
+        _same_classes(name, about.classes, dataset)
+    model = models.build(name, num_classes=count, pretrained=True, image_size=dataset.image_size)
+    mean, std = models.pretrained_statistics(model)
+    return LiveTeacher(Net(model, mean=mean, std=std), image_size=about.image_size, class_map=mapping)
+
+
+def _same_classes(teacher: str, theirs: Sequence[str], dataset: Dataset) -> None:
+    """Refuse a teacher whose classes are not the data's, one by one."""
+    ours, hint = dataset.classes, "; --class-map FILE says which of them is which"
     if len(theirs) != len(ours):
-        raise ValueError(f"teacher {folder!r}: expected the data's {len(ours)} classes, got {len(theirs)}")
+        raise ValueError(f"teacher {teacher!r}: expected the data's {len(ours)} classes, got {len(theirs)}{hint}")
     for index, (their, our) in enumerate(zip(theirs, ours, strict=True)):
         if their != our:
-            raise ValueError(f"teacher {folder!r}: expected the data's class {index}, {our!r}, got {their!r}")
-    return Net(loaded.model, mean=loaded.mean, std=loaded.std)
+            raise ValueError(f"teacher {teacher!r}: expected the data's class {index}, {our!r}, got {their!r}{hint}")

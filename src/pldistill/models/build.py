@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model, list_pretrained
 from torch import nn
 
@@ -79,6 +81,27 @@ def require_tag(name: str) -> None:
         raise ValueError(f"{name!r} has no published weights: give a run folder or a checkpoint")
     if name not in tagged:
         raise ValueError(f"pretrained {name!r} must name its weights: {', '.join(tagged)}; or give a checkpoint")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What timm says about published weights: classes of the head, the side of the pictures, names of the classes.
+
+    `classes` are ImageNet's synsets, told by their number as timm does, or None.
+    """
+
+    num_classes: int
+    image_size: int
+    classes: tuple[str, ...] | None
+
+
+def about_pretrained(name: str) -> Published:
+    """Look a tagged name up; nothing is downloaded."""
+    cfg = get_pretrained_cfg(name)
+    assert cfg is not None  # require_tag knows the name
+    subset = infer_imagenet_subset({"num_classes": cfg.num_classes})
+    classes = None if subset is None else tuple(ImageNetInfo(subset).label_names())
+    return Published(cfg.num_classes, cfg.input_size[-1], classes)
 
 
 def pretrained_statistics(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

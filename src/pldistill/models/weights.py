@@ -61,6 +61,21 @@ def load_weights(model: nn.Module, checkpoint: str | Path, *, new_head: bool = F
     model.load_state_dict(state)
 
 
+def head_size(model: nn.Module, checkpoint: str | Path) -> int:
+    """How many classes the head in a checkpoint for this net has, whatever the net's own head has.
+
+    Raises:
+        ValueError: as `load_weights`, or no head of this net's in the file.
+    """
+    path = Path(checkpoint)
+    path = path / "model.safetensors" if path.is_dir() else path
+    state = _plain(_find(read_file(path), path), model.state_dict())
+    for head in classifier_names(model):
+        if f"{head}.weight" in state:
+            return state[f"{head}.weight"].shape[0]
+    raise ValueError(f"checkpoint {path} has no head of the model's ({', '.join(classifier_names(model)) or 'none'})")
+
+
 def classifier_names(model: nn.Module) -> tuple[str, ...]:
     """Module names of the net's head (most have one, distilled transformers two), from timm's entry."""
     cfg = getattr(model, "pretrained_cfg", None) or {}

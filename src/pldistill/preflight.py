@@ -1,0 +1,115 @@
+"""Before the first step: does the teacher take these pictures, and does it know more than chance?
+
+Teacher and data may differ in ways that no shape shows: labels in another order, inputs normalised otherwise, weights
+of another task. All of them leave a teacher that guesses, and a student that learns to guess. So the teacher answers up
+to 512 validation pictures, evenly taken, the same ones always, and one that does not beat chance is refused.
+
+Chance is the larger of 1 / C and the share of the commonest class among those pictures, which a teacher that always
+says that class gets right. With h of n pictures right the p-value is the exact binomial tail
+
+    p = P(X >= h), X ~ B(n, chance)
+
+and p < 0.01 is asked for. Where so few pictures are there that n right ones would not do, nothing can be told, and a
+note says so in place of a refusal.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from pldistill import models
+from pldistill.data import Dataset, make_loader
+from pldistill.loop import Watch
+from pldistill.recipe import Recipe
+from pldistill.teachers import LiveTeacher, Teacher
+
+PICTURES, LEVEL = 512, 0.01
+_FAR = 1.5  # sides of pictures that differ by more than this factor are worth a word
+
+
+def preflight(
+    recipe: Recipe, dataset: Dataset, teacher: Teacher | None, *, accelerator: Accelerator, workers: int, watch: Watch
+) -> dict[str, Any] | None:
+    """Check the teacher on the accelerator's device, and give what was found for the run's record.
+
+    With `trust_teacher` no picture is asked about. No random state is touched. None without a teacher.
+
+    Raises:
+        ValueError: for a teacher that cannot take pictures of the data's size, or one that is not better than chance.
+    """
+    if teacher is None:
+        return None
+    nets = [_describe(member, dataset, watch) for member in teacher.members]
+    if recipe.trust_teacher:
+        return {"nets": nets, "trusted": True}
+    hits, labels = _ask(recipe, dataset, teacher, accelerator, workers)
+    pictures, commonest = len(labels), int(labels.bincount().max())
+    chance = max(1 / len(dataset.classes), commonest / pictures)
+    p = binomial_tail(hits, pictures, chance)
+    said = (
+        f"{hits} of {pictures} validation pictures right ({100 * hits / pictures:.1f} %), where chance is "
+        f"{100 * chance:.1f} % (p = {p:.2g})"
+    )
+    if binomial_tail(pictures, pictures, chance) >= LEVEL:
+        watch.warn(f"teacher {recipe.teacher!r}: too few validation pictures to tell it from chance: {said}")
+    elif p >= LEVEL:
+        raise ValueError(
+            f"teacher {recipe.teacher!r}: expected better than chance, p < {LEVEL}, got {said}; look at its classes "
+            "and their order, its input statistics and its weights, or go on with --trust-teacher"
+        )
+    return {"nets": nets, "trusted": False, "hits": hits, "pictures": pictures, "chance": chance, "p": p}
+
+
+def binomial_tail(hits: int, count: int, chance: float) -> float:
+    """P(X >= hits) for X ~ B(count, chance), summed term by term from logarithms."""
+    if hits <= 0 or chance >= 1:
+        return 1.0
+    terms = [
+        math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+        + k * math.log(chance) + (count - k) * math.log1p(-chance)
+        for k in range(hits, count + 1)
+    ]  # fmt: skip
+    return min(1.0, math.fsum(math.exp(term) for term in terms))
+
+
+def _describe(member: LiveTeacher, dataset: Dataset, watch: Watch) -> dict[str, Any]:
+    """Let a net try one picture; give its input size and statistics, which it keeps whatever the data's are."""
+    net = member.net
+    models.probe(net, dataset.image_size)
+    side = member.image_size
+    if side is not None and not 1 / _FAR <= side / dataset.image_size <= _FAR:
+        watch.warn(
+            f"the teacher's {type(net.model).__name__} was trained on pictures of {side} pixels a side and is shown "
+            f"{dataset.image_size} (--image-size)"
+        )
+    return {"image_size": side, "mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist()}
+
+
+@torch.no_grad()
+def _ask(
+    recipe: Recipe, dataset: Dataset, teacher: Teacher, accelerator: Accelerator, workers: int
+) -> tuple[int, Tensor]:
+    """How many pictures the teacher gets right, and the labels of those it was asked about."""
+    count = min(PICTURES, len(dataset.val))
+    some = dataset.val.subset(torch.arange(count) * len(dataset.val) // count)
+    loader = make_loader(
+        some,
+        batch_size=min(recipe.batch_size, count),
+        image_size=dataset.image_size,
+        augment=None,
+        seed=0,
+        shuffle=False,
+        device=accelerator.device,
+        workers=workers,
+    )
+    hits = 0
+    for batch in loader.epoch(0):
+        with accelerator.autocast():
+            answers = teacher(batch).logits
+        hits += int((answers.argmax(dim=1) == batch.labels).sum())
+    return hits, some.labels

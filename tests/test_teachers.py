@@ -1,0 +1,270 @@
+"""Every kind of teacher answers as its parts do, is fingerprinted whole, and is refused in one plain line."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import pldistill
+from pldistill import models
+from pldistill.contracts import Batch
+from pldistill.data import open_data
+from pldistill.models import Net
+from pldistill.recipe import make_recipe
+from pldistill.teachers import Ensemble, LiveTeacher, open_teacher
+
+DATA = open_data("digits")
+BASE = {"data": "digits", "student": "resnet8", "method": "kd", "trust_teacher": True}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two nets as run folders, `a` with its own statistics, and the weights of `b` as a file."""
+    root = tmp_path_factory.mktemp("teachers")
+    for seed, (name, mean) in enumerate([("a", (0.5, 0.4, 0.3)), ("b", DATA.mean)]):
+        torch.manual_seed(seed)
+        model = models.build("resnet8", num_classes=10)
+        models.save_folder(model, root / name, classes=DATA.classes, mean=mean, std=DATA.std, image_size=32)
+    return root
+
+
+def opened(teacher, **change):
+    return open_teacher(make_recipe({**BASE, "teacher": str(teacher), **change}), DATA)
+
+
+def batch():
+    return Batch(DATA.val.images[:6], DATA.val.labels[:6], DATA.val.ids[:6], 0)
+
+
+def test_a_random_teacher_is_drawn_from_the_seed_and_from_nothing_else():
+    before = torch.get_rng_state()
+    first = opened("random:resnet8")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert opened("random:resnet8").fingerprint() == first.fingerprint()
+    assert opened("random:resnet8", seed=1).fingerprint() != first.fingerprint()
+    torch.manual_seed(0)
+    student = models.build("resnet8", num_classes=10)
+    assert LiveTeacher(Net(student, mean=DATA.mean, std=DATA.std)).fingerprint() != first.fingerprint()
+    one, other = opened("ensemble:random:resnet8+random:resnet8").members
+    assert one.fingerprint() == first.fingerprint() != other.fingerprint()
+
+
+def test_a_random_teacher_trains_a_student(tmp_path):
+    fields = {**BASE, "data": "glyphs:train=100,val=100", "epochs": 1, "batch_size": 50}
+    recipe = make_recipe({**fields, "teacher": "ensemble:random:resnet8+random:resnet8"})
+    assert recipe.name() == "glyphs-train100-val100-resnet8-from-random-resnet8-random-resnet8-kd-seed0"
+    run = pldistill.train(recipe, out=tmp_path / "run", device="cpu", workers=0)
+    env = run.record.read_environment()
+    assert env["preflight"]["trusted"] is True
+    assert len(env["preflight"]["nets"]) == 2
+
+
+def test_an_ensemble_is_the_mean_of_its_members_logits(folder):
+    asked = opened(f"ensemble:{folder / 'a'}+resnet8@{folder / 'b' / 'model.safetensors'}+random:resnet8")
+    assert isinstance(asked, Ensemble)
+    alone = [opened(folder / "a"), opened(folder / "b"), asked.members[2]]
+    logits = [member(batch()).logits for member in alone]
+    torch.testing.assert_close(asked(batch()).logits, sum(logits) / 3)
+    assert not asked(batch()).logits.requires_grad
+    assert asked.members[0].net.mean.flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
+    tempered = torch.stack([logit.div(4).log_softmax(1) for logit in logits]).mean(0).softmax(1)
+    torch.testing.assert_close(asked(batch()).logits.div(4).softmax(1), tempered)
+
+
+def test_the_fingerprint_is_of_all_members(folder):
+    asked = opened(f"ensemble:{folder / 'a'}+{folder / 'b'}")
+    before = asked.fingerprint()
+    assert before == opened(f"ensemble:{folder / 'a'}+{folder / 'b'}").fingerprint()
+    asked.members[1].net.model.fc.bias[0] += 1
+    assert asked.fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"teacher": "random:resnet8", "trust_teacher": False}, "'random:resnet8' knows nothing"),
+        ({"teacher": "ensemble:a+random:resnet8", "trust_teacher": False}, "--trust-teacher"),
+        ({"teacher": "ensemble:a"}, "expected ensemble:A+B with at least two members, got 'ensemble:a'"),
+        ({"teacher": "ensemble:a+"}, "expected ensemble:A+B with at least two members"),
+        ({"teacher": "ensemble:a+b", "method": "at"}, "method 'at' compares activations: expected one net"),
+        ({"teacher": "ensemble:a+b", "teacher_checkpoint": "c"}, "a member with weights is NAME@FILE"),
+        ({"teacher": "random:resnet8", "teacher_checkpoint": "c"}, "expected a net's name for a teacher beside it"),
+        ({"teacher": "random:resnet8", "class_map": "m"}, "class_map: expected a teacher with classes of its own"),
+        ({"teacher": None, "method": "ce", "class_map": "m"}, "class_map: expected a teacher beside it, got none"),
+    ],
+)
+def test_a_recipe_refuses_what_its_text_shows_to_be_wrong(change, says):
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        make_recipe({**BASE, **change})
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "says"),
+    [
+        ("runs/nowhere", "expected a run folder or a net's name, got 'runs/nowhere', which is no folder"),
+        ("random:resnet21", "unknown model 'resnet21'"),
+        ("resnet8@nowhere.pt", "nowhere.pt does not exist"),
+        ("ensemble:random:resnet8+resnet50", "must name its weights"),
+        ("resnet18.a1_in1k", "have a head of 1000 classes, not 10"),
+    ],
+)
+def test_a_teacher_that_cannot_be_opened_says_why(teacher, says):
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        opened(teacher)
+    assert says in str(caught.value)
+
+
+def test_a_run_brings_its_own_weights(folder):
+    with pytest.raises(ValueError, match="expected none beside the run"):
+        opened(folder / "a", teacher_checkpoint="x.pt")
+
+
+def synsets(*moved):
+    """A data set that has ImageNet's classes, but for two that are swapped."""
+    names = list(models.about_pretrained("resnet18.a1_in1k").classes)
+    for first, second in moved:
+        names[first], names[second] = names[second], names[first]
+    return replace(DATA, classes=tuple(names))
+
+
+def pretrained(monkeypatch, teacher="resnet18.a1_in1k"):
+    """timm's nets without their weights, so that nothing is downloaded."""
+    built = models.build
+
+    def build(name, *, pretrained=False, **arguments):
+        return built(name, **arguments)
+
+    monkeypatch.setattr(models, "build", build)
+    return make_recipe({**BASE, "teacher": teacher})
+
+
+def test_published_weights_are_told_in_the_order_of_the_data(monkeypatch):
+    recipe = pretrained(monkeypatch)
+    (member,) = open_teacher(recipe, synsets()).members
+    assert member.image_size == 224
+    with pytest.raises(ValueError, match="expected the data's class 3, 'n01494475', got 'n01491361'"):
+        open_teacher(recipe, synsets((3, 4)))
+
+
+def test_weights_that_are_not_here_are_one_plain_line(monkeypatch):
+    def create(*arguments, **more):
+        raise FileNotFoundError("a long story\nof many lines")
+
+    monkeypatch.setattr(timm, "create_model", create)
+    with pytest.raises(ValueError, match="are not on this machine and could not be fetched") as caught:
+        open_teacher(make_recipe({**BASE, "teacher": "resnet18.a1_in1k"}), synsets())
+    assert "\n" not in str(caught.value)
+
+
+# Class maps: a teacher of six classes, data of ten digits or of two.
+
+SIX = ("cat", "dog", "0", "tabby", "poodle", "car")
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory):
+    root = tmp_path_factory.mktemp("six") / "run"
+    torch.manual_seed(3)
+    model = models.build("resnet8", num_classes=6)
+    models.save_folder(model, root, classes=SIX, mean=DATA.mean, std=DATA.std, image_size=32)
+    return root
+
+
+def pets():
+    return replace(DATA, classes=("dogs", "cats"))
+
+
+def mapped(teacher, mapping, tmp_path, **change):
+    path = tmp_path / "map.json"
+    path.write_text(mapping if isinstance(mapping, str) else json.dumps(mapping))
+    recipe = make_recipe({**BASE, "teacher": str(teacher), "class_map": str(path), **change})
+    return open_teacher(recipe, pets())
+
+
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        {"cat": "cats", "tabby": "cats", "dog": "dogs", "poodle": 0},
+        {"0": "cats", "3": 1, "1": "0", "poodle": "dogs"},
+    ],
+)
+def test_probabilities_of_classes_that_are_one_add_up(six, tmp_path, mapping):
+    """The second map's "0" is the teacher's class of that name, not its first."""
+    asked = mapped(six, mapping, tmp_path)
+    p = LiveTeacher(asked.net)(batch()).logits.softmax(1)
+    cats = [2, 3] if "0" in mapping else [0, 3]
+    pair = torch.stack([p[:, [1, 4]].sum(1), p[:, cats].sum(1)], 1)
+    torch.testing.assert_close(asked(batch()).logits.softmax(1), pair / pair.sum(1, keepdim=True))
+
+
+def test_one_class_for_one_is_the_teacher_s_own_logit(six, tmp_path):
+    asked = mapped(six, {"car": "cats", "dog": "dogs"}, tmp_path)
+    assert torch.equal(asked(batch()).logits, LiveTeacher(asked.net)(batch()).logits[:, [1, 5]])
+
+
+def test_a_class_map_is_part_of_the_fingerprint(six, tmp_path):
+    one, other = (mapped(six, {"car": our, "dog": 1 - our}, tmp_path) for our in (0, 1))
+    assert len({one.fingerprint(), other.fingerprint(), LiveTeacher(one.net).fingerprint()}) == 3
+
+
+def test_a_checkpoint_s_classes_are_numbers(six, tmp_path):
+    state = models.load_folder(six).model.state_dict()
+    save_file({f"module.{name}": value for name, value in state.items()}, tmp_path / "net.safetensors")
+    given = {"teacher_checkpoint": str(tmp_path / "net.safetensors")}
+    asked = mapped("resnet8", {"5": "cats", "1": "dogs"}, tmp_path, **given)
+    assert torch.equal(asked(batch()).logits, mapped(six, {"car": 1, "dog": 0}, tmp_path)(batch()).logits)
+    with pytest.raises(ValueError, match="expected indices for a teacher that names no classes, got 'car'"):
+        mapped("resnet8", {"car": "cats", "1": "dogs"}, tmp_path, **given)
+    headless = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    save_file(headless, tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match=r"has no head of the model's \(fc\)"):
+        mapped("resnet8", {"5": "cats", "1": "dogs"}, tmp_path, **given)
+
+
+def test_every_member_of_an_ensemble_is_mapped(six, tmp_path):
+    pair = {"car": "cats", "dog": "dogs"}
+    asked = mapped(f"ensemble:{six}+{six}", pair, tmp_path)
+    torch.testing.assert_close(asked(batch()).logits, mapped(six, pair, tmp_path)(batch()).logits)
+
+
+def test_published_names_are_synsets(monkeypatch, tmp_path):
+    pretrained(monkeypatch)
+    asked = mapped("resnet18.a1_in1k", {"n01440764": "cats", "1": "dogs"}, tmp_path)
+    assert asked.class_map.columns.tolist() == [[1], [0]]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "says"),
+    [
+        ({"cat": "cats"}, "for each of the data's 2, got none for dogs"),
+        ({"kat": "cats"}, "unknown class of the teacher 'kat'; did you mean cat"),
+        ({"cat": "cat"}, "unknown class of the data 'cat'; did you mean cats"),
+        ({"6": "cats"}, "expected an index of the teacher's 6 classes, 0 to 5, got '6'"),
+        ({"cat": 2}, "expected an index of the data's 2 classes, 0 to 1, got 2"),
+        ({"cat": -1}, "0 to 1, got -1"),
+        ({"cat": True}, "expected the name or the index of a class of the data's for 'cat', got True"),
+        ({"cat": None}, "for 'cat', got None"),
+        ({"cat": {"a": 1}}, "for 'cat', got"),
+        ({"poodle": "dogs", "4": "cats"}, "expected each of the teacher's classes once, got 'poodle' and '4'"),
+        ('{"cat": 0, "cat": 1}', "expected each of the teacher's classes once, got 'cat' and 'cat'"),
+        ("[1, 2]", "expected a JSON object"),
+        ("3", "expected a JSON object"),
+        ("{", "expected JSON in"),
+    ],
+)
+def test_a_bad_class_map_is_named(six, tmp_path, mapping, says):
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        mapped(six, mapping, tmp_path)
+    assert str(caught.value).startswith("class_map: ")
+    assert says in str(caught.value)
+
+
+def test_a_class_map_that_is_not_there_is_named(six):
+    with pytest.raises(ValueError, match=r"expected a file, got 'nowhere\.json'"):
+        opened(six, class_map="nowhere.json")
