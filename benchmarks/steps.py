@@ -21,10 +21,11 @@ from pldistill.assemble import assemble, make_accelerator
 from pldistill.data import open_data
 from pldistill.interrupt import Interrupts
 from pldistill.loop import Loop
+from pldistill.plan import Plan, plan
 from pldistill.progress import Silent
 from pldistill.recipes import table1
 from pldistill.record import RunRecord, environment, write_atomically
-from pldistill.study import Plan, Scale, plan
+from pldistill.study import Scale
 from pldistill.tally import Tally
 
 TEACHER_STEPS = 20
@@ -44,7 +45,7 @@ def lay_out(out: Path, pair: str, rows: Sequence[str], batch_size: int, amp: str
 
 def open_loops(layout: Plan) -> dict[str, Loop]:
     """A loop for each row, half-way through its run, with one teacher's weights for all."""
-    (teacher,) = layout.teachers.values()
+    (teacher,) = layout.teachers
     runs.train(teacher.recipe, out=teacher.folder, device="cpu")
     accelerator = make_accelerator(teacher.recipe.amp, "cpu")
     dataset = open_data(teacher.recipe.data)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pldistill.analysis.comparison import Comparison, comparison_markdown, measured
 from pldistill.analysis.tables import Row, Stat, markdown_table, summarise
+from pldistill.plan import plan
 from pldistill.recipes import find_study
 from pldistill.record import find_runs
 from pldistill.reproduce import compare
-from pldistill.study import plan
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "docs" / "records"

@@ -19,9 +19,9 @@ from pldistill.analysis.entries import Comparison, Entry
 from pldistill.analysis.steps import StepTime, read_steps, steps_csv, steps_markdown, steps_rich
 from pldistill.analysis.tables import Stat
 from pldistill.analysis.times import machine_name, machines, minutes, times_csv, times_markdown, times_rich
+from pldistill.plan import plan
 from pldistill.recipes import STUDIES, table1
-from pldistill.reproduce import published
-from pldistill.study import plan
+from pldistill.recipes.published import published
 from pldistill.timetable import times_of
 
 PAIR, OTHER = "resnet56-resnet20", "wrn_40_2-wrn_40_1"

@@ -19,12 +19,13 @@ from pldistill import cli
 from pldistill.__main__ import main
 from pldistill.forecast import forecast
 from pldistill.interrupt import Interrupted
+from pldistill.plan import Plan, address, plan
 from pldistill.progress import StudyWatch
 from pldistill.recipe import Recipe
 from pldistill.recipes import STUDIES, find_study
+from pldistill.recipes.published import published
 from pldistill.recipes.table1 import PUBLISHED
-from pldistill.reproduce import commands, compare, failure, published, reproduce
-from pldistill.study import Plan, address, plan
+from pldistill.reproduce import commands, compare, failure, reproduce
 
 TABLE1 = STUDIES["table1"]
 # Nets that take no time, for what is not about the nets.
@@ -61,7 +62,7 @@ def test_the_other_recipe_is_the_community_s() -> None:
     rates = {cell.column: cell.recipe.lr for cell in full.cells}
     assert rates.pop("resnet50-mobilenetv2") == 0.01
     assert set(rates.values()) == {0.05}
-    assert {cell.recipe.lr for cell in full.teachers.values()} == {0.05}
+    assert {cell.recipe.lr for cell in full.teachers} == {0.05}
     assert {(cell.recipe.epochs, cell.recipe.batch_size, cell.recipe.schedule) for cell in full.cells} == {
         (240, 64, "step")
     }
@@ -71,7 +72,7 @@ def test_short_scale_narrows_the_students_pictures_alone() -> None:
     short = plan(TABLE1, out=Path("out"), data="cifar100:data", scale="short", validation=5000)
     assert short.columns == ("resnet56-resnet20",)
     assert {cell.recipe.data for cell in short.cells} == {"cifar100:data,validation=5000,train=10000"}
-    assert short.teachers["resnet56-resnet20"].recipe.data == "cifar100:data,validation=5000"
+    assert short.teachers[0].recipe.data == "cifar100:data,validation=5000"
     assert short.label
 
 
@@ -106,7 +107,7 @@ def test_address_is_of_what_is_computed(tmp_path: Path) -> None:
     first, second = ([cell.folder for cell in layout.cells] for layout in elsewhere)
     assert first == second
     assert len(set(first)) == len(first)
-    cell, teacher = here.cells[1], here.teachers["resnet56-resnet20"].recipe
+    cell, teacher = here.cells[1], here.teachers[0].recipe
     other = cell.recipe.model_copy(update={"options": {**cell.recipe.options, "temperature": 2.0}})
     longer = teacher.model_copy(update={"epochs": 9})
     assert len({address(cell.recipe, teacher), address(other, teacher), address(cell.recipe, longer)}) == 3
@@ -148,7 +149,7 @@ def test_printed_commands_train_the_same_recipes(tmp_path: Path, monkeypatch: py
         assert name == "pldistill"
         with pytest.raises(SystemExit):
             main(arguments)
-    cells = [*layout.teachers.values(), *layout.cells]
+    cells = list(layout.runs)
     assert taken == [(cell.recipe, cell.folder) for cell in cells]
 
 
@@ -177,10 +178,10 @@ def test_study_stopped_and_started_again_ends_with_the_same_table(tmp_path: Path
                 reproduce(layout, tmp_path / name, watch=Stop(Console(file=StringIO())), device="cpu")
             done = [cell.record.finished for cell in layout.cells]
             assert done == [True, False, False, False, False, False]
-            assert "1/2" in (tmp_path / name / "table.md").read_text(encoding="utf-8")
+            assert "1/2" in (tmp_path / name / "table1.md").read_text(encoding="utf-8")
         reproduce(layout, tmp_path / name, watch=watch(), device="cpu")
-        tables[name] = _without_times((tmp_path / name / "table.csv").read_text(encoding="utf-8"))
-        assert (tmp_path / name / "report.html").is_file()
+        tables[name] = _without_times((tmp_path / name / "table1.csv").read_text(encoding="utf-8"))
+        assert (tmp_path / name / "table1.html").is_file()
     assert tables["whole"] == tables["stopped"]
     assert [row["n"] for row in tables["whole"]] == ["2", "2", "2"]
 
@@ -198,7 +199,7 @@ def test_a_failed_cell_is_marked_and_the_others_go_on(tmp_path: Path) -> None:
     assert "layer" in str(failure(tmp_path, broken))
     assert not broken.record.finished
     assert sound.record.finished
-    assert "failed" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "failed" in (tmp_path / "table1.md").read_text(encoding="utf-8")
     assert [len(entry.failures) for entry in comparison.entries] == [1, 0]
 
 
@@ -213,7 +214,7 @@ def test_failed_teacher_fails_its_students_and_no_others(tmp_path: Path) -> None
         ("wrn_40_2-wrn_40_1", "ce"): True,
         ("wrn_40_2-wrn_40_1", "pld"): True,
     }
-    assert "no_such_net" in str(failure(tmp_path, layout.teachers["resnet56-resnet20"]))
+    assert "no_such_net" in str(failure(tmp_path, layout.teachers[0]))
 
 
 def test_runs_made_by_others_are_merged(tmp_path: Path) -> None:

@@ -7,19 +7,18 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from typer.core import TyperCommand
 
+from pldistill import cli_studies
 from pldistill import runs as training
+from pldistill.cli_studies import Device, Spread, Workers, console, whole
 from pldistill.data import SOURCES
 from pldistill.methods import METHODS, Ramp
 from pldistill.models import build, list_models, stages
-from pldistill.progress import StudyWatch, Terminal
+from pldistill.progress import Terminal
 from pldistill.recipe import Recipe, make_recipe, read_recipe
 from pldistill.record import find_runs
-from pldistill.study import plan as make_plan
 from pldistill.suggest import unknown
 from pldistill.version import __version__
 
@@ -30,12 +29,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Workers = Annotated[
-    str, typer.Option(metavar="N", help="Processes that decode a folder's pictures; changes no figure.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -115,7 +108,7 @@ def train(
         out=out,
         resume=resume,
         device=device,
-        workers=_whole("workers", workers, least=0),
+        workers=whole("workers", workers, least=0),
         download=download,
         watch=Terminal(console),
     )
@@ -139,7 +132,7 @@ def evaluate(
 ) -> None:
     """Measure a run's net on its validation pictures."""
     opened = training.load_run(run)
-    counts = {"batch_size": _whole("batch_size", batch_size, least=1), "workers": _whole("workers", workers, least=0)}
+    counts = {"batch_size": whole("batch_size", batch_size, least=1), "workers": whole("workers", workers, least=0)}
     figures = training.evaluate(opened, data=data, device=device, **counts)
     top5 = "" if figures["top5"] is None else f"  top-5 {figures['top5']:.2f} %"
     console.print(
@@ -171,88 +164,13 @@ def report(
     console.print(str(write_report(find_runs(runs), out)), highlight=False, markup=False, soft_wrap=True)
 
 
-class _Spread(TyperCommand):
-    """A command whose list options take several values behind one flag: `--pairs A B`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Repeat the flag before each of its values."""
-        several, flag, spread = {"--pairs", "--methods", "--sweep-scale"}, None, []
-        for word in args:
-            if word.startswith("-"):
-                flag = word if word in several else None
-            elif flag is not None and spread[-1] != flag:
-                spread.append(flag)
-            spread.append(word)
-        return super().parse_args(ctx, spread)
-
-
-@app.command(cls=_Spread)
-def reproduce(
-    study: Annotated[str, typer.Argument(help="table1, cifar100-sgd, or table13 (times of table1).")],
-    data: Annotated[str | None, typer.Option(help="The pictures, as cifar100:PATH.")] = None,
-    pairs: Annotated[list[str] | None, typer.Option(help="Some pairs of nets; default all.")] = None,
-    methods: Annotated[list[str] | None, typer.Option(help="Some methods; default all.")] = None,
-    seeds: Annotated[
-        str | None, typer.Option(metavar="N", help="Runs of a cell; default 3, short and smoke 1.")
-    ] = None,
-    scale: Annotated[str, typer.Option(help="full, short or smoke.")] = "full",
-    validation: Annotated[
-        str | None, typer.Option(metavar="N", help="Training pictures to hold out and choose on.")
-    ] = None,
-    sweep_scale: Annotated[
-        list[str] | None, typer.Option(metavar="X", help="Factors on every loss, to choose from.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The study's folder; default runs/STUDY.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs with an estimate of their time.")] = False,
-    print_commands: Annotated[
-        bool, typer.Option("--print-commands", help="Print a `pldistill train` line for each run.")
-    ] = False,
-    download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR where it is missing.")] = False,
-    device: Device = "auto",
-    workers: Workers = "2",
-) -> None:
-    """Make a published table: measured beside published. Interrupted or not, the same line goes on."""
-    # These bring matplotlib.
-    from pldistill import reproduce as studies
-    from pldistill.analysis.comparison import comparison_rich
-    from pldistill.forecast import forecast
-    from pldistill.recipes import READ_FROM, find_study
-    from pldistill.timetable import timetable
-
-    out = out or Path("runs") / READ_FROM.get(study, study)
-    layout = make_plan(
-        find_study(study),
-        out=out,
-        scale=scale,
-        data=data,
-        pairs=pairs or (),
-        rows=methods or (),
-        seeds=None if seeds is None else _whole("seeds", seeds, least=1),
-        validation=None if validation is None else _whole("validation", validation, least=1),
-        sweep=tuple(_factor(text) for text in sweep_scale or ()),
-    )
-    if print_commands:
-        print("\n".join(studies.commands(layout)))
-        return
-    if dry_run or study in READ_FROM:
-        shown = forecast(layout, device=device, download=download) if dry_run else timetable(layout, out)
-        console.print(shown, crop=False)
-        return
-    count = _whole("workers", workers, least=0)
-    watch = StudyWatch(console)
-    comparison = studies.reproduce(layout, out, watch=watch, device=device, workers=count, download=download)
-    console.print(comparison_rich(comparison))
-    console.print(f"table   {out / 'table.md'}, {out / 'table.csv'}\nreport  {out / 'report.html'}", soft_wrap=True)
-    failed = sum(len(entry.failures) for entry in comparison.entries)
-    if failed:
-        console.print(f"{failed} runs failed; the same line tries them again", style="red")
-        raise typer.Exit(1)
+app.command(cls=Spread)(cli_studies.reproduce)
 
 
 @app.command(name="list")
-def list_(what: Annotated[str, typer.Argument(help="methods, models or data.")]) -> None:
-    """List what can be named: methods with options, defaults and source; models; data."""
-    tables = {"methods": _list_methods, "models": _list_models, "data": _list_data}
+def list_(what: Annotated[str, typer.Argument(help="methods, models, data or studies.")]) -> None:
+    """List what can be named: methods with options, defaults and source; models; data; studies."""
+    tables = {"methods": _list_methods, "models": _list_models, "data": _list_data, "studies": _list_studies}
     if what not in tables:
         raise ValueError(unknown("list", what, tables))
     console.print(tables[what]())
@@ -291,21 +209,14 @@ def _list_data() -> Table:
     return table
 
 
-def _whole(name: str, text: str, *, least: int) -> int:
-    """Read a whole number. Typer's own message would not name the value that came."""
-    if not text.isdecimal() or int(text) < least:
-        raise ValueError(f"{name}: expected a whole number from {least}, got {text!r}")
-    return int(text)
+def _list_studies() -> Table:
+    from pldistill.recipes import STUDIES
 
-
-def _factor(text: str) -> float:
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = 0.0
-    if not 0 < factor < float("inf"):
-        raise ValueError(f"sweep_scale: expected numbers above 0, got {text!r}")
-    return factor
+    table = Table("study", "what", "runs", "scales", box=None)
+    for study in STUDIES.values():
+        count = f"{len(study.pairs)} x {len(study.rows)}"
+        table.add_row(study.name, escape(study.title), count, " ".join(study.scales))
+    return table
 
 
 def _pairs(kind: str, given: list[str] | None) -> dict[str, str]:

@@ -8,7 +8,8 @@ from pldistill.analysis.tables import duration
 from pldistill.assemble import make_accelerator
 from pldistill.data import Dataset, open_data
 from pldistill.estimate import Job, seconds_of
-from pldistill.study import Cell, Plan
+from pldistill.plan import Plan
+from pldistill.study import Cell
 
 
 def forecast(plan: Plan, *, device: str = "auto", download: bool = False) -> Table:
@@ -23,9 +24,9 @@ def forecast(plan: Plan, *, device: str = "auto", download: bool = False) -> Tab
     opened: dict[str, Dataset] = {}
     for cell in plan.runs:
         if cell.recipe.data not in opened:
-            opened[cell.recipe.data] = open_data(cell.recipe.data, download=download)
+            opened[cell.recipe.data] = open_data(cell.recipe.data, image_size=cell.recipe.image_size, download=download)
     left = [cell for cell in plan.runs if not cell.record.finished]
-    estimates = seconds_of(_job(cell, plan, opened[cell.recipe.data], device_type) for cell in left)
+    estimates = seconds_of(_job(cell, opened[cell.recipe.data], device_type) for cell in left)
     expected = {cell.folder: seconds for cell, seconds in zip(left, estimates, strict=True)}
     caption = f"left: {duration(sum(expected.values()))} on this machine, estimated from a few steps of each net"
     table = Table("run", "time", "state", box=None, caption=caption, caption_justify="left")
@@ -37,12 +38,12 @@ def forecast(plan: Plan, *, device: str = "auto", download: bool = False) -> Tab
     return table
 
 
-def _job(cell: Cell, plan: Plan, dataset: Dataset, device: str) -> Job:
+def _job(cell: Cell, dataset: Dataset, device: str) -> Job:
     recipe = cell.recipe
     held = 0 if dataset.holdout is None else len(dataset.holdout)
     return Job(
         student=recipe.student,
-        teacher=plan.teachers[cell.column].recipe.student if recipe.teacher is not None else None,
+        teacher=cell.nets[0] if recipe.teacher is not None else None,
         epochs=recipe.epochs,
         pictures=len(dataset.train),
         val_pictures=len(dataset.val) + held,

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from pldistill import runs
 from pldistill.analysis.comparison import Comparison, Entry, comparison_csv, comparison_html, comparison_markdown
 from pldistill.analysis.report import write_report
 from pldistill.methods import find
+from pldistill.plan import Plan
 from pldistill.progress import StudyWatch
 from pldistill.recipe import Recipe
 from pldistill.record import write_atomically
-from pldistill.study import Cell, Plan
+from pldistill.study import Cell
 
 # What may go wrong in one cell and leave the others sound: bad input, memory, a device, a file, an infinite loss.
 _FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError)
@@ -26,7 +24,7 @@ _FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError)
 def reproduce(
     plan: Plan, out: Path, *, watch: StudyWatch, device: str = "auto", workers: int = 2, download: bool = False
 ) -> Comparison:
-    """Make every run of the plan that is not finished, then write `table.md`, `table.csv` and `report.html` in `out`.
+    """Make every run of the plan that is not finished, then write the table and the page in `out`.
 
     A cell that fails is marked with its reason and tried again by the next call; its teacher's failure fails it too.
 
@@ -51,8 +49,8 @@ def _make(cell: Cell, plan: Plan, out: Path, **how: Any) -> None:
     """Train one cell; what goes wrong is written beside the cells."""
     mark = _mark(out, cell)
     try:
-        if cell.recipe.teacher is not None and not plan.teachers[cell.column].record.finished:
-            raise ValueError(f"{plan.teachers[cell.column].name} is not finished")
+        if cell.teacher is not None and not cell.teacher.record.finished:
+            raise ValueError(f"{cell.teacher.name} is not finished")
         runs.train(cell.recipe, out=cell.folder, resume=cell.record.begun, **how)
     except _FAILURES as error:
         mark.parent.mkdir(parents=True, exist_ok=True)
@@ -73,67 +71,85 @@ def failure(out: Path, cell: Cell) -> str | None:
 
 def compare(plan: Plan, out: Path) -> Comparison:
     """The study's table from the records that are there, whoever made them."""
-    figures = published(plan.study.published[0])
-    entries = [
-        _entry(plan, out, column, row, factor, figures)
-        for column in plan.columns
-        for row in plan.rows
-        for factor in plan.scales
-    ]
+    study = plan.study
+    teachers = {column: cell for column in plan.columns if (cell := plan.teacher_of(column)) is not None}
     return Comparison(
-        title=plan.study.title,
-        entries=tuple(entries),
-        teachers={column: cell.record if cell.record.begun else None for column, cell in plan.teachers.items()},
+        title=study.title,
+        entries=tuple(
+            _entry(plan, out, column, row, factor)
+            for column in plan.columns
+            for row in plan.rows
+            for factor in plan.scales
+        ),
+        teachers={column: cell.record if cell.record.begun else None for column, cell in teachers.items()},
         label=plan.label,
-        protocol=plan.study.protocol,
-        published_source=plan.study.published[1],
+        protocol=study.protocol,
+        published_source=study.source,
+        notes=study.notes,
     )
 
 
-def _entry(plan: Plan, out: Path, column: str, row: str, factor: float, figures: dict[str, Any]) -> Entry:
+def _entry(plan: Plan, out: Path, column: str, row: str, factor: float) -> Entry:
     cells = [cell for cell in plan.cells if (cell.column, cell.row, cell.scale) == (column, row, factor)]
     reasons = {cell.recipe.seed: failure(out, cell) for cell in cells}
-    known = figures["rows"].get(row)
     return Entry(
         row=row,
         column=column,
         records=tuple(cell.record for cell in cells if cell.record.begun),
         planned=plan.seeds,
         failures=tuple(f"seed {seed}: {reason}" for seed, reason in reasons.items() if reason is not None),
-        published={"top1": tuple(known[figures["columns"].index(column)])} if known else {},
+        published=plan.study.published(row, column),
         variant="" if factor == 1 else f"scale {factor:g}",
     )
 
 
-def published(table: str) -> dict[str, Any]:
-    """A table of the paper, from the `results.yaml` of the package."""
-    text = resources.files("pldistill.recipes").joinpath("results.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)[table]
+def files(plan: Plan, out: Path) -> dict[str, Path]:
+    """Where a study's table and page lie: studies that share a folder's runs have each their own."""
+    return {kind: out / f"{plan.study.name}.{kind}" for kind in ("md", "csv", "html")}
 
 
 def write_tables(plan: Plan, out: Path) -> Comparison:
-    """Write the table as it stands, as `table.md` and `table.csv`."""
-    comparison = compare(plan, out)
+    """Write the table as it stands, as Markdown and CSV."""
+    comparison, paths = compare(plan, out), files(plan, out)
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "table.md", comparison_markdown(comparison).encode())
-    write_atomically(out / "table.csv", comparison_csv(comparison).encode())
+    write_atomically(paths["md"], comparison_markdown(comparison).encode())
+    write_atomically(paths["csv"], comparison_csv(comparison).encode())
     return comparison
 
 
 def write_page(plan: Plan, out: Path, comparison: Comparison) -> Path:
-    """Write `report.html`: the table, then every run's curves and environment."""
+    """Write the page: the table, then every run's curves and environment."""
     records = [cell.record for cell in plan.runs if cell.record.begun]
-    return write_report(records, out / "report.html", title=plan.study.title, sections=[comparison_html(comparison)])
+    sections = [comparison_html(comparison)]
+    return write_report(records, files(plan, out)["html"], title=plan.study.title, sections=sections)
 
 
-def commands(plan: Plan) -> list[str]:
-    """One `pldistill train` line a run: the teachers' first, an empty line, then the others', in any order."""
-    teachers = [_command(cell) for cell in plan.teachers.values()]
-    return [*dict.fromkeys(teachers), "", *(_command(cell) for cell in plan.cells)]
+def commands(plan: Plan, processes: int = 1) -> list[str]:
+    """One line a run: the teachers' first, an empty line, then the others', in any order.
+
+    Args:
+        plan: the runs.
+        processes: how many share each run's batch; then a line begins with `torchrun`, and the batches that one
+            process would take one after the other are spread over them.
+
+    Raises:
+        ValueError: where the batches of a step cannot be spread evenly over so many.
+    """
+    teachers = [_command(cell, processes) for cell in plan.teachers]
+    return [*teachers, "", *(_command(cell, processes) for cell in plan.runs if cell.row != "teacher")]
 
 
-def _command(cell: Cell) -> str:
-    words = ["pldistill", "train", *_flags(cell.recipe), "--out", str(cell.folder)]
+def _command(cell: Cell, processes: int) -> str:
+    recipe, words = cell.recipe, ["pldistill", "train"]
+    if processes > 1:
+        if recipe.accumulate % processes:
+            raise ValueError(
+                f"processes: expected a divisor of the {recipe.accumulate} batches of {recipe.batch_size} that "
+                f"{cell.name} takes a step, got {processes}"
+            )
+        recipe = recipe.model_copy(update={"accumulate": recipe.accumulate // processes})
+        words = ["torchrun", "--nproc-per-node", str(processes), "-m", *words]
+    words += [*_flags(recipe), "--out", str(cell.folder)]
     if cell.record.begun:
         words.append("--resume")
     return shlex.join(words)

@@ -5,11 +5,38 @@
 
 from __future__ import annotations
 
-from pldistill.recipes import cifar100_sgd, table1
+from pldistill.recipes import (
+    cifar100_sgd,
+    table1,
+    table2,
+    table3,
+    table4,
+    table5,
+    table6,
+    table8,
+    table9,
+    table10,
+    table11,
+    table12,
+)
 from pldistill.study import Study
 from pldistill.suggest import unknown
 
-STUDIES: dict[str, Study] = {study.name: study for study in (table1.STUDY, cifar100_sgd.STUDY)}
+_FILES = (
+    table1,
+    cifar100_sgd,
+    table2,
+    table3,
+    table4,
+    table5,
+    table6,
+    table8,
+    table9,
+    table10,
+    table11,
+    table12,
+)
+STUDIES: dict[str, Study] = {file.STUDY.name: file.STUDY for file in _FILES}
 READ_FROM: dict[str, str] = {"table13": "table1"}
 
 

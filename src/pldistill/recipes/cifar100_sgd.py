@@ -22,9 +22,9 @@ from pldistill.study import Fields, Study
 SMALL_NETS_RATE = {"resnet50-mobilenetv2": 0.01}
 
 
-def by_pair(row: str, pair: str) -> Fields:
+def by_pair(row: str, pair: str, setting: Fields) -> Fields:
     """The rows of table 1, with the learning rate that small depthwise nets need."""
-    own = table1.by_pair(row, pair)
+    own = table1.by_pair(row, pair, setting)
     return {**own, "lr": SMALL_NETS_RATE[pair]} if pair in SMALL_NETS_RATE else own
 
 
@@ -33,7 +33,7 @@ STUDY: Study = replace(
     name="cifar100-sgd",
     protocol="SGD 0.05 (MobileNetV2 0.01), momentum 0.9, weight decay 5e-4, x0.1 after 150, 180, 210; batch 64, "
     "240 epochs; crop, flip",
-    published=("table1", "PLD paper, Table 1: AdamW, 250 epochs, n = 3"),
+    source="PLD paper, Table 1: AdamW, 250 epochs, n = 3",
     by_pair=by_pair,
     setting={
         "epochs": 240,

@@ -1,0 +1,121 @@
+"""The verbs of the command line that work on whole studies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperCommand
+
+from pldistill.plan import plan
+from pldistill.progress import StudyWatch
+
+console = Console()
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Workers = Annotated[
+    str, typer.Option(metavar="N", help="Processes that decode a folder's pictures; changes no figure.")
+]
+
+
+class Spread(TyperCommand):
+    """A command whose list options take several values behind one flag: `--pairs A B`."""
+
+    SEVERAL = ("--pairs", "--methods", "--sweep-scale", "--temperatures")
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat the flag before each of its values."""
+        flag, spread = None, []
+        for word in args:
+            if word.startswith("-"):
+                flag = word if word in self.SEVERAL else None
+            elif flag is not None and spread[-1] != flag:
+                spread.append(flag)
+            spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
+def reproduce(
+    study: Annotated[str, typer.Argument(help="table1 to table13, cifar100-sgd; see `pldistill list studies`.")],
+    data: Annotated[str | None, typer.Option(help="The pictures, as cifar100:PATH or imagenet:PATH.")] = None,
+    pairs: Annotated[list[str] | None, typer.Option(help="Some pairs of nets; default all.")] = None,
+    methods: Annotated[list[str] | None, typer.Option(help="Some rows; default all.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N", help="Runs of a cell; default the table's own, short and smoke 1.")
+    ] = None,
+    scale: Annotated[str, typer.Option(help="full, short or smoke.")] = "full",
+    validation: Annotated[
+        str | None, typer.Option(metavar="N", help="Training pictures to hold out and choose on.")
+    ] = None,
+    sweep_scale: Annotated[
+        list[str] | None, typer.Option(metavar="X", help="Factors on every loss, to choose from.")
+    ] = None,
+    processes: Annotated[
+        str, typer.Option(metavar="N", help="Processes of each printed command, that share its batch.")
+    ] = "1",
+    out: Annotated[Path | None, typer.Option(help="The study's folder; default below runs/.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs with an estimate of their time.")] = False,
+    print_commands: Annotated[
+        bool, typer.Option("--print-commands", help="Print a `pldistill train` line for each run.")
+    ] = False,
+    download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR where it is missing.")] = False,
+    device: Device = "auto",
+    workers: Workers = "2",
+) -> None:
+    """Make a published table: measured beside published. Interrupted or not, the same line goes on."""
+    # These bring matplotlib.
+    from pldistill import reproduce as studies
+    from pldistill.analysis.comparison import comparison_rich
+    from pldistill.forecast import forecast
+    from pldistill.recipes import READ_FROM, find_study
+    from pldistill.timetable import timetable
+
+    found = find_study(study)
+    out = out or Path("runs") / (found.home or found.name)
+    layout = plan(
+        found,
+        out=out,
+        scale=scale,
+        data=data,
+        pairs=pairs or (),
+        rows=methods or (),
+        seeds=None if seeds is None else whole("seeds", seeds, least=1),
+        validation=None if validation is None else whole("validation", validation, least=1),
+        sweep=tuple(_factor(text) for text in sweep_scale or ()),
+    )
+    if print_commands:
+        print("\n".join(studies.commands(layout, processes=whole("processes", processes, least=1))))
+        return
+    if dry_run or study in READ_FROM:
+        shown = forecast(layout, device=device, download=download) if dry_run else timetable(layout, out)
+        console.print(shown, crop=False)
+        return
+    count = whole("workers", workers, least=0)
+    watch = StudyWatch(console)
+    comparison = studies.reproduce(layout, out, watch=watch, device=device, workers=count, download=download)
+    console.print(comparison_rich(comparison))
+    files = studies.files(layout, out)
+    console.print(f"table   {files['md']}, {files['csv']}\nreport  {files['html']}", soft_wrap=True)
+    failed = sum(len(entry.failures) for entry in comparison.entries)
+    if failed:
+        console.print(f"{failed} runs failed; the same line tries them again", style="red")
+        raise typer.Exit(1)
+
+
+def whole(name: str, text: str, *, least: int) -> int:
+    """Read a whole number. Typer's own message would not name the value that came."""
+    if not text.isdecimal() or int(text) < least:
+        raise ValueError(f"{name}: expected a whole number from {least}, got {text!r}")
+    return int(text)
+
+
+def _factor(text: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < float("inf"):
+        raise ValueError(f"sweep_scale: expected numbers above 0, got {text!r}")
+    return factor

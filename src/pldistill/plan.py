@@ -1,0 +1,196 @@
+"""The runs that it takes to fill a study's table, laid out: what each trains, and in which folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pldistill import methods
+from pldistill.analysis.groups import data_label
+from pldistill.recipe import Ramp, Recipe, make_recipe
+from pldistill.spec import split_spec
+from pldistill.study import Cell, Fields, Scale, Study
+from pldistill.suggest import unknown
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a study in the order in which they are made: teachers, then seed by seed."""
+
+    study: Study
+    label: str
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    scales: tuple[float, ...]
+    seeds: int
+    cells: tuple[Cell, ...]
+
+    @property
+    def teachers(self) -> tuple[Cell, ...]:
+        """The teachers that the study trains, each once."""
+        return tuple(_unique(cell.teacher for cell in self.cells if cell.teacher is not None))
+
+    @property
+    def runs(self) -> tuple[Cell, ...]:
+        """Teachers and cells, in that order; what several rows share is there once."""
+        return (*self.teachers, *_unique(self.cells))
+
+    def teacher_of(self, column: str) -> Cell | None:
+        """The run of a column's teacher, where the study trains one."""
+        return next((cell.teacher for cell in self.cells if cell.column == column and cell.teacher is not None), None)
+
+
+def plan(
+    study: Study,
+    *,
+    out: Path,
+    scale: str = "full",
+    data: str | None = None,
+    pairs: Sequence[str] = (),
+    rows: Sequence[str] = (),
+    seeds: int | None = None,
+    validation: int | None = None,
+    sweep: Sequence[float] = (),
+) -> Plan:
+    """Lay out the runs. Nothing is read or written.
+
+    Args:
+        study: the table.
+        out: the study's folder.
+        scale: how much of it, a key of `study.scales`.
+        data: the pictures; None where the scale has its own.
+        pairs: some of the columns; all where empty.
+        rows: some of the rows; all where empty.
+        seeds: runs of a cell.
+        validation: training pictures to hold out, on which "best" is then chosen.
+        sweep: factors on every method's whole loss, beside the default, 1.
+
+    Raises:
+        ValueError: for a name that the study has not, or data that nobody named.
+    """
+    if scale not in study.scales:
+        raise ValueError(unknown("scale", scale, study.scales))
+    chosen = study.scales[scale]
+    columns = _known("pair", pairs or chosen.pairs or tuple(study.pairs), study.pairs)
+    names = _known("method", rows or tuple(study.rows), study.rows)
+    count = chosen.seeds if seeds is None else seeds
+    spec = data or chosen.data
+    if spec is None:
+        raise ValueError(f"data: expected the pictures for scale {scale!r}, as cifar100:PATH, got none")
+    if sweep and validation is None:
+        raise ValueError("sweep_scale: expected --validation N beside it, pictures to choose on, got none")
+    factors = (1.0, *sorted({factor for factor in sweep if factor != 1}))
+    whole = _narrowed(spec, validation=validation)
+    setting = {**study.setting, **chosen.setting}
+    cells = tuple(
+        _cell(_Place(study, chosen, row, column, factor, out), {**setting, "seed": seed}, whole)
+        for seed in range(count)
+        for column in columns
+        for row in names
+        for factor in factors
+    )
+    return Plan(study, _label(study, chosen, whole), columns, names, factors, count, cells)
+
+
+def _label(study: Study, scale: Scale, data: str) -> str:
+    """What a table must say where it is not the whole protocol on the pictures of the published one."""
+    pictures = data_label(data)
+    other = "" if pictures in (study.data, scale.data) else f"other pictures: {pictures}"
+    return "; ".join(part for part in (scale.label, other) if part)
+
+
+def _known(kind: str, given: Sequence[str], known: Mapping[str, object]) -> tuple[str, ...]:
+    for name in given:
+        if name not in known:
+            raise ValueError(unknown(kind, name, known))
+    return tuple(dict.fromkeys(given))
+
+
+def _narrowed(spec: str, **counts: int | None) -> str:
+    """The data specification with further options."""
+    for name, count in counts.items():
+        if count is not None:
+            _, path, options = split_spec(spec)
+            spec += f"{',' if path or options else ':'}{name}={count}"
+    return spec
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in which study a cell stands."""
+
+    study: Study
+    scale: Scale
+    row: str
+    column: str
+    factor: float
+    out: Path
+
+    @property
+    def nets(self) -> tuple[str, str]:
+        """Teacher and student."""
+        return self.study.pairs[self.column] if self.scale.nets is None else self.scale.nets(self.row, self.column)
+
+
+def _cell(place: _Place, setting: Fields, whole: str) -> Cell:
+    """A run; `whole` are the pictures that its teacher learns from, if it is trained here."""
+    study, row, (teacher_net, student) = place.study, place.row, place.nets
+    own = study.by_pair(row, place.column, setting)
+    data = _narrowed(whole, train=place.scale.train)
+    fields = {**setting, **study.rows[row], **own, "student": student, "data": data}
+    fields["options"] = {**study.rows[row].get("options", {}), **own.get("options", {})}
+    teacher = None
+    if methods.find(fields["method"]).needs_teacher:
+        if place.scale.teachers == "trained":
+            teacher = _teacher(place, {**setting, "data": whole, "seed": 0})
+        random = "random:" if place.scale.teachers == "random" else ""
+        fields["teacher"] = str(teacher.folder) if teacher is not None else random + teacher_net
+    recipe = make_recipe(fields)
+    if place.factor != 1:
+        recipe = scaled(recipe, place.factor)
+    # Named by what is run, not by row and column: tables that share a run share its folder.
+    nets = "-".join([teacher_net, student] if recipe.teacher else [student]).replace("/", "_")
+    times = "" if place.factor == 1 else f"-x{place.factor:g}"
+    name = f"{recipe.method}{times}-seed{recipe.seed}-{address(recipe, teacher and teacher.recipe)}"
+    folder = place.out / "cells" / nets / name
+    return Cell(row, place.column, place.factor, (teacher_net, student), recipe, folder, teacher)
+
+
+def _teacher(place: _Place, setting: Fields) -> Cell:
+    # A pair's own learning rate is its student's: the large net trains at the study's.
+    net = place.nets[0]
+    recipe = make_recipe({**setting, **place.scale.teacher, "student": net, "method": "ce"})
+    return Cell("teacher", place.column, 1.0, (None, net), recipe, place.out / "teachers" / f"{net}-{address(recipe)}")
+
+
+def _unique(cells: Iterable[Cell]) -> Iterable[Cell]:
+    """The first cell of each folder."""
+    found: dict[Path, Cell] = {}
+    for cell in cells:
+        found.setdefault(cell.folder, cell)
+    return found.values()
+
+
+def scaled(recipe: Recipe, factor: float) -> Recipe:
+    """The recipe with every weight, the task's too, times `factor`."""
+    weights = {
+        name: Ramp(weight.to * factor, weight.over) if isinstance(weight, Ramp) else weight * factor
+        for name, weight in recipe.weights.items()
+    }
+    return recipe.model_copy(update={"weights": weights})
+
+
+def address(recipe: Recipe, teacher: Recipe | None = None) -> str:
+    """Ten hexadecimal digits of what a run computes, wherever its pictures and its teacher's folder lie.
+
+    Fields and options at their default have no part in it, so one that is added later leaves every address as it was.
+    """
+    content = {**recipe.model_dump(mode="json", exclude_defaults=True), "data": data_label(recipe.data)}
+    defaults = methods.find(recipe.method).options
+    content["options"] = {name: value for name, value in recipe.options.items() if value != defaults[name]}
+    if teacher is not None:
+        content["teacher"] = address(teacher)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]

@@ -1,0 +1,31 @@
+"""Table 3 of the PLD paper: ImageNet-1K, ResNet-50 from five teachers.
+
+Published: `results.yaml`, table3. Command: `pldistill reproduce table3 --data imagenet:PATH`. Cost: fifteen runs of
+about 6 hours on eight A100s, by the paper; three of them are Table 2's and run once.
+"""
+
+from __future__ import annotations
+
+from pldistill.recipes import imagenet
+from pldistill.recipes.published import published
+from pldistill.study import Study
+
+PAIRS = {
+    name: (imagenet.TEACHERS[name.removesuffix("_16")], imagenet.NETS["resnet50"])
+    for name in published("table3")["rows"]
+}
+
+STUDY = Study(
+    name="table3",
+    title="ImageNet-1K, ResNet-50 from diverse teachers: Top-1 (%)",
+    protocol=imagenet.PROTOCOL,
+    source="PLD paper, Table 3: n = 1",
+    published=imagenet.across("table3"),
+    data="imagenet",
+    pairs=PAIRS,
+    rows=imagenet.BEST,
+    setting=imagenet.SETTING,
+    scales=imagenet.scales(PAIRS),
+    home="imagenet",
+    teacher_top1={name: line[1] for name, line in published("table3")["rows"].items()},
+)

@@ -1,0 +1,41 @@
+"""Table 8 of the PLD paper: the weights of KD and DIST, ResNet-50 from ResNet-152.
+
+Published: `results.yaml`, table8; Figure 1a is drawn from it. Command: `pldistill reproduce table8 --data
+imagenet:PATH`. Cost: 21 runs of about 6 hours on eight A100s, by the paper. DIST's beta and gamma fall as alpha grows,
+so its lines move two things at once.
+"""
+
+from __future__ import annotations
+
+from pldistill.recipes import imagenet
+from pldistill.recipes.published import published
+from pldistill.study import Figures, Study
+
+_KD = published("table8")["kd_tau2_by_alpha"]
+_DIST = {tuple(line[:3]): line[3:] for line in published("table8")["dist_tau1_by_alpha_beta_gamma"]}
+KD_ROWS = {f"kd_alpha{alpha}": alpha for alpha in _KD}
+DIST_ROWS = {f"dist_a{alpha}_b{beta}_g{gamma}": (alpha, beta, gamma) for alpha, beta, gamma in _DIST}
+
+
+def figures(row: str, column: str) -> Figures:
+    """The paper's Top-1 and Top-5."""
+    top1, top5 = _KD[KD_ROWS[row]] if row in KD_ROWS else _DIST[DIST_ROWS[row]]
+    return {"top1": (top1, None), "top5": (top5, None)}
+
+
+STUDY = Study(
+    name="table8",
+    title="ImageNet-1K, ResNet-50 from ResNet-152, weights of KD and DIST: Top-1 and Top-5 (%)",
+    protocol=imagenet.PROTOCOL,
+    source="PLD paper, Table 8: n = 1",
+    published=figures,
+    data="imagenet",
+    pairs=imagenet.RESNETS,
+    rows={
+        **{row: imagenet.kd(alpha) for row, alpha in KD_ROWS.items()},
+        **{row: imagenet.dist(*weights) for row, weights in DIST_ROWS.items()},
+    },
+    setting=imagenet.SETTING,
+    scales=imagenet.scales(imagenet.RESNETS, short=True, shown="dist_a0.1_b0.45_g0.45"),
+    home="imagenet",
+)
