@@ -23,7 +23,8 @@ def lay_out(name: str, scale: str = "full") -> Plan:
 
 
 def test_the_tables_are_there() -> None:
-    assert IMAGENET == [f"table{number}" for number in (2, 3, 4, 5, 6, 8, 9, 10, 11, 12)]
+    numbers = (2, 3, 4, 5, 6, 8, 9, 10, 11, 12)
+    assert [f"table{number}" for number in numbers] == IMAGENET
 
 
 @pytest.mark.parametrize("name", ["table2", "table3", "table4", "table9"])
@@ -86,7 +87,8 @@ def test_the_setting_is_the_paper_s() -> None:
         assert (recipe.optimizer, recipe.lr, recipe.weight_decay) == ("lamb", 5e-3, 0.02)
         assert (recipe.epochs, recipe.warmup_epochs, recipe.schedule) == (100, 5, "cosine")
         assert recipe.batch_size * recipe.accumulate == 2048
-        assert recipe.teacher is not None and recipe.teacher.partition(".")[2]
+        assert recipe.teacher is not None
+        assert recipe.teacher.partition(".")[2]
     assert {cell.recipe.epochs for cell in lay_out("table4").cells} == {100, 300}
     assert {cell.recipe.optimizer for cell in lay_out("table9").cells} == set(published("table9")["rows"])
     assert [cell.recipe.epochs for cell in lay_out("table4", "short").cells] == [6] * 4 + [18] * 4
