@@ -61,7 +61,7 @@ def cifar_table() -> str:
     ]
     figures = {entry: last for entry in found.entries if (last := measured(entry)[0])}
     for entry, last in sorted(figures.items(), key=lambda item: -item[1].mean):
-        paper = "not in the paper" if entry.published is None else Stat(*entry.published, 3).show(2)
+        paper = Stat(*entry.published["top1"], 3).show(2) if entry.published else "not in the paper"
         lines.append(f"| {entry.row} | {paper} | {last.show(2)} | {last.n} |")
     return "\n".join(lines)
 

@@ -86,6 +86,8 @@ def compare(plan: Plan, out: Path) -> Comparison:
         protocol=study.protocol,
         published_source=study.source,
         notes=study.notes,
+        layout=study.layout,
+        facts=study.facts,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pldistill.analysis.layouts import Facts, Layout, Panels
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 
@@ -63,7 +64,8 @@ class Study:
         scales: by name.
         by_pair: (row, column, setting of the scale) to what the row has of its own there.
         home: the folder below `runs/` that its runs share with other studies; empty for one of its own.
-        teacher_top1: column to the published accuracy of its teacher in percent.
+        layout: how its table is shown.
+        facts: column to what the paper says of its nets.
         notes: what is said under the table.
     """
 
@@ -79,7 +81,8 @@ class Study:
     scales: Mapping[str, Scale]
     by_pair: Callable[[str, str, Fields], Fields] = nothing_of_its_own
     home: str = ""
-    teacher_top1: Mapping[str, float] = field(default_factory=dict)
+    layout: Layout = field(default_factory=Panels)
+    facts: Mapping[str, Facts] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

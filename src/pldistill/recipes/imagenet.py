@@ -90,6 +90,9 @@ def pld(temperature: float = 1.0, **options: str) -> Fields:
 # The settings that the paper found best and uses in its other tables.
 BEST: Mapping[str, Fields] = {"kd": kd(0.1), "dist": dist(0.1, 0.45, 0.45), "pld": pld()}
 
+# What the paper's tables show of PLD: how far it is ahead of the two others.
+DIFFERENCES = (("pld", "dist"), ("pld", "kd"))
+
 # Nets for what is shown of an ablation on CIFAR-100: a small pair, trained here in minutes.
 SMALL_PAIR = ("resnet20", "resnet8")
 
@@ -134,6 +137,17 @@ def scales(pairs: Mapping[str, tuple[str, str]], *, short: bool = False, shown: 
         nets=partial(real_in, shown, pairs),
     )
     return found
+
+
+def means(table: str) -> dict[tuple[str, str], float]:
+    """The mean differences that the paper states."""
+    gain = published(table)["mean_gain"]
+    return {("pld", "dist"): gain["over_dist"], ("pld", "kd"): gain["over_kd"]}
+
+
+def count(millions: float) -> int:
+    """Parameters, of what the paper prints in millions."""
+    return round(millions * 1e6)
 
 
 def across(table: str) -> Callable[[str, str], Figures]:

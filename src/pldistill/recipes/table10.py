@@ -8,6 +8,7 @@ paper gives neither the temperature nor the small number in the denominator: her
 
 from __future__ import annotations
 
+from pldistill.analysis.layouts import Variants
 from pldistill.recipes import imagenet
 from pldistill.recipes.published import published
 from pldistill.study import Figures, Study
@@ -40,4 +41,5 @@ STUDY = Study(
     setting=imagenet.SETTING,
     scales=imagenet.scales(imagenet.MOBILENETS, short=True),
     home="imagenet",
+    layout=Variants(metrics=("top1",), reference="pld"),
 )

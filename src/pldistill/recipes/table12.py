@@ -8,6 +8,7 @@ after each epoch. The paper names no temperature: here 1.
 
 from __future__ import annotations
 
+from pldistill.analysis.layouts import Pairs
 from pldistill.recipes import imagenet
 from pldistill.recipes.published import published
 from pldistill.study import Figures, Study
@@ -39,4 +40,5 @@ STUDY = Study(
     setting=imagenet.SETTING,
     scales=imagenet.scales(PAIRS),
     home="imagenet",
+    layout=Pairs(metrics=("kl", "agreement", "overlap5", "kendall"), through=("kl",)),
 )

@@ -6,6 +6,7 @@ about 6 hours (ViT: 8) on eight A100s each, by the paper; `--dry-run` says how m
 
 from __future__ import annotations
 
+from pldistill.analysis.layouts import Facts, Pairs
 from pldistill.recipes import imagenet
 from pldistill.recipes.published import published
 from pldistill.study import Study
@@ -14,6 +15,18 @@ PAIRS = {
     name: (imagenet.TEACHERS[name.split(" < ")[1]], imagenet.NETS[name.split(" < ")[0]])
     for name in published("table2")["rows"]
 }
+
+
+def facts(pair: str) -> Facts:
+    """The paper's columns of one pair's nets."""
+    table = published("table2")
+    student, teacher = pair.split(" < ")
+    return Facts(
+        paper_student_parameters=imagenet.count(table["student_params_m"][student]),
+        paper_teacher_parameters=imagenet.count(table["teacher_params_m"][teacher]),
+        paper_teacher_top1=table["rows"][pair][0],
+    )
+
 
 STUDY = Study(
     name="table2",
@@ -27,5 +40,11 @@ STUDY = Study(
     setting=imagenet.SETTING,
     scales=imagenet.scales(PAIRS),
     home="imagenet",
-    teacher_top1={name: line[0] for name, line in published("table2")["rows"].items()},
+    layout=Pairs(
+        facts=("student_parameters", "teacher_parameters", "teacher_top1"),
+        differences=imagenet.DIFFERENCES,
+        mean=True,
+        paper_means=imagenet.means("table2"),
+    ),
+    facts={name: facts(name) for name in PAIRS},
 )

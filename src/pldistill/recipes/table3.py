@@ -6,6 +6,7 @@ about 6 hours on eight A100s, by the paper; three of them are Table 2's and run 
 
 from __future__ import annotations
 
+from pldistill.analysis.layouts import Facts, Pairs
 from pldistill.recipes import imagenet
 from pldistill.recipes.published import published
 from pldistill.study import Study
@@ -27,5 +28,15 @@ STUDY = Study(
     setting=imagenet.SETTING,
     scales=imagenet.scales(PAIRS),
     home="imagenet",
-    teacher_top1={name: line[1] for name, line in published("table3")["rows"].items()},
+    layout=Pairs(
+        line="teacher",
+        facts=("teacher_parameters", "teacher_top1"),
+        differences=imagenet.DIFFERENCES,
+        mean=True,
+        paper_means=imagenet.means("table3"),
+    ),
+    facts={
+        name: Facts(paper_teacher_parameters=imagenet.count(line[0]), paper_teacher_top1=line[1])
+        for name, line in published("table3")["rows"].items()
+    },
 )

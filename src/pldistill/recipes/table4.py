@@ -7,6 +7,7 @@ At scale short the columns are 6 and 18 epochs.
 
 from __future__ import annotations
 
+from pldistill.analysis.layouts import Pairs
 from pldistill.recipes import imagenet
 from pldistill.study import Fields, Study
 
@@ -32,4 +33,5 @@ STUDY = Study(
     setting=imagenet.SETTING,
     scales=imagenet.scales(PAIRS, short=True),
     home="imagenet",
+    layout=Pairs(line="epochs", differences=imagenet.DIFFERENCES, steps=(("300", "100"),)),
 )

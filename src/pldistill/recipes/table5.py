@@ -6,6 +6,7 @@ Published: `results.yaml`, table5. Command: `pldistill reproduce table5 --data i
 
 from __future__ import annotations
 
+from pldistill.analysis.layouts import Variants
 from pldistill.recipes import imagenet
 from pldistill.study import Study
 
@@ -30,4 +31,5 @@ STUDY = Study(
     setting=imagenet.SETTING,
     scales=imagenet.scales(imagenet.RESNETS, short=True, shown="kd_alpha0.1_tau2"),
     home="imagenet",
+    layout=Variants(),
 )

@@ -11,6 +11,7 @@ cannot both be of that reading. The published figure stands beside both.
 
 from __future__ import annotations
 
+from pldistill.analysis.layouts import Variants
 from pldistill.recipes import imagenet
 from pldistill.recipes.published import published
 from pldistill.study import Figures, Study
@@ -42,5 +43,6 @@ STUDY = Study(
     setting=imagenet.SETTING,
     scales=imagenet.scales(imagenet.RESNETS, short=True, shown="pld_tau1.0"),
     home="imagenet",
+    layout=Variants(),
     notes=("plistmle_teacher: p-ListMLE by Section 5.2.2, which is PLD at temperature 1: one run, two rows.",),
 )

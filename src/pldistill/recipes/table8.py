@@ -7,6 +7,7 @@ so its lines move two things at once.
 
 from __future__ import annotations
 
+from pldistill.analysis.layouts import Variants
 from pldistill.recipes import imagenet
 from pldistill.recipes.published import published
 from pldistill.study import Figures, Study
@@ -38,4 +39,5 @@ STUDY = Study(
     setting=imagenet.SETTING,
     scales=imagenet.scales(imagenet.RESNETS, short=True, shown="dist_a0.1_b0.45_g0.45"),
     home="imagenet",
+    layout=Variants(),
 )

@@ -6,6 +6,7 @@ about 6 hours on eight A100s, by the paper. The teacher is another than Table 2'
 
 from __future__ import annotations
 
+from pldistill.analysis.layouts import Pairs
 from pldistill.recipes import imagenet
 from pldistill.recipes.published import published
 from pldistill.study import Fields, Study
@@ -31,4 +32,5 @@ STUDY = Study(
     setting=imagenet.SETTING,
     scales=imagenet.scales(PAIRS, short=True),
     home="imagenet",
+    layout=Pairs(line="optimizer", differences=imagenet.DIFFERENCES, mean=True),
 )
