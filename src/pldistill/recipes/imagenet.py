@@ -32,7 +32,6 @@ SETTING: Fields = {
     "epochs": 100,
     "batch_size": 256,
     "accumulate": 8,
-    "relation": "local",
     "optimizer": "lamb",
     "lr": 5e-3,
     "weight_decay": 0.02,
@@ -79,6 +78,7 @@ def dist(alpha: float, beta: float, gamma: float, **options: str) -> Fields:
         "method": "dist",
         "options": {"beta": beta, "gamma": gamma, "temperature": 1.0, **options},
         "weights": {"task": alpha},
+        "relation": "local",
     }
 
 
@@ -113,7 +113,7 @@ def scales(pairs: Mapping[str, tuple[str, str]], *, short: bool = False, shown: 
     if short:
         found["short"] = Scale(
             label="short: resnet8 from resnet20, 6 epochs on 10,000 pictures of CIFAR-100, teacher 6 epochs on 50,000",
-            setting={"epochs": 6, "batch_size": 128, "accumulate": 1, "relation": None, "warmup_epochs": 0.5},
+            setting={"epochs": 6, "batch_size": 128, "accumulate": 1, "warmup_epochs": 0.5},
             data=None,
             train=10_000,
             seeds=1,
@@ -126,7 +126,6 @@ def scales(pairs: Mapping[str, tuple[str, str]], *, short: bool = False, shown: 
             "epochs": 1,
             "batch_size": 4,
             "accumulate": 1,
-            "relation": None,
             "warmup_epochs": 0.0,
             "image_size": 64,
             "trust_teacher": True,
