@@ -109,6 +109,9 @@ def test_pld_is_not_least_at_the_teacher():
     losses.pld(s, made.teacher[None], torch.tensor([made.label])).backward()
     assert seen.gradient == pytest.approx(float(s.grad.norm()))
     assert seen.gradient > 0.05
+    in_plane = [float(s.grad[0].double() @ way) for way in (made.first, made.second)]
+    assert seen.slope == pytest.approx(math.hypot(*in_plane))
+    assert seen.slope > 1e-3
     assert seen.minimum != (0, 0)
     assert seen.least < seen.centre
 
@@ -180,7 +183,7 @@ def test_panels_mark_the_least_value_and_the_teacher(tmp_path):
 
 def test_a_flat_loss_is_drawn():
     made = plane(points=3)
-    flat = landscape.Surface("kd", 1.0, np.zeros((3, 3)), (0.0, 0.0), 0.0, 0.0, 0.0, 0.0)
+    flat = landscape.Surface("kd", 1.0, np.zeros((3, 3)), (0.0, 0.0), 0.0, 0.0, 0.0, 0.0, 0.0)
     assert landscapes(made, [flat], "").axes[0].get_zlim()[0] == pytest.approx(0, abs=0.05)
 
 
@@ -217,7 +220,7 @@ def test_files_and_lines(tmp_path, undrawn):
         f"random teacher of 6 classes, |t| = 1, label {told['label']}, the teacher's first choice"
     )
     assert len(printed.splitlines()) == 6
-    assert "kd τ=2       least 0 at (0, 0); s = t 0, |∇| 0, curvature" in printed
+    assert "kd τ=2       least 0 at (0, 0); s = t 0, |∇| 0 (0 in the plane), curvature" in printed
     again = tmp_path / "again"
     run(again, temperatures=(2.0, 0.5), classes=6, seed=4)
     for name in stems(again):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pldistill import runs
 from pldistill.analysis.landscape import LOSSES, Plane, Surface, grids, make_plane, numbers, random_teacher, surface
-from pldistill.analysis.landscape_figures import landscapes, reading
+from pldistill.analysis.landscape_figures import landscapes, reading, shown
 from pldistill.analysis.style import write_figure
 from pldistill.data import make_loader, open_data
 from pldistill.models import Net
@@ -94,8 +94,9 @@ def run_landscape(
 def line(seen: Surface) -> str:
     """One surface in a line: where its least value is, and what is at s = t."""
     least, centre = reading(seen).split("\n")
-    name = f"{seen.method} τ={seen.temperature:g}"
-    return f"{name:<12} {least.removeprefix('○ ')}; {centre.removeprefix('+ ')}, curvature {seen.curvature:.3g}"
+    name, slope = f"{seen.method} τ={seen.temperature:g}", shown(seen.slope, 2).replace("-", "\N{MINUS SIGN}")
+    seen_there = f"{centre.removeprefix('+ ')} ({slope} in the plane), curvature {seen.curvature:.3g}"
+    return f"{name:<12} {least.removeprefix('○ ')}; {seen_there}"
 
 
 def _check_distinct(name: str, values: Sequence[object]) -> None:

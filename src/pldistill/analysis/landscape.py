@@ -107,6 +107,7 @@ class Surface:
         least: that value.
         centre: the value at s = t.
         gradient: the length of the gradient at s = t, over all logits.
+        slope: the length of its part in the plane: where it is not 0, s = t is not least, however coarse the grid.
         curvature: the second derivatives along d1 and d2 at s = t, added.
     """
 
@@ -117,6 +118,7 @@ class Surface:
     least: float
     centre: float
     gradient: float
+    slope: float
     curvature: float
 
 
@@ -173,6 +175,7 @@ def surface(plane: Plane, method: str, temperature: float) -> Surface:
     values = torch.stack([_rows(loss, plane, line, temperature) for line in plane.lines()]).numpy()
     b, a = np.unravel_index(int(values.argmin()), values.shape)
     axis, middle = plane.axis, plane.points // 2
+    (gradient,) = _gradients(loss, plane, plane.teacher[None], temperature)
     return Surface(
         method=method,
         temperature=temperature,
@@ -180,7 +183,8 @@ def surface(plane: Plane, method: str, temperature: float) -> Surface:
         minimum=(float(axis[a]), float(axis[b])),
         least=float(values[b, a]),
         centre=float(values[middle, middle]),
-        gradient=float(_gradients(loss, plane, plane.teacher[None], temperature).norm()),
+        gradient=float(gradient.norm()),
+        slope=float((torch.stack([plane.first, plane.second]) @ gradient).norm()),
         curvature=_curvature(loss, plane, temperature),
     )
 
@@ -234,6 +238,7 @@ def numbers(plane: Plane, surfaces: Sequence[Surface]) -> dict[str, Any]:
                 "at_teacher": {
                     "value": each.centre,
                     "gradient_norm": each.gradient,
+                    "gradient_norm_in_plane": each.slope,
                     "curvature_in_plane": each.curvature,
                 },
                 "highest": float(each.values.max()),

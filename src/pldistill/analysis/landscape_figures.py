@@ -110,16 +110,16 @@ def reading(surface: Surface) -> str:
     """What the marks of a panel say, in two lines."""
     a, b = surface.minimum
     least, centre = told_apart(surface.least, surface.centre)
-    text = f"○ least {least} at ({a:.3g}, {b:.3g})\n+ s = t {centre}, |∇| {_shown(surface.gradient, 2)}"
+    text = f"○ least {least} at ({a:.3g}, {b:.3g})\n+ s = t {centre}, |∇| {shown(surface.gradient, 2)}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
 def told_apart(one: float, other: float) -> tuple[str, str]:
     """Two numbers with as few digits, from 4 on, as tell them apart."""
-    digits = next((digits for digits in range(4, 9) if _shown(one, digits) != _shown(other, digits)), 4)
-    return _shown(one, digits), _shown(other, digits)
+    digits = next((digits for digits in range(4, 9) if shown(one, digits) != shown(other, digits)), 4)
+    return shown(one, digits), shown(other, digits)
 
 
-def _shown(value: float, digits: int) -> str:
+def shown(value: float, digits: int) -> str:
     """0 where rounding alone is left of a value."""
     return f"{0 if abs(value) < 1e-12 else value:.{digits}g}"
