@@ -2,9 +2,27 @@
 
 import pytest
 
+import pldistill
+from pldistill.loop import Loop
+from pldistill.recipe import make_recipe
+from tiny_runs import CE
+
 
 @pytest.fixture(params=["chosen by range", "always logarithmic"])
 def scan(request, monkeypatch):
     """Both ways through the sums: what eager CPU tensors choose by range, and that of compiled graphs and devices."""
     if request.param == "always logarithmic":
         monkeypatch.setattr("pldistill.losses._plackett_luce._LINEAR_RANGE", -1.0)
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory):
+    """A finished run of an epoch, to learn from; nobody writes to it."""
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    return pldistill.train(make_recipe({**CE, "seed": 7, "epochs": 1}), out=folder, device="cpu")
+
+
+@pytest.fixture
+def every_step(monkeypatch):
+    """Watches are called, and signals heard, at every step."""
+    monkeypatch.setattr(Loop, "LOOK_EVERY", -1.0)

@@ -17,7 +17,7 @@ from pldistill.models import Net, build, probe, stages
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification import Classification
 from pldistill.teachers import LiveTeacher
-from test_runs import StopAt, assert_same_run
+from tiny_runs import StopAt, assert_same_run
 
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 KEYS = [key for key, spec in METHODS.items() if spec.taps is not None]

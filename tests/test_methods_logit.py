@@ -49,6 +49,55 @@ def z_scores(logits):
     return torch.tensor(scores, dtype=torch.float64)
 
 
+def by_hand(student, teacher, labels, weigh):
+    """The mean over rows of Σ_k α_k (log Σ_{l>=k} exp s_l - s_k), α = weigh(the row's teacher logits along π*)."""
+    losses = []
+    for s, t, y in zip(student.tolist(), teacher.tolist(), labels.tolist(), strict=True):
+        ranking = reference.ranking_of(t, y)
+        losses.append(reference.definition(s, ranking, weigh([t[c] for c in ranking]))[0])
+    return sum(losses) / len(losses)
+
+
+def published_positions(t):
+    alpha = [2 ** (len(t) - k) - 1 for k in range(1, len(t) + 1)]
+    return [a / sum(alpha) for a in alpha]
+
+
+# The rows of the PLD paper's Table 6, both readings of p-ListMLE included.
+TABLE6 = {
+    **{
+        f"pld {tau}": ("pld", {"temperature": tau}, lambda t, tau=tau: reference.softmax([z / tau for z in t]))
+        for tau in (0.5, 1.0, 1.5, 2.0, 4.0)
+    },
+    "listmle, Sec. 5.2.2": ("listmle", {"weights": "uniform"}, lambda t: [1 / len(t)] * len(t)),
+    "listmle, original": ("listmle", {"weights": "sum"}, lambda t: [1.0] * len(t)),
+    "p-listmle, Sec. 4.2": ("plistmle", {"normalize": True}, published_positions),
+    "p-listmle, Sec. 5.2.2": ("pld", {"temperature": 1.0}, lambda t: [math.exp(z) / sum(map(math.exp, t)) for z in t]),
+}
+
+
+@pytest.mark.parametrize("row", TABLE6)
+def test_table_6_can_be_said(row):
+    student, teacher, labels = draw()
+    name, options, weigh = TABLE6[row]
+    expected = by_hand(student, teacher, labels, weigh)
+    assert term(name, student, teacher, labels, **options).item() == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("tau_squared", "factor"), [(True, 4), (False, 1)])
+@pytest.mark.parametrize("name", ["kd", "rkl", "js"])
+def test_table_11_can_be_said_with_and_without_the_squared_temperature(name, tau_squared, factor):
+    student, teacher, labels = draw()
+    p, q = (student / 2).softmax(dim=1), (teacher / 2).softmax(dim=1)
+
+    def kl(a, b):
+        return (a * (a / b).log()).sum(dim=1).mean().item()
+
+    divergence = {"kd": kl(q, p), "rkl": kl(p, q), "js": (kl(q, (p + q) / 2) + kl(p, (p + q) / 2)) / 2}[name]
+    measured = term(name, student, teacher, labels, temperature=2.0, tau_squared=tau_squared)
+    assert measured.item() == pytest.approx(factor * divergence, rel=1e-9)
+
+
 def test_the_methods_that_standardize_are_these():
     assert [name for name, spec in METHODS.items() if "standardize" in spec.options] == STANDARDIZED
     assert {METHODS[name].options["standardize"] for name in STANDARDIZED} == {"none"}

@@ -1,77 +1,21 @@
-"""A run leaves what it promises, resumes bit for bit, leaves its teacher alone and refuses what does not fit."""
+"""A run leaves what it promises, trains every method, and leaves its teacher alone."""
 
 import json
 import math
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 import pldistill
 from pldistill import checkpoint, runs
 from pldistill.data import normalize, open_data
 from pldistill.interrupt import Interrupted
-from pldistill.loop import Loop
-from pldistill.progress import Silent
 from pldistill.recipe import make_recipe
 from pldistill.tally import NonFiniteLoss
 from pldistill.tasks.classification import Validation
-
-TINY = "glyphs:train=160,val=100"
-# After so few steps a teacher is at chance.
-CE = {"data": TINY, "student": "resnet8", "method": "ce", "epochs": 3, "batch_size": 32, "trust_teacher": True}
-CLOCKS = ("seconds", "images_per_second")
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("teacher") / "run"
-    return pldistill.train(make_recipe({**CE, "seed": 7, "epochs": 1}), out=folder, device="cpu")
-
-
-def distil(teacher, **change):
-    return make_recipe({**CE, "method": "kd", "teacher": str(teacher.folder), **change})
-
-
-def rows(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in CLOCKS} for line in lines]
-
-
-def weights(folder):
-    return load_file(folder / "model.safetensors")
-
-
-def assert_same_run(one: Path, other: Path):
-    assert rows(one) == rows(other)
-    first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-class StopAt(Silent):
-    """Sends a signal after one step of one epoch."""
-
-    def __init__(self, epoch, batches, number=signal.SIGTERM):
-        self.at, self.number = (epoch, batches), number
-
-    def step(self, epoch, tally):
-        if (epoch, tally.batches) == self.at:
-            os.kill(os.getpid(), self.number)
-
-
-@pytest.fixture
-def every_step(monkeypatch):
-    monkeypatch.setattr(Loop, "LOOK_EVERY", -1.0)
+from tiny_runs import CE, StopAt, assert_same_run, distil, rows, weights
 
 
 def test_the_folder_holds_what_is_promised(teacher, tmp_path):
@@ -173,67 +117,6 @@ def test_every_method_trains(teacher, tmp_path, method):
     assert set(row["terms"]) == {name for name, weight in spec.weights.items() if weight != 0}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("batches", [1, 5])
-def test_stopped_and_resumed_is_the_uninterrupted_run(teacher, tmp_path, every_step, number, batches):
-    recipe = distil(teacher, method="dkd", ema=0.9, clip_grad=1.0, optimizer="adamw", lr=1e-3)
-    pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
-    with pytest.raises(Interrupted, match="--resume") as stop:
-        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", watch=StopAt(1, batches, number))
-    assert stop.value.signal == number
-    assert len(rows(tmp_path / "cut")) == 1
-    torch.manual_seed(12345)
-    run = pldistill.train(recipe, out=tmp_path / "cut", device="cpu", resume=True)
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
-    assert len(run.record.read_environment()["resumed"]) == 1
-
-
-def test_dropout_resumes_bit_for_bit(tmp_path, every_step):
-    recipe = make_recipe({**CE, "student": "mobilenetv3_small_050", "amp": "bf16", "epochs": 2})
-    pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
-    with pytest.raises(Interrupted):
-        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", watch=StopAt(0, 3))
-    pldistill.train(recipe, out=tmp_path / "cut", device="cpu", resume=True)
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
-
-
-def test_killed_in_mid_epoch_and_resumed_from_the_command_line(teacher, tmp_path):
-    recipe = distil(teacher, epochs=4, data="glyphs:train=1600,val=100")
-    pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe.to_dict()))
-    command = [sys.executable, "-m", "pldistill", "train", "--device", "cpu", "--out", str(tmp_path / "cut")]
-    process = subprocess.Popen([*command, "--recipe", str(tmp_path / "recipe.json")], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "cut" / "checkpoint" / checkpoint.INDEX).exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert not (tmp_path / "cut" / "result.json").exists()
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
-
-
-def test_killed_before_the_first_checkpoint_starts_afresh(teacher, tmp_path):
-    recipe = distil(teacher, epochs=1)
-    whole = pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
-    cut = tmp_path / "cut"
-    cut.mkdir()
-    for name in ("recipe.json", "env.json", "metrics.jsonl"):  # the row is written, its checkpoint is not
-        (cut / name).write_bytes((whole.folder / name).read_bytes())
-    pldistill.train(recipe, out=cut, resume=True, device="cpu")
-    assert_same_run(whole.folder, cut)
-
-
-def test_a_finished_run_is_given_back_as_it_is(teacher):
-    before = {path: path.stat().st_mtime_ns for path in teacher.folder.iterdir()}
-    again = pldistill.train(teacher.recipe, out=teacher.folder, resume=True, device="cpu")
-    assert again.result == teacher.result
-    assert {path: path.stat().st_mtime_ns for path in teacher.folder.iterdir()} == before
-
-
 def test_the_teacher_is_untouched_and_no_part_of_what_is_trained(teacher, tmp_path):
     before = weights(teacher.folder)
     run = pldistill.train(distil(teacher, epochs=1), out=tmp_path / "run", device="cpu")
@@ -295,62 +178,6 @@ def test_prediction_gives_five_classes_that_sum_below_one(teacher, tmp_path):
     assert first[1] + sum(probability for _, probability in others) <= 1 + 1e-6
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"data": "glyfs"}, "glyfs"),
-        ({"student": "resnet21"}, "resnet2"),
-        ({"optimizer": "adamww"}, "unknown optimizer 'adamww'; did you mean"),
-        ({"amp": "fp16"}, "amp: expected bf16 or off on a CPU, got 'fp16'"),
-        ({"method": "kd", "teacher": "resnet20"}, "resnet20"),
-        ({"method": "kd", "teacher": "resnet50"}, "a1_in1k"),
-        ({"method": "kd", "teacher": "resnet20", "teacher_checkpoint": "nowhere.pt"}, "nowhere.pt"),
-        ({"student_checkpoint": "nowhere.pt"}, "nowhere.pt"),
-    ],
-)
-def test_what_does_not_fit_is_refused_before_a_file_is_written(tmp_path, change, says):
-    with pytest.raises(ValueError, match=r"\S") as caught:
-        pldistill.train(make_recipe({**CE, **change}), out=tmp_path / "run", device="cpu")
-    assert says in str(caught.value)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("method", "options", "says"),
-    [
-        ("kd", {"temperature": -1}, "temperature must be a positive finite number, got -1.0"),
-        ("listmle", {"weights": "some"}, "weights must be one of 'uniform', 'sum', got 'some'"),
-        ("dkd", {"beta": -2}, "beta must be a finite number of at least 0"),
-    ],
-)
-def test_a_value_that_no_loss_takes_is_refused_before_a_file_is_written(teacher, tmp_path, method, options, says):
-    recipe = make_recipe({**CE, "method": method, "teacher": str(teacher.folder), "options": options})
-    with pytest.raises(ValueError, match=re.escape(says)):
-        pldistill.train(recipe, out=tmp_path / "run", device="cpu")
-    assert not (tmp_path / "run").exists()
-
-
-def test_class_counts_that_differ_are_refused(teacher, tmp_path):
-    with pytest.raises(ValueError, match="expected the data's 10 classes, got 100"):
-        pldistill.train(distil(teacher, data="digits"), out=tmp_path / "run", device="cpu")
-    with pytest.raises(ValueError, match="expected the run's 100 classes"):
-        runs.evaluate(teacher, data="digits", device="cpu")
-
-
-def test_a_used_folder_is_refused_and_resume_wants_the_same_recipe(teacher, tmp_path):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="expected a new or empty folder"):
-        pldistill.train(make_recipe(CE), out=tmp_path / "full", device="cpu")
-    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
-    with pytest.raises(ValueError, match="expected a run in"):
-        pldistill.train(make_recipe(CE), out=tmp_path / "full", resume=True, device="cpu")
-    with pytest.raises(ValueError, match="expected the run's own seed, 7, got 0"):
-        pldistill.train(make_recipe({**CE, "epochs": 1}), out=teacher.folder, resume=True, device="cpu")
-    with pytest.raises(ValueError, match="device: expected auto, cpu"):
-        pldistill.train(make_recipe(CE), out=tmp_path / "new", device="tpu")
-
-
 def test_a_named_teacher_with_a_checkpoint_is_the_run_it_came_from(teacher, tmp_path):
     named = {"teacher": "resnet8", "teacher_checkpoint": str(teacher.folder / "model.safetensors")}
     pldistill.train(distil(teacher, epochs=1), out=tmp_path / "run", device="cpu")
@@ -364,44 +191,3 @@ def test_a_student_starts_from_a_checkpoint_and_wants_to_be_told_of_a_new_head(t
         pldistill.train(make_recipe(fields), out=tmp_path / "run", device="cpu")
     run = pldistill.train(make_recipe({**fields, "new_head": True}), out=tmp_path / "run", device="cpu")
     assert run.load().classes == tuple("0123456789")
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """A folder of 2 x 60 noise pictures, 32 x 32."""
-    generator = torch.Generator().manual_seed(0)
-    for split, count in (("train", 60), ("val", 6)):
-        for name in ("cat", "dog"):
-            folder = tmp_path / "pictures" / split / name
-            folder.mkdir(parents=True)
-            for index in range(count):
-                pixels = torch.randint(256, (32, 32, 3), generator=generator, dtype=torch.uint8).numpy()
-                Image.fromarray(pixels).save(folder / f"{index}.png")
-    return tmp_path / "pictures"
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_whole_group_spares_the_workers(pictures, tmp_path, number):
-    """Ctrl-C in a terminal, or a scheduler's warning, reaches every process of the run."""
-    recipe = make_recipe({**CE, "data": f"folder:{pictures}", "epochs": 40, "batch_size": 8})
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe.to_dict()))
-    out = tmp_path / "run"
-    command = [sys.executable, "-m", "pldistill", "train", "--device", "cpu", "--workers", "2", "--out", str(out)]
-    process = subprocess.Popen(
-        [*command, "--recipe", str(tmp_path / "recipe.json")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while not (out / "checkpoint" / checkpoint.INDEX).exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, said
-    assert said.startswith("pldistill: stopped in epoch")
-    assert said.count("\n") == 1
-    assert "--resume" in said
