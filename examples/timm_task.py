@@ -1,0 +1,78 @@
+"""PLD inside timm's own training task: a teacher by ClassificationTask, then a student by a task whose loss is PLD.
+
+    python examples/timm_task.py        # seconds on one core, nothing is downloaded
+
+Needs timm 1.0.27 or newer; `timm.task` came with 1.0.23, under other attribute names. For your own work: where timm's
+train.py makes its LogitDistillationTask, make `PLDTask(model, DistillationTeacher(...))`; its processes, compilation,
+moving average and checkpoints stay as they are. Leave mixup and CutMix off: they mix labels, PLD wants one a picture.
+"""
+
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+from timm.task import ClassificationTask, DistillationTeacher, LogitDistillationTask, TrainingTask
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import pldistill  # registers resnet8 with timm
+from pldistill.data import TensorSplit, normalize
+from pldistill.data.digits import MEAN, STD, digits
+
+
+class PLDTask(LogitDistillationTask):
+    """timm's distillation from logits with PLD alone as its loss: PLD contains cross-entropy, so nothing is weighed."""
+
+    def __init__(self, student: nn.Module, teacher: DistillationTeacher, temperature: float = 1.0, **others):
+        super().__init__(student, teacher, **others)
+        self.pld = pldistill.PLDLoss(temperature=temperature)
+
+    def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
+        output = self.trainable_module(input)
+        with torch.no_grad():
+            seen = self.teacher.normalize_input(input, self.student_mean, self.student_std)
+            told = self.teacher(seen, return_features=False)
+        loss = self.pld(output, told, target)
+        return {"loss": loss, "output": output, "pld_loss": loss.detach()}
+
+
+def loader(split: TensorSplit, shuffle: bool) -> DataLoader:
+    """Handwritten digits `(N, 3, 16, 16)` and labels `(N,)`; every second pixel, for speed."""
+    pictures = normalize(split.images[:, :, ::2, ::2], MEAN, STD)
+    return DataLoader(TensorDataset(pictures, split.labels), batch_size=32, shuffle=shuffle)
+
+
+def net(name: str) -> nn.Module:
+    """A net that states how its pictures are normalised: the task translates from the student's to the teacher's."""
+    return timm.create_model(name, num_classes=10, pretrained_cfg_overlay={"mean": MEAN, "std": STD})
+
+
+def fit(task: TrainingTask, epochs: int = 3) -> None:
+    optimizer = create_optimizer_v2(task.get_trainable_module(), opt="adamw", lr=2e-3)
+    for epoch in range(1, epochs + 1):
+        task.train()
+        total = 0.0
+        for pictures, labels in train:
+            result = task(pictures, labels)
+            optimizer.zero_grad()
+            result["loss"].backward()
+            optimizer.step()
+            total += result["loss"].item() * len(labels)
+        print(f"  epoch {epoch}: loss {total / len(train_split):.4f}, accuracy {accuracy(task):.1f} %")
+
+
+@torch.no_grad()
+def accuracy(task: TrainingTask) -> float:
+    """Percent of the validation pictures that the task's net names right."""
+    net = task.eval().get_trainable_module()
+    return 100 * torch.cat([net(pictures).argmax(1) == labels for pictures, labels in val]).float().mean().item()
+
+
+torch.manual_seed(0)
+train_split, val_split = digits()
+train, val = loader(train_split, shuffle=True), loader(val_split, shuffle=False)
+
+print("teacher: test_resnet by ClassificationTask")
+teacher = net("test_resnet")
+fit(ClassificationTask(teacher))
+print("student: resnet8 by PLDTask")
+fit(PLDTask(net("resnet8"), DistillationTeacher(teacher)))
