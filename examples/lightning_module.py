@@ -9,6 +9,7 @@ loggers, checkpoints). Of several processes each computes the loss of its own pi
 
 import logging
 import warnings
+from typing import Any
 
 import lightning
 import torch
@@ -68,7 +69,8 @@ warnings.filterwarnings("ignore", ".*does not have many workers")  # pictures in
 warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning 2.6 with newer releases of torch
 lightning.seed_everything(0, verbose=False)
 train, val = (loader(split, shuffle) for split, shuffle in zip(digits(), (True, False), strict=True))
-quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+quiet: dict[str, Any] = dict.fromkeys(off, False)
 
 print("teacher, 512 hidden units, by cross-entropy")
 teacher = perceptron(512)

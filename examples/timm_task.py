@@ -22,6 +22,9 @@ from pldistill.data.digits import MEAN, STD, digits
 class PLDTask(LogitDistillationTask):
     """timm's distillation from logits with PLD alone as its loss: PLD contains cross-entropy, so nothing is weighed."""
 
+    student_mean: Tensor
+    student_std: Tensor
+
     def __init__(self, student: nn.Module, teacher: DistillationTeacher, temperature: float = 1.0, **others):
         super().__init__(student, teacher, **others)
         self.pld = pldistill.PLDLoss(temperature=temperature)
@@ -31,8 +34,7 @@ class PLDTask(LogitDistillationTask):
         with torch.no_grad():
             seen = self.teacher.normalize_input(input, self.student_mean, self.student_std)
             told = self.teacher(seen, return_features=False)
-        loss = self.pld(output, told, target)
-        return {"loss": loss, "output": output, "pld_loss": loss.detach()}
+        return {"loss": self.pld(output, told, target), "output": output}
 
 
 def loader(split: TensorSplit, shuffle: bool) -> DataLoader:
@@ -41,13 +43,13 @@ def loader(split: TensorSplit, shuffle: bool) -> DataLoader:
     return DataLoader(TensorDataset(pictures, split.labels), batch_size=32, shuffle=shuffle)
 
 
-def net(name: str) -> nn.Module:
+def create(name: str) -> nn.Module:
     """A net that states how its pictures are normalised: the task translates from the student's to the teacher's."""
     return timm.create_model(name, num_classes=10, pretrained_cfg_overlay={"mean": MEAN, "std": STD})
 
 
-def fit(task: TrainingTask, epochs: int = 3) -> None:
-    optimizer = create_optimizer_v2(task.get_trainable_module(), opt="adamw", lr=2e-3)
+def fit(task: TrainingTask, net: nn.Module, epochs: int = 3) -> None:
+    optimizer = create_optimizer_v2(net, opt="adamw", lr=2e-3)
     for epoch in range(1, epochs + 1):
         task.train()
         total = 0.0
@@ -57,22 +59,22 @@ def fit(task: TrainingTask, epochs: int = 3) -> None:
             result["loss"].backward()
             optimizer.step()
             total += result["loss"].item() * len(labels)
-        print(f"  epoch {epoch}: loss {total / len(train_split):.4f}, accuracy {accuracy(task):.1f} %")
+        print(f"  epoch {epoch}: loss {total / len(train_split):.4f}, accuracy {accuracy(net):.1f} %")
 
 
 @torch.no_grad()
-def accuracy(task: TrainingTask) -> float:
-    """Percent of the validation pictures that the task's net names right."""
-    net = task.eval().get_trainable_module()
+def accuracy(net: nn.Module) -> float:
+    """Percent of the validation pictures that `net` names right."""
+    net.eval()
     return 100 * torch.cat([net(pictures).argmax(1) == labels for pictures, labels in val]).float().mean().item()
 
 
 torch.manual_seed(0)
 train_split, val_split = digits()
 train, val = loader(train_split, shuffle=True), loader(val_split, shuffle=False)
-
 print("teacher: test_resnet by ClassificationTask")
-teacher = net("test_resnet")
-fit(ClassificationTask(teacher))
+teacher = create("test_resnet")
+fit(ClassificationTask(teacher), teacher)
 print("student: resnet8 by PLDTask")
-fit(PLDTask(net("resnet8"), DistillationTeacher(teacher)))
+student = create("resnet8")
+fit(PLDTask(student, DistillationTeacher(teacher)), student)

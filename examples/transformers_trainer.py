@@ -4,8 +4,7 @@
     python examples/transformers_trainer.py        # seconds on one core, nothing is downloaded
 
 For your own work: load your two nets with `from_pretrained`, give your data set, and set the TrainingArguments as ever.
-Text goes alike: `inputs` then holds `input_ids` and `attention_mask`, and both nets need one tokenizer and one set of
-labels.
+Text goes alike: `inputs` holds `input_ids` and `attention_mask`; both nets need one tokenizer and the same classes.
 """
 
 import tempfile
@@ -48,13 +47,14 @@ def examples(split: TensorSplit) -> list[dict]:
 
 def resnet(width: int) -> ResNetForImageClassification:
     """A small ResNet with random weights and ten classes."""
-    widths = [width, 2 * width]
-    config = ResNetConfig(embedding_size=width, hidden_sizes=widths, depths=[1, 1], layer_type="basic", num_labels=10)
+    config = ResNetConfig(embedding_size=width, hidden_sizes=[width, 2 * width], depths=[1, 1], layer_type="basic")
+    config.num_labels = 10
     return ResNetForImageClassification(config)
 
 
 def accuracy(told: EvalPrediction) -> dict[str, float]:
-    return {"accuracy": 100 * float((told.predictions.argmax(1) == told.label_ids).mean())}
+    right = torch.as_tensor(told.predictions).argmax(1) == torch.as_tensor(told.label_ids)
+    return {"accuracy": 100 * right.float().mean().item()}
 
 
 def fit(trainer: Trainer) -> None:
