@@ -163,7 +163,10 @@ def _open_folder(asked: Request) -> Dataset:
 
 
 def _open_large(read: Callable[[Path], tuple[tuple[str, ...], Split, Split]], asked: Request) -> Dataset:
-    """A source of photographs of any size, which nets see at 224 pixels."""
+    """A source of photographs of any size, seen at 224 pixels.
+
+    They are too many to be decoded beforehand: one that cannot be read ends the run, and is named.
+    """
     return _photographs(asked, *read(asked.path), folders.LARGE_SIZE)
 
 
