@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pldistill import study
+from pldistill import plan
 from pldistill.data import make_loader, open_data
 from pldistill.data import shards as shard_source
 from pldistill.spec import split_spec
@@ -333,7 +333,7 @@ def test_a_slash_stands_for_the_colon_of_timm_s_readers_alone(spec, parts):
     ],
 )
 def test_a_study_adds_its_numbers_behind_any_spec(spec, expected):
-    assert study._narrowed(spec, train=5, validation=None) == expected
+    assert plan._narrowed(spec, train=5, validation=None) == expected
 
 
 def test_a_reader_without_a_name_is_refused():
