@@ -97,7 +97,9 @@ def reproduce(
     comparison = studies.reproduce(layout, out, watch=watch, device=device, workers=count, download=download)
     console.print(comparison_rich(comparison))
     files = studies.files(layout, out)
-    console.print(f"table   {files['md']}, {files['csv']}\nreport  {files['html']}", soft_wrap=True)
+    console.print(f"table   {files['md']}, {files['csv']}", soft_wrap=True)
+    if files["html"].exists():
+        console.print(f"report  {files['html']}", soft_wrap=True)
     failed = sum(len(entry.failures) for entry in comparison.entries)
     if failed:
         console.print(f"{failed} runs failed; the same line tries them again", style="red")

@@ -119,11 +119,12 @@ def write_tables(plan: Plan, out: Path) -> Comparison:
     return comparison
 
 
-def write_page(plan: Plan, out: Path, comparison: Comparison) -> Path:
-    """Write the page: the table, then every run's curves and environment."""
+def write_page(plan: Plan, out: Path, comparison: Comparison) -> None:
+    """Write the page: the table, then every run's curves and environment. Without any run there is none."""
     records = [cell.record for cell in plan.runs if cell.record.begun]
-    sections = [comparison_html(comparison)]
-    return write_report(records, files(plan, out)["html"], title=plan.study.title, sections=sections)
+    if records:
+        sections = [comparison_html(comparison)]
+        write_report(records, files(plan, out)["html"], title=plan.study.title, sections=sections)
 
 
 def commands(plan: Plan, processes: int = 1) -> list[str]:
