@@ -100,6 +100,10 @@ CE = [*TINY, "--method", "ce"]
     [
         (["trian"], "No such command 'trian'"),
         (["reproduce", "table2000"], "unknown study 'table2000'"),
+        (["reproduce", "figure9"], "unknown study 'figure9'"),
+        (["landscape", "--methods", "kd", "pdl"], "unknown loss 'pdl'"),
+        (["landscape", "--temperatures", "2", "-1"], "temperatures: expected numbers above 0, got '-1'"),
+        (["landscape", "--points", "10"], "points"),
         (["reproduce", "table1"], "data: expected the pictures for scale 'full', as cifar100:PATH, got none"),
         (["reproduce", "table1", "--scale", "smoke", "--pairs"], "--pairs"),
         (["reproduce", "table1", "--scale", "smoke", "--pairs", "a-b"], "unknown pair 'a-b'"),

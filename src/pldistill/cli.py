@@ -165,6 +165,7 @@ def report(
 
 
 app.command(cls=Spread)(cli_studies.reproduce)
+app.command(cls=Spread)(cli_studies.landscape)
 
 
 @app.command(name="list")

@@ -68,10 +68,17 @@ def reproduce(
     # These bring matplotlib.
     from pldistill import reproduce as studies
     from pldistill.analysis.comparison import comparison_rich
+    from pldistill.drawings import reproduce_figure
     from pldistill.forecast import forecast
-    from pldistill.recipes import READ_FROM, find_study
+    from pldistill.measured import measured
+    from pldistill.recipes import FIGURES, READ_FROM, find_study
     from pldistill.timetable import timetable
 
+    if study in FIGURES:
+        out = out or Path("runs") / "imagenet"
+        points, label = measured(out, scale=scale, data=data)
+        reproduce_figure(study, out, measured=points, label=label, console=console)
+        return
     found = find_study(study)
     out = out or Path("runs") / (found.home or found.name)
     layout = plan(
@@ -83,7 +90,7 @@ def reproduce(
         rows=methods or (),
         seeds=None if seeds is None else whole("seeds", seeds, least=1),
         validation=None if validation is None else whole("validation", validation, least=1),
-        sweep=tuple(_factor(text) for text in sweep_scale or ()),
+        sweep=tuple(_positive("sweep_scale", text) for text in sweep_scale or ()),
     )
     if print_commands:
         print("\n".join(studies.commands(layout, processes=whole("processes", processes, least=1))))
@@ -106,6 +113,36 @@ def reproduce(
         raise typer.Exit(1)
 
 
+def landscape(
+    methods: Annotated[list[str] | None, typer.Option(help="Losses; default dist kd pld.")] = None,
+    temperatures: Annotated[list[str] | None, typer.Option(metavar="X", help="Default 1; figure 3 has four.")] = None,
+    run: Annotated[Path | None, typer.Option(help="A run whose net is the teacher; default random logits.")] = None,
+    data: Annotated[str | None, typer.Option(help="The run's pictures, where they lie elsewhere by now.")] = None,
+    picture: Annotated[str, typer.Option(metavar="N", help="Which picture of their validation split.")] = "0",
+    classes: Annotated[str, typer.Option(metavar="N", help="Of the random teacher.")] = "100",
+    label: Annotated[str | None, typer.Option(help="A class, or argmax; default the picture's, or argmax.")] = None,
+    points: Annotated[str, typer.Option(metavar="N", help="Of the grid along a side, odd.")] = "101",
+    seed: Annotated[str, typer.Option(metavar="N", help="Of the teacher and the plane.")] = "0",
+    out: Annotated[Path, typer.Option(help="The folder of the figures.")] = Path("runs/landscape"),
+) -> None:
+    """Draw losses over a plane of student logits around a teacher's, and say where they are least."""
+    from pldistill.landscapes import METHODS, run_landscape
+
+    run_landscape(
+        methods or METHODS,
+        [_positive("temperatures", text) for text in temperatures or ["1"]],
+        out,
+        run=run,
+        data=data,
+        picture=whole("picture", picture, least=0),
+        classes=whole("classes", classes, least=2),
+        label=label,
+        points=whole("points", points, least=3),
+        seed=whole("seed", seed, least=0),
+        console=console,
+    )
+
+
 def whole(name: str, text: str, *, least: int) -> int:
     """Read a whole number. Typer's own message would not name the value that came."""
     if not text.isdecimal() or int(text) < least:
@@ -113,11 +150,11 @@ def whole(name: str, text: str, *, least: int) -> int:
     return int(text)
 
 
-def _factor(text: str) -> float:
+def _positive(name: str, text: str) -> float:
     try:
-        factor = float(text)
+        number = float(text)
     except ValueError:
-        factor = 0.0
-    if not 0 < factor < float("inf"):
-        raise ValueError(f"sweep_scale: expected numbers above 0, got {text!r}")
-    return factor
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{name}: expected numbers above 0, got {text!r}")
+    return number

@@ -11,7 +11,8 @@ from rich.console import Console
 from pldistill.analysis.published_figures import NOT_RUN, Published, figure1a, figure1b, figure2
 from pldistill.analysis.style import write_figure
 from pldistill.landscapes import METHODS, TEMPERATURES, run_landscape
-from pldistill.reproduce import published
+from pldistill.recipes import FIGURES
+from pldistill.recipes.published import published
 from pldistill.suggest import unknown
 
 HOMOGENEOUS, HETEROGENEOUS = "(a) Homogeneous pairs", "(b) Heterogeneous teachers of a ResNet-50"
@@ -50,8 +51,8 @@ def reproduce_figure(
     Raises:
         ValueError: for an unknown figure, and as those functions.
     """
-    if name not in (*TITLES, "all"):
-        raise ValueError(unknown("figure", name, [*TITLES, "all"]))
+    if name not in FIGURES:
+        raise ValueError(unknown("figure", name, FIGURES))
     for each in TITLES if name == "all" else (name,):
         if each in ("figure3", "figure4"):
             methods, temperatures = (("pld",), TEMPERATURES) if each == "figure3" else (METHODS, (1.0,))

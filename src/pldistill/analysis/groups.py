@@ -111,12 +111,12 @@ def group_runs(records: Iterable[RunRecord]) -> list[Group]:
 def data_label(spec: str) -> str:
     """A data specification without the folders that lead to it: `folder:/a/pets,train=500` is `folder:pets,train=500`.
 
-    Of the CIFARs the name and the numbers are left, for what they hold is known.
+    Of the CIFARs and ImageNet the name and the numbers are left, for what they hold is known.
     """
     name, path, options = split_spec(spec)
     if not path:
         return spec
-    own = name if name.startswith("cifar") else f"{name}:{Path(path).name}"
+    own = name if name in ("cifar10", "cifar100", "imagenet") else f"{name}:{Path(path).name}"
     return ",".join([own, *options])
 
 
