@@ -13,7 +13,7 @@ from pldistill.distiller import Distiller
 from pldistill.methods import METHODS
 from pldistill.models import Net
 from pldistill.recipe import make_recipe
-from pldistill.study import address
+from pldistill.plan import address
 from pldistill.tasks.classification import Classification
 
 STANDARDIZED = ["kd", "rkl", "js", "dist", "dkd", "pld"]

@@ -104,6 +104,7 @@ def test_validation_gives_the_means_over_all_pictures():
     measure, data = validation(1, 100)
     figures = measure(net(0, 100))
     ours, theirs = (net(seed, 100)(data.images).logits for seed in (0, 1))
+    assert figures["teacher_top1"] == pytest.approx(100 * (theirs.argmax(1) == data.labels).float().mean().item())
     assert figures["agreement"] == pytest.approx(100 * (ours.argmax(1) == theirs.argmax(1)).float().mean().item())
     shared = [len(set(a) & set(b)) for a, b in zip(*(x.topk(5).indices.tolist() for x in (ours, theirs)), strict=True)]
     assert figures["overlap5"] == pytest.approx(100 * sum(shared) / 5 / 150)
@@ -114,4 +115,4 @@ def test_validation_gives_the_means_over_all_pictures():
 
 def test_validation_without_a_teacher_has_nothing_to_compare():
     figures = validation(None, 100)[0](net(0, 100))
-    assert [figures[name] for name in ("kl", "agreement", "overlap5", "kendall")] == [None] * 4
+    assert [figures[name] for name in ("kl", "agreement", "overlap5", "kendall", "teacher_top1")] == [None] * 5

@@ -232,6 +232,10 @@ def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bo
     run.write_environment({**first, "resumed": [*first.get("resumed", []), env]})
 
 
+def _count(net: Net) -> int:
+    return sum(parameter.numel() for parameter in net.model.parameters())
+
+
 def _finish(loop: Loop, dataset: Dataset) -> None:
     """Export the net and write the result.
 
@@ -266,6 +270,10 @@ def _finish(loop: Loop, dataset: Dataset) -> None:
             **{f"{name}_last": last.get(name) for name in ("agreement", "overlap5", "kendall")},
             "seconds": seconds,
             "images_per_second": sum(row["images_per_second"] for row in rows) / len(rows),
-            "parameters": sum(parameter.numel() for parameter in net.model.parameters()),
+            "parameters": _count(net),
+            "teacher_top1": last.get("teacher_top1"),
+            "teacher_parameters": None
+            if loop.teacher is None
+            else sum(_count(each.net) for each in loop.teacher.members),
         }
     )

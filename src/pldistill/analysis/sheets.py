@@ -126,13 +126,15 @@ def facts_of(comparison: Comparison, column: str) -> Facts:
     """What the comparison was handed of a column's nets; the rest from the records that are finished."""
     given = comparison.facts.get(column, Facts())
     students = [record for each in comparison.entries if each.column == column for record in each.finished[:1]]
-    student = next((result for record in students if (result := record.read_result())), {})
+    results = [result for record in students if (result := record.read_result())]
+    student = next(iter(results), {})
+    asked = next((result for result in results if result.get("teacher_parameters") is not None), {})
     record = comparison.teachers.get(column)
     teacher = (record.read_result() if record else None) or {}
     known = {
         "student_parameters": student.get("parameters"),
-        "teacher_parameters": teacher.get("parameters"),
-        "teacher_top1": teacher.get("top1_last"),
+        "teacher_parameters": teacher.get("parameters", asked.get("teacher_parameters")),
+        "teacher_top1": teacher.get("top1_last", asked.get("teacher_top1")),
     }
     return replace(given, **{name: value for name, value in known.items() if getattr(given, name) is None})
 

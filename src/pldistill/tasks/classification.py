@@ -58,9 +58,9 @@ class Validation:
 
         The temperature is 1. How far the net answers as its teacher does, beside kl: agreement, the percentage of
         pictures where both name the same class first; overlap5, the percentage of the teacher's first five classes that
-        are among the net's; kendall, the mean of Kendall's tau-b between the two rankings of all classes. What asks for
-        five classes is None for fewer, what asks for a teacher is None without one. Where pictures are held out,
-        holdout_top1 and holdout_loss are the same of them.
+        are among the net's; kendall, the mean of Kendall's tau-b between the two rankings of all classes;
+        teacher_top1 is the teacher's own. What asks for five classes is None for fewer, what asks for a teacher is None without one.
+        Where pictures are held out, holdout_top1 and holdout_loss are the same of them.
         """
         was_training = net.training
         net.eval()
@@ -68,7 +68,7 @@ class Validation:
         means = self._means(net, self.loader, self._teacher_logits)
         figures = {name: _percent(means, name) for name in ("top1", "top5")}
         figures |= {name: means.get(name) for name in ("val_loss", "kl", "kendall")}
-        figures |= {name: _percent(means, name) for name in ("agreement", "overlap5")}
+        figures |= {name: _percent(means, name) for name in ("agreement", "overlap5", "teacher_top1")}
         if self.holdout is not None:
             means = self._means(net, self.holdout, [])
             figures |= {"holdout_top1": 100 * means["top1"], "holdout_loss": means["val_loss"]}
@@ -105,6 +105,7 @@ def _measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> d
         sums["top5"] = (logits.topk(5, dim=1).indices == labels[:, None]).sum()
     if teacher_logits is not None:
         sums["kl"] = functional.kl_div(log_p, teacher_logits.log_softmax(dim=1), reduction="sum", log_target=True)
+        sums["teacher_top1"] = (teacher_logits.argmax(dim=1) == labels).sum()
         sums["agreement"] = alike.same_first(logits, teacher_logits)
         sums["kendall"] = alike.kendall(logits, teacher_logits)
         if logits.shape[1] >= 5:
