@@ -5,20 +5,26 @@ import os
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from rich.console import Console
 from safetensors.torch import load_file
 
 import pldistill
 from pldistill import assemble, checkpoint, models, runs
-from pldistill.data import TensorSplit, make_loader
+from pldistill.data import TensorSplit, make_loader, open_data
 from pldistill.data.loaders import share
 from pldistill.interrupt import Interrupts
+from pldistill.progress import StudyWatch
 from pldistill.recipe import make_recipe
+from pldistill.recipes import find_study
+from pldistill.reproduce import reproduce
+from pldistill.study import plan
 from two_processes import recipes
 
 CLOCKS = ("seconds", "images_per_second")
@@ -119,6 +125,11 @@ def test_what_is_wrong_in_one_is_raised_in_both(said):
     assert [one["on_first"] for one in said] == [[7, wrong], [7, f"Elsewhere: process 0 failed: {wrong}"]]
 
 
+def test_a_loss_that_is_not_finite_in_one_ends_both_at_its_step(said):
+    wrong = "NonFiniteLoss: term 'kd' of the loss was not finite in epoch 2, step 7"
+    assert [one["bad step"] for one in said] == [wrong, wrong]
+
+
 def test_a_mistake_is_said_once(launched, said):
     assert [one[kind] for one in said for kind in ("usage", "input")] == ["SystemExit: 2"] * 4
     assert launched[1].stderr.count("No such option") == 1
@@ -187,18 +198,49 @@ def test_more_processes_than_gpus_are_refused(monkeypatch, tmp_path):
         pldistill.train(make_recipe(CE), out=tmp_path / "run", device="cuda")
 
 
+def test_a_launch_whose_processes_do_not_meet_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="processes: expected the 2 that were launched to meet on 'cpu', got 1 alone"):
+        assemble._check(Accelerator(cpu=True), "off", "cpu")
+
+
+def test_a_study_wants_one_process(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    layout = plan(find_study("cifar100-sgd"), out=tmp_path, scale="smoke")
+    with pytest.raises(ValueError, match="processes: expected one for a study, got 2"):
+        reproduce(layout, tmp_path, watch=StudyWatch(Console(quiet=True)))
+
+
+def test_a_student_may_have_its_statistics_over_all_processes():
+    recipe, dataset = make_recipe({**CE, "sync_batchnorm": True}), open_data(CE["data"])
+    ours = assemble._student(recipe, dataset).model
+    theirs = assemble._student(make_recipe(CE), dataset).model
+    assert sum(isinstance(module, torch.nn.SyncBatchNorm) for module in ours.modules()) == sum(
+        isinstance(module, torch.nn.BatchNorm2d) for module in theirs.modules()
+    )
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+def loader(count, batch_size, rank=0, world=1, shuffle=True):
+    split = TensorSplit(torch.zeros(count, 3, 8, 8, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64))
+    device, how = torch.device("cpu"), {"image_size": 8, "augment": None, "seed": 3, "shuffle": shuffle}
+    return make_loader(split, batch_size=batch_size, device=device, rank=rank, world=world, **how)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(("count", "batch_size"), [(24, 4), (31, 4), (25, 4), (27, 4), (7, 1), (3, 4), (35, 4)])
+def test_the_batches_of_all_processes_are_one_order_cut_and_shared(count, batch_size, shuffle):
+    loaders = [loader(count, batch_size, rank, 3, shuffle) for rank in range(3)]
+    steps = list(zip(*(one.epoch(2) for one in loaders), strict=True))
+    together = [torch.cat([batch.ids for batch in step]).tolist() for step in steps]
+    alone = [batch.ids.tolist() for batch in loader(count, 3 * batch_size, shuffle=shuffle).epoch(2)]
+    assert list(chain(*together)) == list(chain(*alone))
+    assert [len(step) for step in together] == loaders[0].joined
+    assert min(len(batch.ids) for step in steps for batch in step) >= (2 if shuffle and count > 7 else 1)
+    if len(alone[-1]) >= 6 or len(alone) == 1:
+        assert together == alone
+
+
 def test_a_process_without_a_picture_is_refused():
-    images = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
-    split = TensorSplit(images, torch.zeros(3, dtype=torch.int64), torch.arange(3))
     with pytest.raises(ValueError, match="split: expected at least 4 pictures, one for each process, got 3"):
-        make_loader(
-            split,
-            batch_size=2,
-            image_size=8,
-            augment=None,
-            seed=0,
-            shuffle=True,
-            device=torch.device("cpu"),
-            rank=0,
-            world=4,
-        )
+        loader(3, 2, rank=0, world=4)

@@ -15,6 +15,7 @@ from pldistill import processes, runs
 from pldistill.__main__ import main
 from pldistill.progress import Silent
 from pldistill.recipe import make_recipe
+from pldistill.tally import Tally
 
 # The last step of an epoch has 101 - 6 * 16 = 5 pictures: three and two.
 UNEVEN, EVEN = "glyphs:train=101,val=101", "glyphs:train=112,val=101"
@@ -30,7 +31,8 @@ def recipes(folder: Path, world: int) -> dict[str, dict]:
         "kd": {"method": "kd", "weights": {"task": 0.5, "kd": 0.5}},
         "accumulated": {"method": "kd", "weights": {"task": 0.5, "kd": 0.5}, "batch_size": 8 // world, "accumulate": 2},
         "dist joined": {"method": "dist", "relation": "global"},
-        "sp joined": {"method": "sp", "relation": "global", "weights": {"sp": 30.0}},
+        # The classifier has no part in this loss.
+        "sp joined": {"method": "sp", "relation": "global", "weights": {"task": 0.0, "sp": 30.0}},
         # One process relates the pictures of each half of its batch too, if it takes the halves one by one.
         "dist apart": {"method": "dist", "data": EVEN, "batch_size": 8, "accumulate": 2 // world, "relation": "local"},
     }
@@ -66,6 +68,14 @@ def fail_in(rank: int) -> None:
         raise ValueError("expected bread, got stone")
 
 
+def bad_step(rank: int) -> None:
+    """Only the second process has seen a loss that was not finite."""
+    tally = Tally(torch.device("cpu"))
+    tally.first_bad = {"kd": torch.tensor(7 if rank == 1 else 2**63 - 1), "task": torch.tensor(2**63 - 1)}
+    assert tally.agree(signal.SIGINT if rank == 0 else None) == signal.SIGINT
+    tally.check(epoch=1)
+
+
 def together(folder: Path, rank: int) -> None:
     said: dict[str, object] = {}
     # Before the processes have met, and after: one line in either case.
@@ -78,6 +88,7 @@ def together(folder: Path, rank: int) -> None:
     time.sleep = sleep
     said["everywhere"] = [says(partial(processes.everywhere, partial(fail_in, bad))) for bad in (0, 1)]
     said["on_first"] = [processes.on_first(lambda: rank + 7), says(lambda: processes.on_first(lambda: fail_in(0)))]
+    said["bad step"] = says(lambda: bad_step(rank))
     said["figures"] = runs.evaluate(pldistill.load_run(folder / "kd"), device="cpu", batch_size=16)
 
     runs.Loop.LOOK_EVERY = -1.0

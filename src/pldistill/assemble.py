@@ -29,8 +29,6 @@ from pldistill.teachers import Teacher, open_teacher
 
 _PRECISIONS = {"bf16": "bf16", "fp16": "fp16", "off": "no"}
 _LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-
-
 _STRIDE = 0x9E3779B97F4A7C15  # far from any other run's seed
 # How long a process waits for another that does not answer. One that ends is noticed at once, whatever this is.
 _PATIENCE = timedelta(minutes=10)
@@ -41,11 +39,11 @@ def make_accelerator(amp: str, device: str) -> Accelerator:
 
     Raises:
         ValueError: for an unknown device or one that this machine has not, for fp16 on a CPU, and for a launch that is
-            not of one process a GPU, or of several on CPUs, with whole nets (DDP).
+            not of one process a GPU, or of several on a CPU, each with the whole net (DDP).
     """
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ValueError(f"device: expected auto, cpu, cuda or mps, got {device!r}")
-    launched, here = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    launched, here = processes.launched(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     on_cpu = device == "cpu" or (device == "auto" and launched > 1 and not torch.cuda.is_available())
     if launched > 1 and not on_cpu and here > torch.cuda.device_count():
         raise ValueError(f"processes: expected at most this machine's {torch.cuda.device_count()} GPUs, got {here}")
@@ -61,6 +59,11 @@ def _check(accelerator: Accelerator, amp: str, device: str) -> None:
     if accelerator.distributed_type not in _LAUNCHES:
         raise ValueError(
             f"accelerate: expected data-parallel processes (DDP), got {accelerator.distributed_type.value}"
+        )
+    if processes.count() != processes.launched():
+        raise ValueError(
+            f"processes: expected the {processes.launched()} that were launched to meet on "
+            f"{accelerator.device.type!r}, got {processes.count()} alone"
         )
     if device not in ("auto", accelerator.device.type):
         raise ValueError(f"device: expected {device!r} on this machine, found only {accelerator.device.type!r}")

@@ -27,9 +27,16 @@ def count() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
+def launched() -> int:
+    """How many the launcher has started, whether or not they have met."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def rank() -> int:
     """Which of them this one is, from 0; before they have met, as the launcher says."""
-    return distributed.get_rank() if count() > 1 else int(os.environ.get("RANK", "0"))
+    if count() > 1:
+        return distributed.get_rank()
+    return int(os.environ.get("RANK", "0")) if launched() > 1 else 0
 
 
 def first() -> bool:

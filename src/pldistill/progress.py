@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pldistill import processes
 from pldistill.tally import Tally
 
 
@@ -55,7 +56,7 @@ class Terminal:
     def step(self, epoch: int, tally: Tally) -> None:
         """Move the bar."""
         terms = " ".join(f"{name} {term['weighted']:.4g}" for name, term in tally.terms().items())
-        rate = f"{tally.seen / tally.seconds:,.0f} pictures/s"
+        rate = f"{processes.count() * tally.seen / tally.seconds:,.0f} pictures/s"
         self.bar.update(self.task, completed=epoch * self.batches + tally.batches, terms=terms, rate=rate)
 
     def epoch(self, row: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pldistill import runs
+from pldistill import processes, runs
 from pldistill.analysis.comparison import Comparison, Entry, comparison_csv, comparison_html, comparison_markdown
 from pldistill.analysis.report import write_report
 from pldistill.methods import find
@@ -29,8 +29,14 @@ def reproduce(
     A cell that fails is marked with its reason and tried again by the next call; its teacher's failure fails it too.
 
     Raises:
+        ValueError: for several processes, which train a run together but not a study.
         Interrupted: after SIGINT or SIGTERM, with the state saved; the same call goes on.
     """
+    if processes.launched() > 1:
+        raise ValueError(
+            f"processes: expected one for a study, got {processes.launched()}; `--print-commands` gives the line of "
+            "each run, to be started with several"
+        )
     watch.open(len(plan.runs))
     try:
         for cell in plan.runs:

@@ -101,9 +101,7 @@ def train(
     accelerator = make_accelerator(recipe.amp, device)
     if processes.on_first(lambda: _finished(run, recipe, resume)):
         return Run(run)
-    if download:
-        processes.on_first(lambda: _open(recipe, download=True) and None)
-    dataset = processes.everywhere(lambda: _open(recipe))
+    dataset = _open(recipe, download)
     shown = watch if watch is not None and processes.first() else Silent()
     loop = processes.everywhere(lambda: assemble(recipe, dataset, run, accelerator, workers=workers, watch=shown))
     env = record.environment(device=accelerator.device, world_size=processes.count())
@@ -187,8 +185,16 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _open(recipe: Recipe, download: bool = False) -> Dataset:
-    return open_data(recipe.data, image_size=recipe.image_size, download=download)
+def _open(recipe: Recipe, download: bool) -> Dataset:
+    """Open the data in every process; the first of several downloads what is missing before the others look for it."""
+
+    def open_(download: bool) -> Dataset:
+        return open_data(recipe.data, image_size=recipe.image_size, download=download)
+
+    if download and processes.count() > 1:
+        processes.on_first(lambda: open_(download=True).spec)
+        download = False
+    return processes.everywhere(lambda: open_(download))
 
 
 def _finished(run: RunRecord, recipe: Recipe, resume: bool) -> bool:
