@@ -20,11 +20,11 @@ from pldistill import assemble, checkpoint, models, runs
 from pldistill.data import TensorSplit, make_loader, open_data
 from pldistill.data.loaders import share
 from pldistill.interrupt import Interrupts
+from pldistill.plan import plan
 from pldistill.progress import StudyWatch
 from pldistill.recipe import make_recipe
 from pldistill.recipes import find_study
 from pldistill.reproduce import reproduce
-from pldistill.study import plan
 from two_processes import recipes
 
 CLOCKS = ("seconds", "images_per_second")
