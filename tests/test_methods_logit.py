@@ -12,8 +12,8 @@ from pldistill.contracts import Batch, Outputs
 from pldistill.distiller import Distiller
 from pldistill.methods import METHODS
 from pldistill.models import Net
-from pldistill.recipe import make_recipe
 from pldistill.plan import address
+from pldistill.recipe import make_recipe
 from pldistill.tasks.classification import Classification
 
 STANDARDIZED = ["kd", "rkl", "js", "dist", "dkd", "pld"]

@@ -58,9 +58,9 @@ class Validation:
 
         The temperature is 1. How far the net answers as its teacher does, beside kl: agreement, the percentage of
         pictures where both name the same class first; overlap5, the percentage of the teacher's first five classes that
-        are among the net's; kendall, the mean of Kendall's tau-b between the two rankings of all classes;
-        teacher_top1 is the teacher's own. What asks for five classes is None for fewer, what asks for a teacher is None without one.
-        Where pictures are held out, holdout_top1 and holdout_loss are the same of them.
+        are among the net's; kendall, the mean of Kendall's tau-b between the two rankings of all classes; and the
+        teacher's own teacher_top1. What asks for five classes is None for fewer, what asks for a teacher is None
+        without one. Where pictures are held out, holdout_top1 and holdout_loss are the same of them.
         """
         was_training = net.training
         net.eval()
