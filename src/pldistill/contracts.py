@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+UNLABELLED = -1  # in place of a label
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -29,7 +31,7 @@ class Batch:
 
     Attributes:
         images: `(N, 3, H, W)` uint8. Each net normalises them with its own statistics (`models.Net`).
-        labels: `(N,)` int64 class indices.
+        labels: `(N,)` int64 class indices, `UNLABELLED` where a picture has none.
         ids: `(N,)` int64, each picture's index in its split: with its view it names the augmented picture for ever.
         view: which augmented version of the split this is; epoch e of a run sees view e.
         views: `(N,)` int64, the view of each picture where an epoch shows a picture several times: its k-th copy of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -10,18 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from pldistill import processes
-from pldistill.contracts import Batch, Outputs
+from pldistill.contracts import UNLABELLED, Batch, Outputs
 from pldistill.methods import Method
 from pldistill.models import Net
 from pldistill.tasks.classification import Classification
 
 
 class Step(NamedTuple):
-    """What a step gives: the terms to log, raw and weighted, and the count of pictures that the student got right."""
+    """What a step gives: the terms to log, raw and weighted, and two counts of pictures.
+
+    `hits` are those that the student got right, `labelled` those that have a label to be right about.
+    """
 
     raw: dict[str, Tensor]
     weighted: dict[str, Tensor]
     hits: Tensor
+    labelled: Tensor
 
     @property
     def loss(self) -> Tensor:
@@ -46,16 +51,19 @@ class Distiller(nn.Module):
         """Run the student, in the surrounding autocast, and the losses outside of it.
 
         A term of weight 0 has no part in the step: it is neither summed nor logged. Of mixed pictures each term is the
-        mixture of what it is of the two labels, and a hit is the label with the larger share.
+        mixture of what it is of the two labels, and a hit is the label with the larger share. Pictures without a label
+        count in the method's terms, which then read none, and not in the task's.
         """
         student = _float32(self.student(batch.images))
         with torch.autocast(student.logits.device.type, enabled=False):
-            raw = self._terms(student, teacher and _float32(teacher), batch)
+            # A loss leaves rows out whose label is a mark; those without a label are to count.
+            counted = replace(batch, labels=batch.labels.clamp(min=0))
+            raw = self._terms(student, teacher and _float32(teacher), counted)
             if weights["task"] != 0:
                 raw = {**_mixed(lambda labels: {"task": self.task.loss(student, labels)}, batch), **raw}
             raw = {name: value for name, value in raw.items() if weights[name] != 0}
             weighted = {name: weights[name] * value for name, value in raw.items()}
-        return Step(raw, weighted, self.task.hits(student, _larger(batch)))
+        return Step(raw, weighted, self.task.hits(student, _larger(batch)), (batch.labels != UNLABELLED).sum())
 
     def _terms(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Tensor]:
         if self.joined:  # only where the labels do not matter, so neither does what they were mixed with

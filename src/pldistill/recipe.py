@@ -75,7 +75,8 @@ class Recipe(BaseModel):
         mix_probability: the part of the batches that are mixed, where mixup or cutmix is given.
         repeats: how many augmented copies of a picture an epoch shows (repeated augmentation), in one batch; an epoch
             is as long as ever, so it shows 1/repeats of the pictures, others each time.
-        unlabelled: pictures without labels, a data specification or `folder:PATH` of pictures, beside the labelled.
+        unlabelled: pictures to train on without a label, beside the labelled: all below PATH of `folder:PATH`, or the
+            training pictures of another data specification. The method's terms count them, the task's loss does not.
         class_map: a JSON file that says which of the teacher's classes is which of the data's; see
             `pldistill.class_map`.
         trust_teacher: take the teacher as it is, whether or not it is better than chance; see `pldistill.preflight`.
@@ -176,7 +177,22 @@ class Recipe(BaseModel):
             raise ValueError(f"warmup_epochs: expected fewer than the {self.epochs} epochs, got {self.warmup_epochs:g}")
         if self.mix_probability != 1 and not (self.mixup or self.cutmix):
             raise ValueError(f"mix_probability: expected mixup or cutmix beside {self.mix_probability:g}, got neither")
+        if self.unlabelled is not None:
+            self._check_unlabelled(self.unlabelled)
         return self
+
+    def _check_unlabelled(self, unlabelled: str) -> None:
+        """Refuse what pictures without labels do not go with."""
+        if methods.find(self.method).needs_labels:
+            known = ", ".join(name for name, spec in methods.METHODS.items() if not spec.needs_labels)
+            raise ValueError(f"unlabelled: expected a method that reads no labels ({known}), got {self.method!r}")
+        if self.mixup or self.cutmix:
+            raise ValueError(f"unlabelled: expected neither mixup nor cutmix beside {unlabelled!r}, which mix labels")
+        if self.accumulate > 1 and self.weights["task"] != 0:
+            raise ValueError(
+                "unlabelled: expected accumulate=1, for the task's loss is a mean over the labelled pictures of a "
+                f"batch, whose number changes, got {self.accumulate}"
+            )
 
     def _check_teacher(self, teacher: str) -> None:
         """Refuse what the teacher's text alone shows to be wrong."""

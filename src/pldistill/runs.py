@@ -11,7 +11,7 @@ import torch
 
 from pldistill import models, processes, record, snapshot
 from pldistill.assemble import assemble, make_accelerator
-from pldistill.data import Dataset, Loader, make_loader, open_data
+from pldistill.data import Dataset, Loader, make_loader, open_data, with_unlabelled
 from pldistill.data.pictures import read_picture
 from pldistill.loop import Loop, Watch
 from pldistill.models import Net
@@ -189,7 +189,8 @@ def _open(recipe: Recipe, download: bool) -> Dataset:
     """Open the data in every process; the first of several downloads what is missing before the others look for it."""
 
     def open_(download: bool) -> Dataset:
-        return open_data(recipe.data, image_size=recipe.image_size, download=download)
+        dataset = open_data(recipe.data, image_size=recipe.image_size, download=download)
+        return dataset if recipe.unlabelled is None else with_unlabelled(dataset, recipe.unlabelled, download=download)
 
     if download and processes.count() > 1:
         processes.on_first(lambda: open_(download=True).spec)

@@ -34,6 +34,7 @@ class Tally:
         self.seen += count
         self.seconds += seconds
         self._sum("hits", step.hits)
+        self._sum("labelled", step.labelled)
         for name, value in step.raw.items():
             value = value.detach()
             self._sum(f"raw {name}", value * count)
@@ -76,7 +77,7 @@ class Tally:
         return {
             "terms": terms,
             "loss": sum(term["weighted"] for term in terms.values()),
-            "train_top1": 100 * self._mean("hits"),
+            "train_top1": 100 * self.sums["hits"].item() / self.sums["labelled"].item(),
             "images_per_second": self.seen / self.seconds,
         }
 

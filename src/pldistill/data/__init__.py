@@ -6,6 +6,7 @@ from pldistill.data.mixing import Mixing
 from pldistill.data.pictures import read_picture
 from pldistill.data.sources import SOURCES, Source, open_data
 from pldistill.data.splits import Dataset, Encoded, FolderSplit, Split, StoredSplit, TensorSplit, normalize
+from pldistill.data.unlabelled import with_unlabelled
 
 __all__ = [
     "SOURCES",
@@ -24,4 +25,5 @@ __all__ = [
     "normalize",
     "open_data",
     "read_picture",
+    "with_unlabelled",
 ]

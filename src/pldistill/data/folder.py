@@ -81,6 +81,21 @@ def split_of(source: str, part: Path, classes: Sequence[str]) -> FolderSplit:
     return FolderSplit(paths, torch.tensor(labels))
 
 
+def pictures_below(root: Path) -> list[str]:
+    """Every picture in a folder and below it, whatever the folders are called, by name; each is decoded once.
+
+    Raises:
+        ValueError: no such folder, no picture in it, or files that cannot be read.
+    """
+    if not root.is_dir():
+        raise ValueError(f"folder: expected a folder, got {root}, which is not one")
+    paths = list(_pictures(str(root), frozenset()))
+    if not paths:
+        raise ValueError(f"folder: {root} holds no pictures ({' '.join(sorted(SUFFIXES))})")
+    _verify(paths)
+    return paths
+
+
 def _pictures(place: str, above: frozenset[str]) -> Iterator[str]:
     """Files with a picture's suffix in `place` and below, by name; links are followed, but never in a circle."""
     real = os.path.realpath(place)

@@ -27,11 +27,12 @@ def _logit(
     source: str,
     note: str = "",
     couples_batch: bool = False,
+    needs_labels: bool = True,
 ) -> MethodSpec:
     def build(standardize: str = "none", **given: Any) -> Method:
         return LogitMethod(term, loss, given, standardize)
 
-    return MethodSpec(build, source, options, weights, note, couples_batch=couples_batch)
+    return MethodSpec(build, source, options, weights, note, couples_batch=couples_batch, needs_labels=needs_labels)
 
 
 def _feature(
@@ -51,7 +52,16 @@ def _feature(
     def build(student: Outputs, teacher: Outputs, **given: Any) -> Method:
         return method(student, teacher, **{name: given[name] for name in own})
 
-    return MethodSpec(build, source, {**own, **(places or {})}, weights, note, couples_batch=couples_batch, taps=taps)
+    return MethodSpec(
+        build,
+        source,
+        {**own, **(places or {})},
+        weights,
+        note,
+        couples_batch=couples_batch,
+        needs_labels=False,
+        taps=taps,
+    )
 
 
 # Published for both nets with kd and dkd (Sun et al.) and with kd, dist and pld (PLD paper, App. F); for the teacher
@@ -77,6 +87,7 @@ METHODS: dict[str, MethodSpec] = {
     "kd": _logit(
         "kd",
         losses.kd,
+        needs_labels=False,
         options=_KL,
         weights={"task": 0.1, "kd": 0.9},
         source="Hinton et al. 2015; weights of mdistiller and RepDistiller on CIFAR",
@@ -85,6 +96,7 @@ METHODS: dict[str, MethodSpec] = {
     "rkl": _logit(
         "rkl",
         losses.reverse_kl,
+        needs_labels=False,
         options=_KL,
         weights={"task": 0.1, "rkl": 0.9},
         source="PLD paper, App. G, with KD's CIFAR weights",
@@ -93,6 +105,7 @@ METHODS: dict[str, MethodSpec] = {
     "js": _logit(
         "js",
         losses.jensen_shannon,
+        needs_labels=False,
         options=_KL,
         weights={"task": 0.1, "js": 0.9},
         source="PLD paper, App. G, with KD's CIFAR weights",
@@ -101,6 +114,7 @@ METHODS: dict[str, MethodSpec] = {
     "dist": _logit(
         "dist",
         losses.dist,
+        needs_labels=False,
         options={"beta": 2.0, "gamma": 2.0, "temperature": 4.0, **_STANDARDIZE},
         weights={"task": 1.0, "dist": 1.0},
         source="Huang et al. 2022; PLD paper, Table 1",

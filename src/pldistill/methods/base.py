@@ -75,6 +75,7 @@ class MethodSpec:
         source: paper and, where it differs, the public code whose numbers the defaults are.
         note: what a user should know before choosing it.
         needs_teacher: whether a teacher must be given.
+        needs_labels: whether it reads labels; False for one whose terms take pictures without a label too.
         couples_batch: whether a sample's loss depends on the rest of its batch.
         taps: from the stages of student and teacher and the options to the taps on student and teacher; None for a
             method of the logits alone.
@@ -86,6 +87,7 @@ class MethodSpec:
     weights: Mapping[str, Weight] = field(default_factory=dict)
     note: str = ""
     needs_teacher: bool = True
+    needs_labels: bool = True
     couples_batch: bool = False
     taps: Taps | None = None
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pldistill import processes
-from pldistill.contracts import Outputs
+from pldistill.contracts import UNLABELLED, Outputs
 from pldistill.data import Loader
 from pldistill.models import Net
 from pldistill.tasks import alike
@@ -24,11 +24,18 @@ class Classification:
         self.label_smoothing = label_smoothing
 
     def loss(self, outputs: Outputs, labels: Tensor) -> Tensor:
-        """Cross-entropy, the mean over the batch."""
-        return functional.cross_entropy(outputs.logits, labels, label_smoothing=self.label_smoothing)
+        """Cross-entropy, the mean over the pictures that have a label; 0 where none of the batch has one."""
+        some = (labels != UNLABELLED).any()
+        loss = functional.cross_entropy(
+            outputs.logits,
+            labels.where(some, 0),  # a mean over nothing would be NaN
+            label_smoothing=self.label_smoothing,
+            ignore_index=UNLABELLED,
+        )
+        return some * loss
 
     def hits(self, outputs: Outputs, labels: Tensor) -> Tensor:
-        """Count the pictures whose label has the largest logit."""
+        """Count the pictures whose label has the largest logit; one without a label is none of them."""
         return (outputs.logits.argmax(dim=1) == labels).sum()
 
 
