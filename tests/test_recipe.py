@@ -6,7 +6,7 @@ import math
 import pytest
 
 from pldistill import methods
-from pldistill.recipe import Ramp, Recipe, make_recipe, parse_weight, read_recipe, smoke
+from pldistill.recipe import Ramp, Recipe, completed, make_recipe, parse_weight, read_recipe, smoke
 from pldistill.schedule import learning_rate
 
 BASE = {"data": "glyphs", "student": "resnet8", "method": "ce"}
@@ -134,3 +134,12 @@ def test_name_is_a_folder_name():
     assert Recipe(data="folder:/a,/b", **kd).name() == "folder-resnet8-from-y-kd-seed0"
     named = Recipe(data="cifar100:/a b,c/d=e,train=10000,validation=500", **kd).name()
     assert named == "cifar100-train10000-validation500-resnet8-from-y-kd-seed0"
+
+
+def test_an_earlier_version_s_record_is_completed_with_defaults() -> None:
+    now = make_recipe({"data": "glyphs", "student": "resnet8", "method": "kd", "teacher": "t"}).to_dict()
+    before = {name: value for name, value in now.items() if name not in ("mixup", "relation")}
+    before["options"] = {name: value for name, value in now["options"].items() if name != "standardize"}
+    assert completed(before) == now
+    assert completed(now) == now
+    assert completed({**before, "mixup": 0.2})["mixup"] == 0.2

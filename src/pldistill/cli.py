@@ -57,7 +57,7 @@ def train(
     data: Annotated[str | None, typer.Option(help="glyphs, digits, cifar100:PATH, cifar10:PATH, folder:PATH.")] = None,
     student: Annotated[str | None, typer.Option(help="The net to train; see `pldistill list models`.")] = None,
     method: Annotated[str | None, typer.Option(help="See `pldistill list methods`; ce trains a teacher.")] = None,
-    teacher: Annotated[str | None, typer.Option(help="A run folder, or a net's name.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="A run folder, NAME, NAME@FILE, ensemble:A+B.")] = None,
     teacher_checkpoint: Annotated[str | None, typer.Option(help="Weights of a teacher given by name.")] = None,
     pretrained: Annotated[bool | None, typer.Option("--pretrained", help="Start from timm's weights.")] = None,
     student_checkpoint: Annotated[str | None, typer.Option(help="Start from these weights.")] = None,

@@ -251,6 +251,19 @@ def make_recipe(fields: dict[str, Any]) -> Recipe:
         raise ValueError(f"{where}: {message[0].lower()}{message[1:]}, got {first['input']!r}") from None
 
 
+def completed(stored: dict[str, Any]) -> dict[str, Any]:
+    """A run's stored recipe with what an earlier version did not write, because there was no choice, at its default."""
+    fields = {name: field for name, field in Recipe.model_fields.items() if not field.is_required()}
+    missing = {
+        name: field.get_default(call_default_factory=True) for name, field in fields.items() if name not in stored
+    }
+    complete = {**stored, **missing}
+    spec = methods.METHODS.get(str(stored.get("method")))
+    if spec is not None and complete["options"]:
+        complete["options"] = {**spec.options, **complete["options"]}
+    return complete
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
     """Read the fields of a recipe file.
 

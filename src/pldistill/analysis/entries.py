@@ -9,6 +9,7 @@ from typing import Any
 from pldistill.analysis.groups import data_label, differing, flatten
 from pldistill.analysis.layouts import METRICS, Facts, Layout, Panels
 from pldistill.analysis.tables import Stat, stat
+from pldistill.recipe import completed
 from pldistill.record import RunRecord
 from pldistill.suggest import unknown
 
@@ -125,7 +126,7 @@ def seconds(entry: Entry) -> float | None:
 
 def results(entry: Entry) -> list[dict[str, Any]]:
     """The results of the finished runs, once it is sure that they may be averaged."""
-    recipes = [record.read_recipe() for record in entry.finished]
+    recipes = [completed(record.read_recipe()) for record in entry.finished]
     seeds = [recipe.get("seed") for recipe in recipes]
     where = f"entry {entry.name} of {entry.column}: expected"
     if len(set(seeds)) < len(seeds):

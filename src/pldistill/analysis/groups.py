@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pldistill.recipe import completed
 from pldistill.record import RunRecord
 from pldistill.spec import split_spec
 
@@ -143,6 +144,7 @@ def _read(record: RunRecord) -> Run:
         if not isinstance(recipe.get(key), kind):
             where = record.folder / "recipe.json"
             raise ValueError(f"{where}: expected {key!r} as {kind.__name__}, got {recipe.get(key)!r}")
+    recipe = completed(recipe)
     # A run that was stopped in its first second may have its recipe and nothing else yet.
     env = record.read_environment() if (record.folder / "env.json").is_file() else {}
     weights = env.get("teacher_sha256")
