@@ -19,7 +19,7 @@ from pldistill.tally import Tally
 
 # The last step of an epoch has 101 - 6 * 16 = 5 pictures: three and two.
 UNEVEN, EVEN = "glyphs:train=101,val=101", "glyphs:train=112,val=101"
-WITHOUT_BATCHNORM = {"student": "test_vit", "epochs": 1, "clip_grad": 1.0, "ema": 0.5}
+WITHOUT_BATCHNORM = {"student": "test_vit", "epochs": 1, "schedule": "constant", "clip_grad": 1.0, "ema": 0.5}
 
 
 def recipes(folder: Path, world: int) -> dict[str, dict]:
