@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from pldistill.analysis.comparison import Comparison, comparison_markdown, measured
+from pldistill.analysis.steps import read_steps, steps_markdown
 from pldistill.analysis.tables import Row, Stat, markdown_table, summarise
 from pldistill.plan import plan
 from pldistill.recipes import find_study
@@ -52,6 +53,26 @@ def study() -> Comparison:
     return compare(plan(find_study("table1"), out=folder, scale="short", data="cifar100:PATH"), folder)
 
 
+SWEPT = ("pld", "ce", "kd", "dist", "dkd")
+
+
+def sweep() -> Comparison:
+    """Some methods of the short study under SGD, at once and four times their scale."""
+    folder, study = RECORDS / "cifar100-sgd-short", find_study("cifar100-sgd")
+    given = {"scale": "short", "data": "cifar100:PATH", "validation": 5000, "sweep": (4.0,)}
+    return compare(plan(study, out=folder, rows=SWEPT, **given), folder)
+
+
+def steps_table() -> str:
+    """Milliseconds a training step, from the benchmark's committed rows."""
+    return steps_markdown(read_steps(ROOT / "benchmarks" / "steps-cpu.csv")).strip()
+
+
+def lowered(markdown: str) -> str:
+    """The same with its headings one level lower."""
+    return re.sub("^#", "##", markdown.strip(), flags=re.MULTILINE)
+
+
 def cifar_table() -> str:
     """Every method of the study beside the paper's column, in the order of the measured figure."""
     found = study()
@@ -82,9 +103,9 @@ def documents() -> dict[Path, str]:
     shown = filled(filled(shown, "demo", demo_table()), "cifar", cifar_table())
     for name in ("demo", "glyphs-difficulty", "cifar100-short", "folder"):
         detailed = filled(detailed, name, markdown_table(rows(name)).strip())
-    detailed = filled(
-        detailed, "table1-short", re.sub("^#", "##", comparison_markdown(study()).strip(), flags=re.MULTILINE)
-    )
+    for name, comparison in (("table1-short", study()), ("cifar100-sgd-short", sweep())):
+        detailed = filled(detailed, name, lowered(comparison_markdown(comparison)))
+    detailed = filled(detailed, "steps", lowered(steps_table()))
     return {readme: shown, results: detailed}
 
 
