@@ -47,7 +47,7 @@ def test_train_evaluate_predict_report(capsys, teacher, tmp_path):
     assert code == 0
     assert "finished: top-1" in out
     recipe = json.loads((student / "recipe.json").read_text())
-    assert recipe["options"] == {"temperature": 2.0}
+    assert recipe["options"]["temperature"] == 2.0
     assert recipe["weights"] == {"task": 0.0, "pld": "1.0@0.5"}
 
     code, out, _ = run(capsys, "train", "--out", student, "--resume", "--device", "cpu")

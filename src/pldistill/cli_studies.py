@@ -29,7 +29,7 @@ class Spread(TyperCommand):
         """Repeat the flag before each of its values."""
         flag, spread = None, []
         for word in args:
-            if word.startswith("-"):
+            if word.startswith("-") and not word[1:2].isdigit():  # a number below 0 is a value, and refused as one
                 flag = word if word in self.SEVERAL else None
             elif flag is not None and spread[-1] != flag:
                 spread.append(flag)
