@@ -53,7 +53,7 @@ def study() -> Comparison:
     return compare(plan(find_study("table1"), out=folder, scale="short", data="cifar100:PATH"), folder)
 
 
-SWEPT = ("pld", "ce", "kd", "dist", "dkd")
+SWEPT = ("ce", "kd", "dist", "pld")
 
 
 def sweep() -> Comparison:
