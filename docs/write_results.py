@@ -101,7 +101,7 @@ def documents() -> dict[Path, str]:
     readme, results = ROOT / "README.md", ROOT / "docs" / "results.md"
     shown, detailed = readme.read_text(encoding="utf-8"), results.read_text(encoding="utf-8")
     shown = filled(filled(shown, "demo", demo_table()), "cifar", cifar_table())
-    for name in ("demo", "glyphs-difficulty", "cifar100-short", "folder"):
+    for name in ("demo", "demo-again", "glyphs-difficulty", "cifar100-short", "folder"):
         detailed = filled(detailed, name, markdown_table(rows(name)).strip())
     for name, comparison in (("table1-short", study()), ("cifar100-sgd-short", sweep())):
         detailed = filled(detailed, name, lowered(comparison_markdown(comparison)))
