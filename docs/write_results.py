@@ -53,7 +53,7 @@ def study() -> Comparison:
     return compare(plan(find_study("table1"), out=folder, scale="short", data="cifar100:PATH"), folder)
 
 
-SWEPT = ("ce", "kd", "dist", "pld")
+SWEPT = ("ce", "kd", "dist", "dkd", "pld")
 
 
 def sweep() -> Comparison:
