@@ -5,6 +5,7 @@ A test runs it and expects no change, so that no document shows a figure that a 
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -22,8 +23,16 @@ NAMES = {"ce": "CE", "kd": "KD", "dist": "DIST", "pld": "PLD"}
 
 
 def rows(name: str) -> list[Row]:
-    """The rows of one folder of records, in the order of its folders' names."""
-    return summarise(find_runs([RECORDS / name]))
+    """The rows of one folder of records, in the order of its folders' names.
+
+    Read from within the records: a record names its teacher by a path, and a checkout may have runs of its own there.
+    """
+    before = Path.cwd()
+    os.chdir(RECORDS)
+    try:
+        return summarise(find_runs([RECORDS / name]))
+    finally:
+        os.chdir(before)
 
 
 def students(name: str, student: str) -> dict[str, Row]:

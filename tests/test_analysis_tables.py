@@ -224,3 +224,12 @@ def test_the_terminal_table_fits_80_columns_and_cuts_nothing(tmp_path, seeds):
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_teacher_that_was_moved_with_its_students_keeps_its_name(tmp_path):
+    make_run(tmp_path / "teacher", student="resnet20")
+    moved = make_run(tmp_path / "student", method="kd", teacher="elsewhere/runs/teacher")
+    (tmp_path / "alone").mkdir()
+    alone = make_run(tmp_path / "alone" / "student", method="kd", teacher="elsewhere/runs/teacher")
+    assert [row.teacher for row in summarise([moved])] == ["resnet20"]
+    assert [row.teacher for row in summarise([alone])] == ["teacher"]

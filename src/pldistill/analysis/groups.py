@@ -165,18 +165,22 @@ def _labels(run: Run) -> dict[str, str]:
         "method": run.recipe["method"],
         "student": run.recipe["student"],
         "data": data_label(run.recipe["data"]),
-        "teacher": _teacher_label(run.recipe.get("teacher")),
+        "teacher": _teacher_label(run.recipe.get("teacher"), run.folder.parent),
         "epochs": f"{run.planned} epochs",
     }
 
 
-def _teacher_label(teacher: Any) -> str:
-    """The teacher's net: what its run trained where that run is still there, else the last part of the path."""
+def _teacher_label(teacher: Any, beside: Path) -> str:
+    """The teacher's net: what its run trained where that run is still there, else the last part of the path.
+
+    Runs that were moved together are looked for `beside` the student's.
+    """
     if teacher is None:
         return ""
     folder = Path(str(teacher))
-    if (folder / "recipe.json").is_file():
-        return str(RunRecord(folder).read_recipe().get("student", folder.name))
+    for place in (folder, beside / folder.name):
+        if (place / "recipe.json").is_file():
+            return str(RunRecord(place).read_recipe().get("student", folder.name))
     return folder.name or str(teacher)
 
 
