@@ -15,10 +15,10 @@ from pldistill import runs as training
 from pldistill.cli_studies import Device, Spread, Workers, console, whole
 from pldistill.data import SOURCES
 from pldistill.methods import METHODS, Ramp
-from pldistill.models import build, list_models, stages
+from pldistill.models import build, count_parameters, list_models, stages
 from pldistill.progress import Terminal
 from pldistill.recipe import Recipe, make_recipe, read_recipe
-from pldistill.record import find_runs
+from pldistill.record import RunRecord, find_runs
 from pldistill.suggest import unknown
 from pldistill.version import __version__
 
@@ -198,7 +198,7 @@ def _list_models() -> Table:
     for name in list_models():
         with torch.device("meta"):
             model = build(name, num_classes=100)
-        count = sum(parameter.numel() for parameter in model.parameters())
+        count = count_parameters(model)
         table.add_row(name, f"{count:,}", " ".join(stages(model)))
     return table
 
@@ -236,7 +236,7 @@ def _over_stored(fields: dict[str, Any], recipe: Path | None, out: Path | None, 
     if recipe is None and resume:
         if out is None:
             raise ValueError("resume: expected the run's folder as --out, got none")
-        if not (out / "recipe.json").exists():
+        if not RunRecord(out).begun:
             raise ValueError(f"resume: expected a run in {str(out)!r}, got none")
         recipe = out / "recipe.json"
     if recipe is None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from pldistill.analysis.published_figures import NOT_RUN, Published, figure1a, figure1b, figure2
 from pldistill.analysis.style import write_figure
 from pldistill.landscapes import METHODS, TEMPERATURES, run_landscape
-from pldistill.recipes import FIGURES
+from pldistill.recipes import FIGURES, table8
 from pldistill.recipes.published import published
 from pldistill.suggest import unknown
 
@@ -75,12 +75,15 @@ def _draw(name: str, out: Path, measured: Mapping[str, Any], label: str, console
 
 
 def weights_of_cross_entropy() -> Published:
-    """Figure 1a's points, from Table 8; of DIST's those where β = γ = (1 - α) / 2, which (1, 2, 2) is not."""
+    """Figure 1a's points, from Table 8; of DIST's those on the sweep."""
     table = published("table8")
-    swept = [row for row in table["dist_tau1_by_alpha_beta_gamma"] if abs(row[0] + row[1] + row[2] - 1) < 1e-9]
     return {
         "kd": {alpha: top1 for alpha, (top1, _) in table["kd_tau2_by_alpha"].items()},
-        "dist": {alpha: top1 for alpha, _, _, top1, _ in swept},
+        "dist": {
+            alpha: top1
+            for alpha, beta, gamma, top1, _ in table["dist_tau1_by_alpha_beta_gamma"]
+            if table8.swept(alpha, beta, gamma)
+        },
     }
 
 

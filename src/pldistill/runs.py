@@ -208,13 +208,13 @@ def _finished(run: RunRecord, recipe: Recipe, resume: bool) -> bool:
 
 def _refuse_used(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        hint = "; add --resume to go on with the run in it" if (folder / "recipe.json").exists() else ""
+        hint = "; add --resume to go on with the run in it" if RunRecord(folder).begun else ""
         raise ValueError(f"out: expected a new or empty folder, got {str(folder)!r}, which is not{hint}")
 
 
 def _same_run(run: RunRecord, recipe: Recipe) -> RunRecord:
     """Check that the folder's run is the recipe's."""
-    if not (run.folder / "recipe.json").exists():
+    if not run.begun:
         raise ValueError(f"resume: expected a run in {str(run.folder)!r}, got none")
     stored, given = make_recipe(run.read_recipe()).to_dict(), recipe.to_dict()
     for name, value in stored.items():
@@ -239,10 +239,6 @@ def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bo
     run.write_environment({**first, "resumed": [*first.get("resumed", []), env]})
 
 
-def _count(net: Net) -> int:
-    return sum(parameter.numel() for parameter in net.model.parameters())
-
-
 def _finish(loop: Loop, dataset: Dataset) -> None:
     """Export the net and write the result.
 
@@ -259,6 +255,8 @@ def _finish(loop: Loop, dataset: Dataset) -> None:
     last, best = rows[-1], max(rows, key=lambda row: row[choice])
     held = {} if dataset.holdout is None else {"holdout_last": last[choice], "holdout_best": best[choice]}
     seconds = sum(row["seconds"] for row in rows)
+    nets = [] if loop.teacher is None else [member.net.model for member in loop.teacher.members]
+    teacher_parameters = sum(map(models.count_parameters, nets)) if nets else None
     run.write_result(
         {
             "method": recipe.method,
@@ -277,10 +275,8 @@ def _finish(loop: Loop, dataset: Dataset) -> None:
             **{f"{name}_last": last.get(name) for name in ("agreement", "overlap5", "kendall")},
             "seconds": seconds,
             "images_per_second": sum(row["images_per_second"] for row in rows) / len(rows),
-            "parameters": _count(net),
+            "parameters": models.count_parameters(net.model),
             "teacher_top1": last.get("teacher_top1"),
-            "teacher_parameters": None
-            if loop.teacher is None
-            else sum(_count(each.net) for each in loop.teacher.members),
+            "teacher_parameters": teacher_parameters,
         }
     )

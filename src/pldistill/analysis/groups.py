@@ -179,8 +179,8 @@ def _teacher_label(teacher: Any, beside: Path) -> str:
         return ""
     folder = Path(str(teacher))
     for place in (folder, beside / folder.name):
-        if (place / "recipe.json").is_file():
-            return str(RunRecord(place).read_recipe().get("student", folder.name))
+        if (run := RunRecord(place)).begun:
+            return str(run.read_recipe().get("student", folder.name))
     return folder.name or str(teacher)
 
 

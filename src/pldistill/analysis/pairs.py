@@ -9,6 +9,7 @@ from statistics import fmean
 from pldistill.analysis.entries import Comparison, Entry
 from pldistill.analysis.layouts import METRICS, Facts, Pairs
 from pldistill.analysis.sheets import (
+    PAPER_DIGITS,
     Board,
     Column,
     Sheet,
@@ -23,12 +24,12 @@ from pldistill.analysis.sheets import (
     less,
     minus,
     plain,
+    printed,
     shared_runs,
     signed,
 )
 from pldistill.analysis.tables import Stat
 
-_PAPER_DIGITS = 2
 # A fact's title, what it is, and its unit.
 _FACTS = {
     "student_parameters": ("student M", "parameters of the student in millions", 1e6),
@@ -146,13 +147,13 @@ def _metric(frame: Frame, metric: str, figures: Board) -> Iterator[Column]:
         yield Column(("measured", row), tuple(zip(whole, bold, strict=True)))
         papers = [figures.paper.get((column, row)) for column in frame.columns]
         if any(papers):
-            texts = [paper.show(_PAPER_DIGITS) if paper else "" for paper in papers]
-            yield Column(("paper", row), plain(frame.fill(texts, _steps(frame, row, figures.paper, _PAPER_DIGITS))))
+            texts = printed(papers)
+            yield Column(("paper", row), plain(frame.fill(texts, _steps(frame, row, figures.paper, PAPER_DIGITS))))
     for pair in frame.differences:
         stated = frame.layout.paper_means.get(pair) if metric == frame.layout.metrics[0] else None
         yield _difference(frame, pair, "measured", figures.measured, digits)
         if any((column, row) in figures.paper for column in frame.columns for row in pair):
-            yield _difference(frame, pair, "paper", figures.paper, _PAPER_DIGITS, stated)
+            yield _difference(frame, pair, "paper", figures.paper, PAPER_DIGITS, stated)
 
 
 def _cell(frame: Frame, place: tuple[str, str], figures: Mapping[tuple[str, str], Stat], digits: int) -> str:

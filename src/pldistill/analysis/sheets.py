@@ -13,6 +13,8 @@ from pldistill.analysis.layouts import METRICS, Facts
 from pldistill.analysis.tables import Stat
 from pldistill.record import RunRecord
 
+PAPER_DIGITS = 2
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -47,6 +49,11 @@ def board(entries: Iterable[Entry], metric: str) -> Board:
         {place: measured for place, (measured, _) in found.items() if measured},
         {place: paper for place, (_, paper) in found.items() if paper},
     )
+
+
+def printed(papers: Iterable[Stat | None]) -> list[str]:
+    """Published figures as the paper prints them, empty where it has none."""
+    return [paper.show(PAPER_DIGITS) if paper else "" for paper in papers]
 
 
 def less(figures: Mapping[tuple[str, str], Stat], first: tuple[str, str], second: tuple[str, str]) -> float | None:

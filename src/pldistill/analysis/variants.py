@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pldistill.analysis.entries import Comparison, Entry
 from pldistill.analysis.layouts import METRICS, Variants
 from pldistill.analysis.sheets import (
+    PAPER_DIGITS,
     Board,
     Column,
     Sheet,
@@ -21,12 +22,11 @@ from pldistill.analysis.sheets import (
     less,
     minus,
     plain,
+    printed,
     shared_runs,
     signed,
     teacher_line,
 )
-
-_PAPER_DIGITS = 2
 
 
 def variants_sheets(comparison: Comparison, layout: Variants) -> list[Sheet]:
@@ -96,13 +96,13 @@ def _metric(metric: str, figures: Board, entries: Sequence[Entry], marks: Mappin
     yield Column(("measured", METRICS[metric].short), tuple(cells))
     papers = [figures.paper.get(place) for place in places]
     if any(papers):
-        texts = [paper.show(_PAPER_DIGITS) if paper else "" for paper in papers]
+        texts = printed(papers)
         yield Column(("paper", METRICS[metric].short), plain(texts))
 
 
 def _over(reference: str, digits: int, figures: Board, entries: Sequence[Entry]) -> Iterator[Column]:
     """The reference's figure less each other's."""
-    for whose, known, shown in (("measured", figures.measured, digits), ("paper", figures.paper, _PAPER_DIGITS)):
+    for whose, known, shown in (("measured", figures.measured, digits), ("paper", figures.paper, PAPER_DIGITS)):
         values = [
             None if each.name == reference else less(known, (each.column, reference), (each.column, each.name))
             for each in entries

@@ -1,7 +1,14 @@
 """Networks: the CIFAR nets (timm knows them once this is imported), any timm classifier, their weights and taps."""
 
 from pldistill.models import cifar_mobilenet, cifar_resnet, cifar_wrn  # noqa: F401  (importing registers them with timm)
-from pldistill.models.build import about_pretrained, build, list_models, pretrained_statistics, require_tag
+from pldistill.models.build import (
+    about_pretrained,
+    build,
+    count_parameters,
+    list_models,
+    pretrained_statistics,
+    require_tag,
+)
 from pldistill.models.folder import LoadedFolder, load_folder, save_folder
 from pldistill.models.net import Net
 from pldistill.models.taps import probe, resolve_taps, stages
@@ -12,6 +19,7 @@ __all__ = [
     "Net",
     "about_pretrained",
     "build",
+    "count_parameters",
     "head_size",
     "list_models",
     "load_folder",

@@ -69,6 +69,11 @@ def build(
     return model
 
 
+def count_parameters(model: nn.Module) -> int:
+    """How many parameters the net has, trained or not."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def require_tag(name: str) -> None:
     """Check that a pretrained teacher names its weights: `resnet152.a1_in1k`, not `resnet152`.
 

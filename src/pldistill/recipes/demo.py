@@ -18,7 +18,7 @@ from pldistill.methods import find
 from pldistill.progress import Terminal
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.recipe import smoke as shrink
-from pldistill.record import write_atomically
+from pldistill.record import RunRecord, write_atomically
 from pldistill.runs import Run, train
 
 DATA = "glyphs:train=5000,val=1000"
@@ -76,5 +76,4 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
 def _train(row: Recipe, folder: Path, smoke: bool, device: str, console: Console) -> Run:
     if smoke:
         row = shrink(row)
-    begun = (folder / "recipe.json").exists()
-    return train(row, out=folder, resume=begun, device=device, watch=Terminal(console))
+    return train(row, out=folder, resume=RunRecord(folder).begun, device=device, watch=Terminal(console))

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from pldistill.recipes.published import published
-from pldistill.study import Fields, Figures, Scale
+from pldistill.study import Fields, Figures, Scale, Study
 
 PROTOCOL = (
     "LAMB, lr 5e-3 cosine after 5 epochs of warm-up, weight decay 0.02, batch 2048, 100 epochs; random resized crop, "
@@ -114,7 +115,6 @@ def scales(pairs: Mapping[str, tuple[str, str]], *, short: bool = False, shown: 
         found["short"] = Scale(
             label="short: resnet8 from resnet20, 6 epochs on 10,000 pictures of CIFAR-100, teacher 6 epochs on 50,000",
             setting={"epochs": 6, "batch_size": 128, "accumulate": 1, "warmup_epochs": 0.5},
-            data=None,
             train=10_000,
             seeds=1,
             nets=small_pair,
@@ -149,13 +149,28 @@ def count(millions: float) -> int:
     return round(millions * 1e6)
 
 
-def across(table: str) -> Callable[[str, str], Figures]:
-    """Published Top-1 of a table whose lines are a study's columns, and whose columns its rows."""
+def study(table: str, title: str, **own: Any) -> Study:
+    """A table with what all of them share; `own` are its further fields, which go before those."""
+    shared = {
+        "name": table,
+        "title": title,
+        "protocol": PROTOCOL,
+        "source": f"PLD paper, Table {table.removeprefix('table')}: n = 1",
+        "data": "imagenet",
+        "rows": BEST,
+        "setting": SETTING,
+        "home": "imagenet",
+    }
+    return Study(**{**shared, **own})
+
+
+def across(table: str, metric: str = "top1") -> Callable[[str, str], Figures]:
+    """Published figures of a table whose lines are a study's columns, and whose columns its rows."""
 
     def figures(row: str, column: str) -> Figures:
         known = published(table)
         line = known["rows"][int(column) if column.isdecimal() else column]
-        return {"top1": (line[known["columns"].index(row)], None)}
+        return {metric: (line[known["columns"].index(row)], None)}
 
     return figures
 
@@ -166,5 +181,19 @@ def down(table: str) -> Callable[[str, str], Figures]:
     def figures(row: str, column: str) -> Figures:
         top1, top5 = published(table)["rows"][row]
         return {name: (value, None) for name, value in (("top1", top1), ("top5", top5)) if value is not None}
+
+    return figures
+
+
+def beside_pld(table: str, reading: str = "") -> Callable[[str, str], Figures]:
+    """Published Top-1 of other methods' variants; PLD's own stands in Table 9.
+
+    A row that ends in `reading` is another reading of the row without it, and has its figure.
+    """
+
+    def figures(row: str, column: str) -> Figures:
+        if row == "pld":
+            return across("table9")(row, "lamb")
+        return {"top1": (published(table)["rows"][row.removesuffix(reading)], None)}
 
     return figures

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from pldistill.analysis.layouts import Variants
 from pldistill.recipes import imagenet
-from pldistill.recipes.published import published
-from pldistill.study import Figures, Study
 
 ROWS = {
     "pld": imagenet.pld(),
@@ -22,24 +20,12 @@ ROWS = {
 }
 
 
-def figures(row: str, column: str) -> Figures:
-    """The paper's Top-1; PLD's own stands in Table 9."""
-    if row == "pld":
-        return imagenet.across("table9")(row, "lamb")
-    return {"top1": (published("table10")["rows"][row], None)}
-
-
-STUDY = Study(
-    name="table10",
-    title="ImageNet-1K, MobileNetV4 conv-small from hybrid-large, logit standardization: Top-1 (%)",
-    protocol=imagenet.PROTOCOL,
-    source="PLD paper, Table 10: n = 1",
-    published=figures,
-    data="imagenet",
+STUDY = imagenet.study(
+    "table10",
+    "ImageNet-1K, MobileNetV4 conv-small from hybrid-large, logit standardization: Top-1 (%)",
+    published=imagenet.beside_pld("table10"),
     pairs=imagenet.MOBILENETS,
     rows=ROWS,
-    setting=imagenet.SETTING,
     scales=imagenet.scales(imagenet.MOBILENETS, short=True),
-    home="imagenet",
     layout=Variants(metrics=("top1",), reference="pld"),
 )

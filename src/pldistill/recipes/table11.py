@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from pldistill.analysis.layouts import Variants
 from pldistill.recipes import imagenet
-from pldistill.recipes.published import published
-from pldistill.study import Figures, Study
 
 METHODS = {"forward_kl": "kd", "reverse_kl": "rkl", "jensen_shannon": "js"}
 ROWS = {
@@ -20,25 +18,13 @@ ROWS = {
 }
 
 
-def figures(row: str, column: str) -> Figures:
-    """The paper's Top-1, one figure for both readings; PLD's own stands in Table 9."""
-    if row == "pld":
-        return imagenet.across("table9")(row, "lamb")
-    return {"top1": (published("table11")["rows"][row.removesuffix("_tau2")], None)}
-
-
-STUDY = Study(
-    name="table11",
-    title="ImageNet-1K, MobileNetV4 conv-small from hybrid-large, divergences: Top-1 (%)",
-    protocol=imagenet.PROTOCOL,
-    source="PLD paper, Table 11: n = 1",
-    published=figures,
-    data="imagenet",
+STUDY = imagenet.study(
+    "table11",
+    "ImageNet-1K, MobileNetV4 conv-small from hybrid-large, divergences: Top-1 (%)",
+    published=imagenet.beside_pld("table11", reading="_tau2"),
     pairs=imagenet.MOBILENETS,
     rows=ROWS,
-    setting=imagenet.SETTING,
     scales=imagenet.scales(imagenet.MOBILENETS, short=True),
-    home="imagenet",
     layout=Variants(metrics=("top1",), reference="pld"),
     notes=("_tau2: the divergence times the temperature squared (Section 3.1); without it as in App. G.",),
 )

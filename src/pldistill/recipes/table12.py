@@ -11,7 +11,6 @@ from __future__ import annotations
 from pldistill.analysis.layouts import Pairs
 from pldistill.recipes import imagenet
 from pldistill.recipes.published import published
-from pldistill.study import Figures, Study
 
 PAIRS = {
     name: (
@@ -22,23 +21,11 @@ PAIRS = {
 }
 
 
-def figures(row: str, column: str) -> Figures:
-    """The paper's KL in nats."""
-    table = published("table12")
-    return {"kl": (table["rows"][column][table["columns"].index(row)], None)}
-
-
-STUDY = Study(
-    name="table12",
-    title="ImageNet-1K: KL(teacher || student) on the validation pictures (nats)",
-    protocol=imagenet.PROTOCOL,
-    source="PLD paper, Table 12: n = 1",
-    published=figures,
-    data="imagenet",
+STUDY = imagenet.study(
+    "table12",
+    "ImageNet-1K: KL(teacher || student) on the validation pictures (nats)",
+    published=imagenet.across("table12", "kl"),
     pairs=PAIRS,
-    rows=imagenet.BEST,
-    setting=imagenet.SETTING,
     scales=imagenet.scales(PAIRS),
-    home="imagenet",
     layout=Pairs(metrics=("kl", "agreement", "overlap5", "kendall"), through=("kl",)),
 )

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pldistill.analysis.layouts import Facts, Pairs
 from pldistill.recipes import imagenet
 from pldistill.recipes.published import published
-from pldistill.study import Study
 
 PAIRS = {
     name: (imagenet.TEACHERS[name.split(" < ")[1]], imagenet.NETS[name.split(" < ")[0]])
@@ -28,18 +27,12 @@ def facts(pair: str) -> Facts:
     )
 
 
-STUDY = Study(
-    name="table2",
-    title="ImageNet-1K, homogeneous pairs: Top-1 (%)",
-    protocol=imagenet.PROTOCOL,
-    source="PLD paper, Table 2: n = 1",
+STUDY = imagenet.study(
+    "table2",
+    "ImageNet-1K, homogeneous pairs: Top-1 (%)",
     published=imagenet.across("table2"),
-    data="imagenet",
     pairs=PAIRS,
-    rows=imagenet.BEST,
-    setting=imagenet.SETTING,
     scales=imagenet.scales(PAIRS),
-    home="imagenet",
     layout=Pairs(
         facts=("student_parameters", "teacher_parameters", "teacher_top1"),
         differences=imagenet.DIFFERENCES,

@@ -9,25 +9,18 @@ from __future__ import annotations
 from pldistill.analysis.layouts import Facts, Pairs
 from pldistill.recipes import imagenet
 from pldistill.recipes.published import published
-from pldistill.study import Study
 
 PAIRS = {
     name: (imagenet.TEACHERS[name.removesuffix("_16")], imagenet.NETS["resnet50"])
     for name in published("table3")["rows"]
 }
 
-STUDY = Study(
-    name="table3",
-    title="ImageNet-1K, ResNet-50 from diverse teachers: Top-1 (%)",
-    protocol=imagenet.PROTOCOL,
-    source="PLD paper, Table 3: n = 1",
+STUDY = imagenet.study(
+    "table3",
+    "ImageNet-1K, ResNet-50 from diverse teachers: Top-1 (%)",
     published=imagenet.across("table3"),
-    data="imagenet",
     pairs=PAIRS,
-    rows=imagenet.BEST,
-    setting=imagenet.SETTING,
     scales=imagenet.scales(PAIRS),
-    home="imagenet",
     layout=Pairs(
         line="teacher",
         facts=("teacher_parameters", "teacher_top1"),

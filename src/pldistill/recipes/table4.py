@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pldistill.analysis.layouts import Pairs
 from pldistill.recipes import imagenet
-from pldistill.study import Fields, Study
+from pldistill.study import Fields
 
 PAIR = (imagenet.TEACHERS["mobilenetv4_conv_large"], imagenet.NETS["mobilenetv4_conv_medium"])
 PAIRS = {"100": PAIR, "300": PAIR}
@@ -20,18 +20,14 @@ def by_pair(row: str, column: str, setting: Fields) -> Fields:
     return {"epochs": setting["epochs"] * int(column) // 100}
 
 
-STUDY = Study(
-    name="table4",
-    title="ImageNet-1K, MobileNetV4 medium from large, 100 and 300 epochs: Top-1 (%)",
+STUDY = imagenet.study(
+    "table4",
+    "ImageNet-1K, MobileNetV4 medium from large, 100 and 300 epochs: Top-1 (%)",
     protocol=imagenet.PROTOCOL.replace("100 epochs", "100 or 300 epochs"),
-    source="PLD paper, Table 4: n = 1",
     published=imagenet.across("table4"),
-    data="imagenet",
     pairs=PAIRS,
     rows={"ce": {"method": "ce"}, **imagenet.BEST},
     by_pair=by_pair,
-    setting=imagenet.SETTING,
     scales=imagenet.scales(PAIRS, short=True),
-    home="imagenet",
     layout=Pairs(line="epochs", differences=imagenet.DIFFERENCES, steps=(("300", "100"),)),
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pldistill.analysis.layouts import Variants
 from pldistill.recipes import imagenet
-from pldistill.study import Study
 
 ROWS = {
     "ce": {"method": "ce"},
@@ -19,17 +18,12 @@ ROWS = {
     "dist_a0.1_b0.45_g0.45": imagenet.dist(0.1, 0.45, 0.45),
 }
 
-STUDY = Study(
-    name="table5",
-    title="ImageNet-1K, ResNet-50 from ResNet-152, baselines: Top-1 and Top-5 (%)",
-    protocol=imagenet.PROTOCOL,
-    source="PLD paper, Table 5: n = 1",
+STUDY = imagenet.study(
+    "table5",
+    "ImageNet-1K, ResNet-50 from ResNet-152, baselines: Top-1 and Top-5 (%)",
     published=imagenet.down("table5"),
-    data="imagenet",
     pairs=imagenet.RESNETS,
     rows=ROWS,
-    setting=imagenet.SETTING,
     scales=imagenet.scales(imagenet.RESNETS, short=True, shown="kd_alpha0.1_tau2"),
-    home="imagenet",
     layout=Variants(),
 )

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from pldistill.analysis.layouts import Variants
 from pldistill.recipes import imagenet
-from pldistill.recipes.published import published
-from pldistill.study import Figures, Study
+from pldistill.study import Figures
 
 TEMPERATURES = (0.5, 1.0, 1.5, 2.0, 4.0)
 ROWS = {
@@ -27,22 +26,16 @@ ROWS = {
 
 def figures(row: str, column: str) -> Figures:
     """The paper's figure; its one of p-ListMLE beside both readings."""
-    top1, top5 = published("table6")["rows"][row.removesuffix("_teacher")]
-    return {"top1": (top1, None), "top5": (top5, None)}
+    return imagenet.down("table6")(row.removesuffix("_teacher"), column)
 
 
-STUDY = Study(
-    name="table6",
-    title="ImageNet-1K, ResNet-50 from ResNet-152, variants of PLD: Top-1 and Top-5 (%)",
-    protocol=imagenet.PROTOCOL,
-    source="PLD paper, Table 6: n = 1",
+STUDY = imagenet.study(
+    "table6",
+    "ImageNet-1K, ResNet-50 from ResNet-152, variants of PLD: Top-1 and Top-5 (%)",
     published=figures,
-    data="imagenet",
     pairs=imagenet.RESNETS,
     rows=ROWS,
-    setting=imagenet.SETTING,
     scales=imagenet.scales(imagenet.RESNETS, short=True, shown="pld_tau1.0"),
-    home="imagenet",
     layout=Variants(),
     notes=("plistmle_teacher: p-ListMLE by Section 5.2.2, which is PLD at temperature 1: one run, two rows.",),
 )

@@ -10,12 +10,17 @@ from __future__ import annotations
 from pldistill.analysis.layouts import Variants
 from pldistill.recipes import imagenet
 from pldistill.recipes.published import published
-from pldistill.study import Figures, Study
+from pldistill.study import Figures
 
 _KD = published("table8")["kd_tau2_by_alpha"]
 _DIST = {tuple(line[:3]): line[3:] for line in published("table8")["dist_tau1_by_alpha_beta_gamma"]}
 KD_ROWS = {f"kd_alpha{alpha}": alpha for alpha in _KD}
 DIST_ROWS = {f"dist_a{alpha}_b{beta}_g{gamma}": (alpha, beta, gamma) for alpha, beta, gamma in _DIST}
+
+
+def swept(alpha: float, beta: float, gamma: float) -> bool:
+    """Whether DIST's weights lie on the sweep β = γ = (1 - α) / 2; the published (1, 2, 2) do not."""
+    return abs(alpha + beta + gamma - 1) < 1e-9
 
 
 def figures(row: str, column: str) -> Figures:
@@ -24,20 +29,15 @@ def figures(row: str, column: str) -> Figures:
     return {"top1": (top1, None), "top5": (top5, None)}
 
 
-STUDY = Study(
-    name="table8",
-    title="ImageNet-1K, ResNet-50 from ResNet-152, weights of KD and DIST: Top-1 and Top-5 (%)",
-    protocol=imagenet.PROTOCOL,
-    source="PLD paper, Table 8: n = 1",
+STUDY = imagenet.study(
+    "table8",
+    "ImageNet-1K, ResNet-50 from ResNet-152, weights of KD and DIST: Top-1 and Top-5 (%)",
     published=figures,
-    data="imagenet",
     pairs=imagenet.RESNETS,
     rows={
         **{row: imagenet.kd(alpha) for row, alpha in KD_ROWS.items()},
         **{row: imagenet.dist(*weights) for row, weights in DIST_ROWS.items()},
     },
-    setting=imagenet.SETTING,
     scales=imagenet.scales(imagenet.RESNETS, short=True, shown="dist_a0.1_b0.45_g0.45"),
-    home="imagenet",
     layout=Variants(),
 )
