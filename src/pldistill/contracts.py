@@ -1,4 +1,4 @@
-"""What travels between the rooms: a `Batch` from data to the nets, `Outputs` from a net to the method."""
+"""What travels between the rooms: a `Batch`, or `Scenes`, from data to the nets, `Outputs` from a net to the method."""
 
 from __future__ import annotations
 
@@ -45,6 +45,62 @@ class Batch:
     view: int
     views: Tensor | None = None
     mixture: Mixture | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """What lies in a picture.
+
+    Attributes:
+        boxes: `(M, 4)` float32, left, top, right and bottom in pixels of the picture as the nets are given it.
+        labels: `(M,)` int64 in 1..C, the data's classes in order; 0 is the background, of which no box is.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A batch of pictures with what lies in them, already augmented and resized.
+
+    Attributes:
+        images: each `(3, H, W)` uint8, of its own size. Each net normalises them with its own statistics and pads.
+        targets: what lies in each picture, without crowds.
+        ids: `(N,)` int64, each picture's index in its split: with the view it names the augmented picture for ever.
+        view: which augmented version of the split this is; epoch e of a run sees view e.
+        sizes: (height, width) of each picture before it was resized; detections are given in pixels of these.
+        regions: `(R_i, 4)` boxes in pixels of each image, which a net's outputs are to be about; None where the net
+            proposes its own.
+    """
+
+    images: tuple[Tensor, ...]
+    targets: tuple[Boxes, ...]
+    ids: Tensor
+    view: int
+    sizes: tuple[tuple[int, int], ...]
+    regions: tuple[Tensor, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector found in a picture.
+
+    Attributes:
+        boxes: `(K, 4)` float32, in pixels of the picture before it was resized.
+        labels: `(K,)` int64 in 1..C.
+        scores: `(K,)` float32 in [0, 1].
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
 
 
 @dataclass(frozen=True)
