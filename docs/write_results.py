@@ -72,6 +72,15 @@ def sweep() -> Comparison:
     return compare(plan(study, out=folder, rows=SWEPT, **given), folder)
 
 
+ABLATIONS = ("table4", "table5", "table6", "table8", "table9", "table10", "table11")
+
+
+def ablation(name: str) -> Comparison:
+    """One of the ImageNet tables, its axis shown with small nets."""
+    folder = RECORDS / "imagenet-short"
+    return compare(plan(find_study(name), out=folder, scale="short", data="cifar100:PATH"), folder)
+
+
 def steps_table() -> str:
     """Milliseconds a training step, from the benchmark's committed rows."""
     return steps_markdown(read_steps(ROOT / "benchmarks" / "steps-cpu.csv")).strip()
@@ -112,7 +121,9 @@ def documents() -> dict[Path, str]:
     shown = filled(filled(shown, "demo", demo_table()), "cifar", cifar_table())
     for name in ("demo", "demo-again", "glyphs-difficulty", "cifar100-short", "folder"):
         detailed = filled(detailed, name, markdown_table(rows(name)).strip())
-    for name, comparison in (("table1-short", study()), ("cifar100-sgd-short", sweep())):
+    compared = {"table1-short": study(), "cifar100-sgd-short": sweep()}
+    compared |= {f"{name}-short": ablation(name) for name in ABLATIONS}
+    for name, comparison in compared.items():
         detailed = filled(detailed, name, lowered(comparison_markdown(comparison)))
     detailed = filled(detailed, "steps", lowered(steps_table()))
     return {readme: shown, results: detailed}

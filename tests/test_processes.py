@@ -16,7 +16,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import pldistill
-from pldistill import assemble, checkpoint, models, runs
+from pldistill import assemble, checkpoint, models, processes, runs
 from pldistill.data import TensorSplit, make_loader, open_data
 from pldistill.data.loaders import share
 from pldistill.interrupt import Interrupts
@@ -202,6 +202,14 @@ def test_a_launch_whose_processes_do_not_meet_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="processes: expected the 2 that were launched to meet on 'cpu', got 1 alone"):
         assemble._check(Accelerator(cpu=True), "off", "cpu")
+
+
+def test_mpi_names_its_processes_otherwise(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "4")
+    monkeypatch.setenv("PMI_RANK", "3")
+    monkeypatch.setenv("MPI_LOCALNRANKS", "2")
+    assert (processes.launched(), processes.launched_here(), processes.rank()) == (4, 2, 3)
+    assert not processes.first()
 
 
 def test_a_study_wants_one_process(monkeypatch, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -43,7 +42,7 @@ def make_accelerator(amp: str, device: str) -> Accelerator:
     """
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ValueError(f"device: expected auto, cpu, cuda or mps, got {device!r}")
-    launched, here = processes.launched(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    launched, here = processes.launched(), processes.launched_here()
     on_cpu = device == "cpu" or (device == "auto" and launched > 1 and not torch.cuda.is_available())
     if launched > 1 and not on_cpu and here > torch.cuda.device_count():
         raise ValueError(f"processes: expected at most this machine's {torch.cuda.device_count()} GPUs, got {here}")

@@ -17,6 +17,14 @@ from pldistill.contracts import Outputs
 
 Result = TypeVar("Result")
 
+# What launchers call it: torchrun (also below `accelerate launch` for GPUs), and the MPIs that `accelerate launch`
+# starts processes of a CPU by: Intel MPI, Open MPI, MVAPICH.
+_NAMES = {
+    "SIZE": ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"),
+    "LOCAL_SIZE": ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE"),
+    "RANK": ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"),
+}
+
 
 class Elsewhere(ValueError):
     """Another process failed; it says itself what was wrong."""
@@ -29,19 +37,30 @@ def count() -> int:
 
 def launched() -> int:
     """How many the launcher has started, whether or not they have met."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _told("SIZE", 1)
+
+
+def launched_here() -> int:
+    """How many of them on this machine."""
+    return _told("LOCAL_SIZE", 1)
 
 
 def rank() -> int:
     """Which of them this one is, from 0; before they have met, as the launcher says."""
     if count() > 1:
         return distributed.get_rank()
-    return int(os.environ.get("RANK", "0")) if launched() > 1 else 0
+    return _told("RANK", 0) if launched() > 1 else 0
 
 
 def first() -> bool:
     """Whether this process is the one that writes files and speaks."""
     return rank() == 0
+
+
+def _told(what: str, default: int) -> int:
+    """What the launcher said in the environment."""
+    said = [os.environ[name] for name in _NAMES[what] if name in os.environ]
+    return int(said[0]) if said else default
 
 
 def leave() -> None:
