@@ -37,8 +37,8 @@ def drawn(tmp_path_factory):
 
 def draw(made):
     return {
-        "last": figures.top1_by_method(made),
-        "top1": figures.top1_by_epoch(made),
+        "last": figures.score_by_method(made),
+        "top1": figures.score_by_epoch(made),
         "kl": figures.kl_by_epoch(made),
         "terms": figures.terms_by_epoch(made),
         "run": figures.run_curves(made[0].runs[0], "run"),
@@ -91,8 +91,8 @@ def test_the_seeds_of_a_group_share_a_colour(tmp_path):
 
 def test_nothing_to_draw_is_none(tmp_path):
     made = group_runs([make_run(tmp_path, top1=[], epochs=3, finished=False)])
-    assert figures.top1_by_epoch(made) is None
-    assert figures.top1_by_method(made) is None
+    assert figures.score_by_epoch(made) is None
+    assert figures.score_by_method(made) is None
     assert figures.kl_by_epoch(made) is None
     assert figures.terms_by_epoch(made) is None
     assert figures.run_curves(made[0].runs[0], "run") is None
@@ -102,9 +102,9 @@ def test_a_contest_of_one_is_not_drawn_and_two_contests_are_named(tmp_path):
     runs = [
         make_run(tmp_path / f"{student}{lr}", student=student, lr=lr) for student in ("a", "b") for lr in (0.1, 0.2)
     ]
-    found = texts(figures.top1_by_method(group_runs(runs)))
+    found = texts(figures.score_by_method(group_runs(runs)))
     assert {"a", "b", "ce a lr=0.1", "ce b lr=0.2"} <= set(found)
-    assert figures.top1_by_method(group_runs([runs[0], runs[2]])) is None
+    assert figures.score_by_method(group_runs([runs[0], runs[2]])) is None
 
 
 def test_values_that_are_null_are_left_out(tmp_path):
@@ -125,12 +125,12 @@ def test_any_name_gives_well_formed_xml(tmp_path, student):
     runs = [make_run(tmp_path / "a", student=student), make_run(tmp_path / "b", student="plain")]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for svg in (figures.top1_by_epoch(group_runs(runs)), figures.terms_by_epoch(group_runs(runs))):
+        for svg in (figures.score_by_epoch(group_runs(runs)), figures.terms_by_epoch(group_runs(runs))):
             assert svg is not None
             clean = "".join(letter if letter.isprintable() else " " for letter in student)
             assert f"ce {clean}" in texts(svg)
         contest = [make_run(tmp_path / str(i), method=method) for i, method in enumerate((student, "plain"))]
-        assert "plain" in texts(figures.top1_by_method(group_runs(contest)))
+        assert "plain" in texts(figures.score_by_method(group_runs(contest)))
 
 
 def test_labels_keep_order_and_distance():

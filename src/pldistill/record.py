@@ -4,6 +4,7 @@
     env.json        what it ran on
     metrics.jsonl   one line an epoch, appended and synced, so a power cut costs one line at most
     result.json     the figures of a finished run; a folder without it holds an unfinished one
+    detections.json what a detector and its teacher found in the first validation pictures, which lie in pictures/
 
 `top1_last` and `top1_best` are the top-1 on the validation split after the last and after the best epoch. The best
 epoch is the one with the highest top-1 there; where training pictures were held out (`validation=N`), the one with the
@@ -68,6 +69,15 @@ class RunRecord:
     def read_result(self) -> dict[str, Any] | None:
         """The figures of a finished run, None for one that is not."""
         return _read_object(self.folder / "result.json") if self.finished else None
+
+    def write_detections(self, found: dict[str, Any]) -> None:
+        """Write detections.json, atomically."""
+        self._write("detections.json", found)
+
+    def read_detections(self) -> dict[str, Any] | None:
+        """What was found in some pictures, None where the run left nothing of the kind."""
+        path = self.folder / "detections.json"
+        return _read_object(path) if path.is_file() else None
 
     @property
     def begun(self) -> bool:

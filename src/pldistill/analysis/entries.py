@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pldistill.analysis.groups import data_label, differing, flatten
-from pldistill.analysis.layouts import METRICS, Facts, Layout, Panels
+from pldistill.analysis.layouts import METRICS, Facts, Layout, Panels, last_of
 from pldistill.analysis.tables import Stat, stat
 from pldistill.recipe import completed
 from pldistill.record import RunRecord
@@ -107,7 +107,7 @@ def figure(entry: Entry, metric: str) -> Stat | None:
 
     Raises ValueError where the finished runs repeat a seed or differ in more than the seed.
     """
-    return stat([each.get(f"{metric}_last") for each in results(entry)])
+    return stat([last_of(each, metric) for each in results(entry)])
 
 
 def held_out(entry: Entry) -> Stat | None:

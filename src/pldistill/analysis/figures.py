@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pldistill.analysis.groups import Group, Run
+from pldistill.analysis.layouts import METRICS, TITLES, last_of, score_of
 from pldistill.analysis.style import DASHES, PALETTE, SMALL, clean, house_style, to_svg
 
 _LONGEST_DIRECT = 24  # longer names go below the axes: beside the lines they would squeeze them
@@ -30,11 +31,14 @@ class Curve:
     look: int
 
 
-def top1_by_method(groups: Sequence[Group]) -> str | None:
-    """Last top-1 (%) of the finished runs, a line a group, a panel a contest. None where no contest has two groups."""
+def score_by_method(groups: Sequence[Group], metric: str = "top1") -> str | None:
+    """Last `metric` (%) of the finished runs that are ranked by it, a line a group, a panel a contest.
+
+    None where no contest has two groups.
+    """
     blocks: dict[tuple[str, str, int], list[tuple[Group, list[float]]]] = {}
     for group in groups:
-        lasts = [run.result.get("top1_last") for run in group.runs if run.result is not None]
+        lasts = [last_of(run.result, metric) for run in group.runs if run.result is not None]
         scores = [last for last in lasts if last is not None]
         if scores:
             blocks.setdefault(group.block, []).append((group, scores))
@@ -49,13 +53,14 @@ def top1_by_method(groups: Sequence[Group]) -> str | None:
             _dots(ax, lines)
             if len(panels) > 1:
                 ax.set_title(clean(lines[0][0].student), fontsize=SMALL + 1, loc="left", parse_math=False)
-        axes[-1].set_xlabel("Validation top-1 after the last epoch (%)")
-        return to_svg(figure, "last", "Top-1 after the last epoch by method, a dot a run")
+        axes[-1].set_xlabel(f"Validation {METRICS[metric].short} after the last epoch (%)")
+        return to_svg(figure, f"last-{metric}", f"{TITLES[metric]} after the last epoch by method, a dot a run")
 
 
-def top1_by_epoch(groups: Sequence[Group]) -> str | None:
-    """Validation top-1 (%) by epoch, a line a run, the seeds of a group alike. None where no epoch is done yet."""
-    return _single("top1", "Validation top-1 accuracy by epoch", "Validation top-1 (%)", _by_group(groups, "top1"))
+def score_by_epoch(groups: Sequence[Group], metric: str = "top1") -> str | None:
+    """Validation `metric` (%) by epoch, a line a run, the seeds of a group alike. None where no epoch has it."""
+    short = METRICS[metric].short
+    return _single(metric, f"Validation {short} by epoch", f"Validation {short} (%)", _by_group(groups, metric))
 
 
 def kl_by_epoch(groups: Sequence[Group]) -> str | None:
@@ -93,14 +98,17 @@ def panels_by_epoch(name: str, title: str, panels: Sequence[tuple[str, Sequence[
 
 
 def run_curves(run: Run, name: str) -> str | None:
-    """One run: top-1 (%) and loss by epoch, training beside validation. `name` is unique in the page."""
-    accuracy = _curves([("training", "train_top1"), ("validation", "top1")], run)
+    """One run: top-1 (a detector's AP and AP50, %) and loss by epoch. `name` is unique in the page."""
+    metric = score_of(run.recipe)
+    shown = {"top1": [("training", "train_top1"), ("validation", "top1")], "AP": [("AP50", "AP50"), ("AP", "AP")]}
+    accuracy = _curves(shown[metric], run)
     loss = _curves([("training", "loss"), ("validation", "val_loss")], run)
     if not accuracy and not loss:
         return None
     with house_style():
         figure = Figure(figsize=(6, 2.2), layout="constrained")
-        for ax, title, curves in zip(figure.subplots(1, 2), ("Top-1 (%)", "Loss"), (accuracy, loss), strict=True):
+        titles = (f"{TITLES[metric]} (%)", "Loss")
+        for ax, title, curves in zip(figure.subplots(1, 2), titles, (accuracy, loss), strict=True):
             _draw(ax, curves, height=1.6)
             ax.set_title(title, fontsize=SMALL + 1, loc="left")
             ax.set_xlabel("Epoch")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from pldistill.suggest import unknown
 
@@ -18,7 +19,7 @@ class Metric:
     lower: bool = False
 
 
-# By name: `metrics.jsonl` has the name itself after every epoch, `result.json` NAME_last.
+# By name: `metrics.jsonl` has the name itself after every epoch, `result.json` what `last_of` looks for.
 METRICS: Mapping[str, Metric] = {
     "top1": Metric("top-1", "validation pictures whose class is the first answer, in percent"),
     "top5": Metric("top-5", "validation pictures whose class is among the first five answers, in percent"),
@@ -30,7 +31,28 @@ METRICS: Mapping[str, Metric] = {
         "top-5 overlap", "of the teacher's first five classes those among the student's first five, in percent"
     ),
     "kendall": Metric("Kendall τ", "Kendall's tau-b of the two nets' rankings of all classes, -1 to 1", 3),
+    "AP": Metric("AP", "COCO's average precision, the mean over IoU 0.50 to 0.95 and over classes, in percent"),
+    "AP50": Metric("AP50", "average precision at IoU 0.50"),
+    "AP75": Metric("AP75", "average precision at IoU 0.75"),
+    "APs": Metric("APs", "AP of objects below 32² pixels"),
+    "APm": Metric("APm", "AP of objects from 32² to 96² pixels"),
+    "APl": Metric("APl", "AP of objects above 96² pixels"),
 }
+BOXES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+# What runs of a task are ranked by.
+SCORES: Mapping[str, str] = {"classification": "top1", "detection": "AP"}
+# How these are called where a column or an axis begins with them.
+TITLES: Mapping[str, str] = {"top1": "Top-1", "AP": "AP"}
+
+
+def last_of(result: Mapping[str, Any], metric: str) -> float | None:
+    """A run's figure after its last epoch, in `result.json`: NAME_last, and of a detector's APs the bare NAME."""
+    return result.get(metric if metric in BOXES else f"{metric}_last")
+
+
+def score_of(recipe: Mapping[str, Any]) -> str:
+    """The metric that a run is ranked by."""
+    return SCORES[recipe.get("task", "classification")]
 
 
 @dataclass(frozen=True)
@@ -111,6 +133,7 @@ class Variants:
     Attributes:
         metrics: of `METRICS`.
         reference: a row; its figure of `metrics[0]` less every other row's stands as a column.
+        differences: (row, row): the first less the second, of every metric, as lines.
         through: of `METRICS`, drawn epoch by epoch on the page.
 
     Raises ValueError for a name that is not of these, or no metric.
@@ -118,6 +141,7 @@ class Variants:
 
     metrics: tuple[str, ...] = ("top1", "top5")
     reference: str | None = None
+    differences: tuple[tuple[str, str], ...] = ()
     through: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shlex
 from collections.abc import Iterable, Sequence
@@ -15,8 +16,10 @@ from markupsafe import Markup
 
 from pldistill.analysis import figures
 from pldistill.analysis.groups import Group, Run, differing, flatten, group_runs
+from pldistill.analysis.layouts import METRICS, SCORES
+from pldistill.analysis.sightings import Sighting, sightings
 from pldistill.analysis.style import GROUNDS
-from pldistill.analysis.tables import Row, duration, figures_of, rows_of
+from pldistill.analysis.tables import Row, Stat, duration, figures_of, rows_of, stat
 from pldistill.record import RunRecord, write_atomically
 
 
@@ -58,14 +61,21 @@ def write_report(
 ) -> Path:
     """Write the records' tables, curves, recipes and environments as one self-contained page, and give its path.
 
-    `sections` are HTML that stands first, as it is (`comparison_html`). The same records give the same page.
+    `sections` are HTML that stands first, as it is (`comparison_html`). The same records give the same page. Pictures
+    with what detectors found in them stand in the page, and as files in a folder beside it, NAME-pictures.
     Raises ValueError where there is no record or `out` is a folder.
     """
     out = Path(out)
     if out.is_dir():
         raise ValueError(f"out: expected the name of a file to write, got the folder {str(out)!r}")
-    page = _page(rows_of(group_runs(records)), title, sections)
+    rows = rows_of(group_runs(records))
+    sheets = sightings([row.group for row in rows])
+    page = _page(rows, title, sections, sheets)
     out.parent.mkdir(parents=True, exist_ok=True)
+    for sheet in sheets:
+        file = out.parent / f"{out.stem}-pictures" / f"{sheet.name}.jpg"
+        file.parent.mkdir(exist_ok=True)
+        write_atomically(file, sheet.content)
     write_atomically(out, page.encode("utf-8", errors="replace"))
     return out
 
@@ -80,7 +90,7 @@ def compare(named: Sequence[tuple[str, dict[str, str]]]) -> Comparison:
     )
 
 
-def _page(rows: Sequence[Row], title: str, sections: Sequence[str]) -> str:
+def _page(rows: Sequence[Row], title: str, sections: Sequence[str], sheets: Sequence[Sighting]) -> str:
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -98,7 +108,9 @@ def _page(rows: Sequence[Row], title: str, sections: Sequence[str]) -> str:
         blocks=_blocks(rows),
         columns=_columns(rows),
         repeated=[(row.group.name, ", ".join(row.repeated_seeds)) for row in rows if row.repeated_seeds],
+        by_class=_by_class(rows),
         curves=_curves(groups),
+        sheets=[(sheet.caption, base64.b64encode(sheet.content).decode()) for sheet in sheets],
         chapters=[_chapter(index, name, run) for index, (name, run) in enumerate(runs, start=1)],
         recipes=compare([(name, run.settings | {"seed": run.seed}) for name, run in runs]),
         environments=compare([(name, _surroundings(run.env)) for name, run in runs]),
@@ -122,12 +134,13 @@ def _count(number: int, what: str) -> str:
 
 def _finding(row: Row) -> dict[str, str] | None:
     """The best row of a contest, to be said first."""
-    if not row.best or row.top1_last is None:
+    if not row.best or row.score is None:
         return None
     figure = figures_of(row)
     return {"method": row.group.name, "where": _heading(row)} | {
         "n": figure["n"],
-        "top1": figure["Top-1"],
+        "metric": METRICS[row.ranked_by].short,
+        "score": figure[row.score_title],
         "over": figure["Over CE"],
     }
 
@@ -144,22 +157,35 @@ def _blocks(rows: Sequence[Row]) -> list[Block]:
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
-    """The number columns that have something in them; n and top-1 always."""
+    """The number columns that have something in them; n and what the rows are ranked by always."""
     shown = [figures_of(row) for row in rows]
-    return [name for name in shown[0] if name in ("n", "Top-1") or any(figure[name] for figure in shown)]
+    always = {"n", *(row.score_title for row in rows)}
+    return [name for name in shown[0] if name in always or any(figure[name] for figure in shown)]
+
+
+def _by_class(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, list[str]]]] | None:
+    """Names of the rows of detectors, and for each class its mean AP in them; None where there is no such row."""
+    found: dict[str, dict[str, Stat | None]] = {}
+    for row in rows:
+        results = [run.result.get("per_class") for run in row.group.runs if run.result is not None]
+        known = [each for each in results if each is not None]
+        if known:
+            found[row.group.name] = {name: stat([each.get(name) for each in known]) for name in known[0]}
+    if not found:
+        return None
+    names = dict.fromkeys(name for figures in found.values() for name in figures)
+    lines = [(name, [each.get(name) for each in found.values()]) for name in names]
+    return list(found), [(name, [each.show(1) if each else "" for each in stats]) for name, stats in lines]
 
 
 def _curves(groups: Sequence[Group]) -> list[tuple[Markup, str]]:
-    drawn = [
-        (
-            figures.top1_by_method(groups),
-            "A dot is a run, a bar the mean of several, the dashed line the mean of cross-entropy. "
-            "The axis does not start at 0.",
-        ),
-        (
-            figures.top1_by_epoch(groups),
-            "Top-1 accuracy on the validation set after each epoch. A dot ends each run, seeds share a colour.",
-        ),
+    drawn = []
+    for metric in SCORES.values():
+        dots = "A dot is a run, a bar the mean of several, the dashed line the mean of cross-entropy. "
+        through = f"{_meant(metric)} on the validation set after each epoch. A dot ends each run, seeds share a colour."
+        drawn += [(figures.score_by_method(groups, metric), dots + "The axis does not start at 0.")]
+        drawn += [(figures.score_by_epoch(groups, metric), through)]
+    drawn += [
         (
             figures.terms_by_epoch(groups),
             "The terms of the training loss by epoch, with their weights: what the optimiser sees. Scales differ.",
@@ -171,6 +197,10 @@ def _curves(groups: Sequence[Group]) -> list[tuple[Markup, str]]:
         ),
     ]
     return [(Markup(svg), caption) for svg, caption in drawn if svg]
+
+
+def _meant(metric: str) -> str:
+    return {"top1": "Top-1 accuracy", "AP": "COCO's AP (%)"}[metric]
 
 
 def _chapter(index: int, name: str, run: Run) -> Chapter:
@@ -192,6 +222,9 @@ def _result_figures(run: Run) -> tuple[tuple[str, str], ...]:
     if run.result is None:
         return ()
     shown = (
+        ("AP", "AP", lambda value: f"{value:.2f} %"),
+        ("AP50", "AP50", lambda value: f"{value:.2f} %"),
+        ("best AP", "AP_best", lambda value: f"{value:.2f} %"),
         ("last top-1", "top1_last", lambda value: f"{value:.2f} %"),
         ("best top-1", "top1_best", lambda value: f"{value:.2f} %"),
         ("in epoch", "best_epoch", str),

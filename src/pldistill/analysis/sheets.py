@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from pldistill.analysis.entries import Comparison, Entry, figure
 from pldistill.analysis.grids import Grid
-from pldistill.analysis.layouts import METRICS, Facts
+from pldistill.analysis.layouts import METRICS, Facts, last_of, score_of
 from pldistill.analysis.tables import Stat
 from pldistill.record import RunRecord
 
@@ -147,15 +147,15 @@ def facts_of(comparison: Comparison, column: str) -> Facts:
 
 
 def teacher_line(record: RunRecord | None) -> str:
-    """How far a teacher's run is, and its top-1."""
+    """How far a teacher's run is, and its top-1 or AP."""
     if record is None:
         return "Teacher: not trained yet."
     recipe, result = record.read_recipe(), record.read_result()
     if result is None:
         return f"Teacher {recipe['student']}: unfinished, {len(record.epochs())} of {recipe['epochs']} epochs done."
-    return (
-        f"Teacher {recipe['student']}: {result['top1_last']:.2f} % top-1 after the last of {recipe['epochs']} epochs."
-    )
+    metric = score_of(recipe)
+    figure = f"{last_of(result, metric):.2f} % {METRICS[metric].short}"
+    return f"Teacher {recipe['student']}: {figure} after the last of {recipe['epochs']} epochs."
 
 
 def figures_csv(comparison: Comparison, metrics: Sequence[str]) -> str:

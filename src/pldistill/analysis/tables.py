@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pldistill.analysis.groups import Group, Run, group_runs
+from pldistill.analysis.layouts import BOXES, TITLES, score_of
 from pldistill.record import RunRecord
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
 # A method's own choices: what a row and the cross-entropy row that it is measured against may differ in.
 _OF_THE_METHOD = ("method", "teacher", "teacher_checkpoint", "teacher_sha256", "options", "weights")
-# The keys of result.json that are averaged.
+# The keys of result.json that are averaged, and those that detectors alone have.
 FIGURES = ("top1_last", "top1_best", "top5_last", "kl_last", "seconds", "images_per_second")
+OF_BOXES = (*BOXES, "AP_best")
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,11 @@ class Stat:
 class Row:
     """One group of runs that differ in the seed alone.
 
-    Accuracies in percent, `kl_last` in nats, `seconds` a whole run. A Stat is None unless every finished run has the
-    figure; the two speeds also where the runs were made on different machines. `over_ce` is the difference in mean
-    last top-1 to the cross-entropy row with the same recipe but for the method and what belongs to it; `best` marks the
-    highest mean last top-1 among the rows with the same data, student and epochs. `unfinished` holds (epochs done,
-    epochs planned) of the runs that have no result: they enter no figure.
+    Accuracies and, of detectors, `boxes` (`OF_BOXES`) in percent, `kl_last` in nats, `seconds` a whole run. A Stat is
+    None unless every finished run has the figure; the two speeds also where the runs were made on different machines.
+    `over_ce` is the difference in mean `score` to the cross-entropy row with the same recipe but for the method and
+    what belongs to it; `best` marks the highest mean score among the rows with the same data, student and epochs.
+    `unfinished` holds (epochs done, epochs planned) of the runs that have no result: they enter no figure.
     """
 
     group: Group
@@ -61,6 +63,7 @@ class Row:
     seconds: Stat | None
     images_per_second: Stat | None
     unfinished: tuple[tuple[int, int], ...]
+    boxes: Mapping[str, Stat | None] = field(default_factory=dict, hash=False)
     over_ce: float | None = None
     best: bool = False
 
@@ -68,6 +71,21 @@ class Row:
     def n(self) -> int:
         """How many finished runs stand behind the figures."""
         return len(self.seeds)
+
+    @property
+    def ranked_by(self) -> str:
+        """The metric of `score`: top1, or a detector's AP."""
+        return score_of(self.group.runs[0].recipe)
+
+    @property
+    def score(self) -> Stat | None:
+        """What the row is ranked by, after the last epoch."""
+        return self.boxes.get("AP") if self.ranked_by == "AP" else self.top1_last
+
+    @property
+    def score_title(self) -> str:
+        """The column that shows it."""
+        return TITLES[self.ranked_by]
 
     @property
     def repeated_seeds(self) -> tuple[str, ...]:
@@ -83,7 +101,7 @@ class Row:
 def summarise(records: Iterable[RunRecord]) -> list[Row]:
     """One row a group of records that differ in the seed alone.
 
-    Teachers' blocks (data, student, epochs) first; in a block cross-entropy first, then by mean last top-1.
+    Teachers' blocks (data, student, epochs) first; in a block cross-entropy first, then by mean score.
     Raises ValueError where there is no record.
     """
     return rows_of(group_runs(records))
@@ -97,7 +115,7 @@ def rows_of(groups: Sequence[Group]) -> list[Row]:
     teaching = {row.group.block for row in rows if row.group.teaches}
 
     def place(row: Row) -> tuple[bool, int, bool, float, str]:
-        score = row.top1_last.mean if row.top1_last else -1.0
+        score = row.score.mean if row.score else -1.0
         block = row.group.block
         return block not in teaching, blocks.index(block), row.method != "ce", -score, row.group.name
 
@@ -127,7 +145,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
     lines = [[_escaped(cell) for cell in line] for line in cells]
     for row, line in zip(rows, lines, strict=True):
         if row.best:
-            at = header.index("Top-1")
+            at = header.index(row.score_title)
             line[at] = f"**{line[at]}**"
     rule = ["---:" if name in _NUMBERS else "---" for name in header]
     table = ["| " + " | ".join(line) + " |" for line in [header, rule, *lines]]
@@ -139,10 +157,11 @@ def csv_table(rows: Sequence[Row]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     plain = ["method", "student", "teacher", "data", "epochs", "setting"]
-    spread = [f"{name}_{part}" for name in FIGURES for part in ("mean", "std")]
+    boxes = OF_BOXES if any(row.ranked_by == "AP" for row in rows) else ()
+    spread = [f"{name}_{part}" for name in (*FIGURES, *boxes) for part in ("mean", "std")]
     writer.writerow([*plain, "n", "seeds", *spread, "over_ce", "unfinished"])
     for row in rows:
-        stats = [getattr(row, name) for name in FIGURES]
+        stats = [*(getattr(row, name) for name in FIGURES), *(row.boxes.get(name) for name in boxes)]
         numbers = [getattr(each, part) if each else None for each in stats for part in ("mean", "std")]
         kept = [getattr(row, name) for name in plain]
         writer.writerow([*kept, row.n, " ".join(row.seeds), *numbers, row.over_ce, row.state])
@@ -202,6 +221,7 @@ def _row(group: Group) -> Row:
         seconds=over_seeds("seconds") if one_machine else None,
         images_per_second=over_seeds("images_per_second") if one_machine else None,
         unfinished=tuple((len(run.epochs), run.planned) for run in group.runs if run.result is None),
+        boxes={name: over_seeds(name) for name in OF_BOXES},
     )
 
 
@@ -209,9 +229,9 @@ def _over_ce(row: Row, rows: Sequence[Row]) -> float | None:
     """None for cross-entropy itself, and where there is no such baseline or more than one."""
     mine = _baseline_settings(row.group.runs[0])
     same = [other for other in rows if other.method == "ce" and _baseline_settings(other.group.runs[0]) == mine]
-    if row.method == "ce" or len(same) != 1 or row.top1_last is None or same[0].top1_last is None:
+    if row.method == "ce" or len(same) != 1 or row.score is None or same[0].score is None:
         return None
-    return row.top1_last.mean - same[0].top1_last.mean
+    return row.score.mean - same[0].score.mean
 
 
 def _baseline_settings(run: Run) -> dict[str, str]:
@@ -219,24 +239,31 @@ def _baseline_settings(run: Run) -> dict[str, str]:
 
 
 def _is_best(row: Row, rows: Sequence[Row]) -> bool:
-    rivals = [other.top1_last.mean for other in rows if other.group.block == row.group.block and other.top1_last]
-    return row.top1_last is not None and len(rivals) > 1 and row.top1_last.mean == max(rivals)
+    rivals = [other.score.mean for other in rows if other.group.block == row.group.block and other.score]
+    return row.score is not None and len(rivals) > 1 and row.score.mean == max(rivals)
 
 
 _IDENTITY = {"Data": "data", "Student": "student", "Epochs": "epochs", "Teacher": "teacher", "Setting": "setting"}
 # A terminal's width, what may be left out to fit it, in this order, and what may be folded, to no less than so many.
-_COLUMNS, _SPARED, _FOLDED, _FOLD = 80, ("Images/s", "Best", "Top-5", "Time", "KL"), ("Setting", "So far"), 6
-_NUMBERS = ("n", "Top-1", "Best", "Over CE", "Top-5", "KL", "Time", "Images/s")
+_COLUMNS, _FOLDED, _FOLD = 80, ("Setting", "So far"), 6
+_SPARED = ("Images/s", "Best", "Top-5", "Time", "APs", "APm", "APl", "KL", "AP75")
+_NUMBERS = ("n", "Top-1", "AP", "Best", "Over CE", "Top-5", *BOXES[1:], "KL", "Time", "Images/s")
 
 
 def figures_of(row: Row) -> dict[str, str]:
     """The row's numbers as text by column, empty where unknown."""
+
+    def percent(stat: Stat | None) -> str:
+        return stat.show(2) if stat else ""
+
     shown = {
         "n": str(row.n) if row.n else "",
-        "Top-1": row.top1_last.show(2) if row.top1_last else "",
-        "Best": row.top1_best.show(2) if row.top1_best else "",
+        "Top-1": percent(row.top1_last),
+        "AP": percent(row.boxes.get("AP")),
+        "Best": percent(row.top1_best or row.boxes.get("AP_best")),
         "Over CE": "" if row.over_ce is None else f"{row.over_ce:+.2f}".replace("-", "\u2212"),
-        "Top-5": row.top5_last.show(2) if row.top5_last else "",
+        "Top-5": percent(row.top5_last),
+        **{name: percent(row.boxes.get(name)) for name in BOXES[1:]},
         "KL": row.kl_last.show(3) if row.kl_last else "",
         "Time": duration(row.seconds.mean) if row.seconds else "",
         "Images/s": f"{row.images_per_second.mean:,.0f}" if row.images_per_second else "",

@@ -27,6 +27,7 @@ from pldistill.analysis.sheets import (
     signed,
     teacher_line,
 )
+from pldistill.analysis.tables import Stat
 
 
 def variants_sheets(comparison: Comparison, layout: Variants) -> list[Sheet]:
@@ -57,6 +58,8 @@ def variants_notes(comparison: Comparison, layout: Variants) -> list[str]:
         notes.append(
             f"{minus(layout.reference, 'row')}: the difference of the means in {METRICS[layout.metrics[0]].short}."
         )
+    names = [minus(*pair) for pair in _differences(layout, comparison.entries)]
+    notes += [f"{', '.join(names)}: differences of the means."] if names else []
     return [*notes, *shared_runs(comparison.entries), *comparison.notes]
 
 
@@ -72,19 +75,40 @@ def _teacher(comparison: Comparison, column: str) -> str:
     return f"{line} {paper}".strip()
 
 
+def _differences(layout: Variants, entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    """Those of which both rows are in the study."""
+    return [pair for pair in layout.differences if set(pair) <= {each.name for each in entries}]
+
+
 def _columns(layout: Variants, entries: Sequence[Entry], marks: Mapping[Entry, str]) -> Iterator[Column]:
-    yield Column(("", "method"), plain(each.name for each in entries))
+    """Each has a cell a row, then a cell a difference."""
+    pairs = _differences(layout, entries)
+    blank = [""] * len(pairs)
+    yield Column(("", "method"), plain([*(each.name for each in entries), *(minus(*pair) for pair in pairs)]))
     boards = {metric: board(entries, metric) for metric in layout.metrics}
     first = layout.metrics[0]
     for metric, figures in boards.items():
-        yield from _metric(metric, figures, entries, marks if metric == first else {})
+        yield from _metric(metric, figures, entries, marks if metric == first else {}, pairs)
     if layout.reference is not None and layout.reference in [each.name for each in entries]:
-        yield from _over(layout.reference, METRICS[first].digits, boards[first], entries)
-    yield Column(("measured", "n"), plain(_count(each, boards[first], marks.get(each, "")) for each in entries))
+        for column in _over(layout.reference, METRICS[first].digits, boards[first], entries):
+            yield Column(column.header, (*column.cells, *plain(blank)))
+    counts = [_count(each, boards[first], marks.get(each, "")) for each in entries]
+    yield Column(("measured", "n"), plain([*counts, *blank]))
 
 
-def _metric(metric: str, figures: Board, entries: Sequence[Entry], marks: Mapping[Entry, str]) -> Iterator[Column]:
-    """Measured, with the word for what failed in it, and the paper's where it has some."""
+def _metric(
+    metric: str,
+    figures: Board,
+    entries: Sequence[Entry],
+    marks: Mapping[Entry, str],
+    pairs: Sequence[tuple[str, str]],
+) -> Iterator[Column]:
+    """Measured, with the word for what failed in it, and the paper's where it has some; the differences below."""
+
+    def below(known: Mapping[tuple[str, str], Stat], digits: int) -> list[str]:
+        column = entries[0].column
+        return [signed(less(known, (column, first), (column, second)), digits) for first, second in pairs]
+
     places = [(each.column, each.name) for each in entries]
     highest = best(figures.measured, places, metric)
     cells = []
@@ -93,10 +117,11 @@ def _metric(metric: str, figures: Board, entries: Sequence[Entry], marks: Mappin
         failed = f"failed {mark}" if mark and not each.finished else ""
         text = stat.show(METRICS[metric].digits) if stat else failed
         cells.append((text, stat is not None and stat.mean == highest))
+    cells += plain(below(figures.measured, METRICS[metric].digits))
     yield Column(("measured", METRICS[metric].short), tuple(cells))
     papers = [figures.paper.get(place) for place in places]
     if any(papers):
-        texts = printed(papers)
+        texts = [*printed(papers), *below(figures.paper, PAPER_DIGITS)]
         yield Column(("paper", METRICS[metric].short), plain(texts))
 
 

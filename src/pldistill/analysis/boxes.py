@@ -1,0 +1,104 @@
+"""Boxes drawn on a picture, and such pictures side by side: what lies there, what each net found."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+
+from pldistill.analysis.style import PALETTE, clean
+
+# Detections below this score are not drawn; they are in the files all the same.
+SHOWN = 0.5
+_LEAST, _GAP, _ABREAST = 360, 10, 4
+_DARK, _LIGHT = "#14171b", "#ffffff"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A title and the boxes that are drawn under it.
+
+    A box is a dict as in `detections.json`: `box` (left, top, right, bottom in pixels), `class`, and `score` of one
+    that was found.
+    """
+
+    title: str
+    boxes: Sequence[Mapping[str, Any]]
+
+
+def draw_boxes(picture: Image.Image, boxes: Sequence[Mapping[str, Any]], least: float = SHOWN) -> Image.Image:
+    """The picture, its short side no less than 360 pixels, with every box that has a score from `least`, or none.
+
+    A class has its colour, the lower scores lie below the higher.
+    """
+    factor = max(1.0, _LEAST / min(picture.size))
+    size = [round(side * factor) for side in picture.size]
+    drawn = picture.convert("RGB").resize((size[0], size[1]), Image.Resampling.BICUBIC)
+    pen = ImageDraw.Draw(drawn)
+    shown = [each for each in boxes if each.get("score", 1.0) >= least]
+    for each in sorted(shown, key=lambda each: each.get("score", 1.0)):
+        _draw(pen, drawn.size, [edge * factor for edge in each["box"]], each)
+    return drawn
+
+
+def side_by_side(picture: Image.Image, panels: Sequence[Panel], least: float = SHOWN) -> Image.Image:
+    """A panel's picture beside the other's, four abreast, each under its title."""
+    drawn = [draw_boxes(picture, panel.boxes, least) for panel in panels]
+    wide, high = drawn[0].size
+    font, bar = _font(15), 26
+    across = min(len(panels), _ABREAST)
+    lines = -(-len(panels) // across)
+    sheet = Image.new("RGB", (across * (wide + _GAP) - _GAP, lines * (high + bar + _GAP) - _GAP), _LIGHT)
+    pen = ImageDraw.Draw(sheet)
+    for place, (panel, image) in enumerate(zip(panels, drawn, strict=True)):
+        left, top = place % across * (wide + _GAP), place // across * (high + bar + _GAP)
+        pen.text((left, top + bar // 2), _fitted(clean(panel.title), font, wide), fill=_DARK, font=font, anchor="lm")
+        sheet.paste(image, (left, top + bar))
+    return sheet
+
+
+def jpeg(picture: Image.Image) -> bytes:
+    """The picture as a JPEG file: the same pixels give the same bytes."""
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=88, optimize=True)
+    return out.getvalue()
+
+
+def _draw(pen: ImageDraw.ImageDraw, size: tuple[int, int], box: Sequence[float], found: Mapping[str, Any]) -> None:
+    left, top, right, bottom = box
+    right, bottom = max(right, left), max(bottom, top)
+    colour = PALETTE[_look(found["class"])][1]
+    pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_DARK, width=4)
+    pen.rectangle((left, top, right, bottom), outline=colour, width=2)
+    font = _font(12)
+    score = f" {found['score']:.2f}" if "score" in found else ""
+    name = _fitted(clean(found["class"]), font, size[0] - 60) + score
+    wide, high = font.getlength(name) + 6, 15
+    at = min(max(left, 0), max(size[0] - wide, 0)), top - high if top >= high else top
+    pen.rectangle((*at, at[0] + wide, at[1] + high), fill=colour)
+    pen.text((at[0] + 3, at[1] + high / 2), name, fill=_DARK, font=font, anchor="lm")
+
+
+def _look(name: str) -> int:
+    """A class's colour, the same in every picture of every run."""
+    return sum(name.encode(errors="replace")) % len(PALETTE)
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
+    """The text, cut with an ellipsis where it is longer than `room` pixels."""
+    if font.getlength(text) <= room:
+        return text
+    while text and font.getlength(text + "…") > room:
+        text = text[:-1]
+    return text + "…"
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
