@@ -210,9 +210,9 @@ LEAK = """
 import sys
 from pathlib import Path
 import torch
-from pldistill.data import Augment, FolderSplit, loaders, make_loader
+from pldistill.data import Augment, FolderSplit, make_loader, workers
 
-loaders.GRACE = 1
+workers.GRACE = 1
 torch.set_num_threads(1)
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ The faces ship with matplotlib. Every picture follows from (seed, split, index),
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import matplotlib
@@ -68,22 +69,33 @@ def labels(count: int) -> Tensor:
 
 def render_masks() -> Tensor:
     """`(classes, faces, 32, 32)` float32 in [0, 1]: each character in each face, upright, centred, longest side 24."""
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     masks = np.empty((len(CLASSES), len(FACES), _CANVAS, _CANVAS), np.uint8)
     for column, face in enumerate(FACES):
-        font = ImageFont.truetype(str(folder / f"{face}.ttf"), 4 * _EXTENT, layout_engine=ImageFont.Layout.BASIC)
         for row, character in enumerate(CLASSES):
-            masks[row, column] = _mask(font, character)
+            masks[row, column] = _mask(character, face)
     return torch.from_numpy(masks).float() / 255
 
 
-def _mask(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
+def large(character: str, face: str) -> Image.Image:
+    """A character as grey on black, cut at its edges: what is larger than any picture needs."""
+    font = _font(face)
     left, top, right, bottom = font.getbbox(character)
-    large = Image.new("L", (round(right - left), round(bottom - top)))
-    ImageDraw.Draw(large).text((-left, -top), character, fill=255, font=font)
-    scale = _EXTENT / max(large.size)
-    small = large.resize(
-        (max(1, round(large.width * scale)), max(1, round(large.height * scale))), Image.Resampling.BOX
+    image = Image.new("L", (round(right - left), round(bottom - top)))
+    ImageDraw.Draw(image).text((-left, -top), character, fill=255, font=font)
+    return image
+
+
+@lru_cache
+def _font(face: str) -> ImageFont.FreeTypeFont:
+    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
+    return ImageFont.truetype(str(file), 4 * _EXTENT, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _mask(character: str, face: str) -> np.ndarray:
+    whole = large(character, face)
+    scale = _EXTENT / max(whole.size)
+    small = whole.resize(
+        (max(1, round(whole.width * scale)), max(1, round(whole.height * scale))), Image.Resampling.BOX
     )
     canvas = Image.new("L", (_CANVAS, _CANVAS))
     canvas.paste(small, ((_CANVAS - small.width) // 2, (_CANVAS - small.height) // 2))

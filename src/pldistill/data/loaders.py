@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +17,7 @@ from pldistill.data.mixing import Mixing, mix
 from pldistill.data.pictures import read_batch
 from pldistill.data.random import Views, order
 from pldistill.data.splits import Split, StoredSplit, TensorSplit
-
-GRACE = 10  # seconds that a worker goes on after SIGTERM
+from pldistill.data.workers import Workers
 
 
 def batch_bounds(count: int, batch_size: int, least: int = 1) -> list[tuple[int, int]]:
@@ -39,6 +36,32 @@ def share(count: int, rank: int, world: int) -> tuple[int, int]:
     return count * rank // world, count * (rank + 1) // world
 
 
+def divided(
+    count: int, batch_size: int, training: bool, rank: int, world: int
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Process `rank`'s part of each batch of a view of `count` pictures, and the pictures of all parts of each batch.
+
+    A batch of all processes is a stretch of the view's order, and each takes its part of the stretch. In training a
+    process gets two pictures at least, where its batches hold two: BatchNorm cannot train on one.
+    """
+    least = min(2, batch_size) if training else 1
+    joined = batch_bounds(count, world * batch_size, world * least)
+    parts = [(start, *share(end - start, rank, world)) for start, end in joined]
+    return [(start + low, start + high) for start, low, high in parts], [end - start for start, end in joined]
+
+
+def check_place(view: int, start: int, batches: int) -> None:
+    """Refuse to begin a view outside of it.
+
+    Raises:
+        ValueError: a negative view, or a start outside 0 ... batches.
+    """
+    if view < 0:
+        raise ValueError(f"view: expected at least 0, got {view}")
+    if not 0 <= start <= batches:
+        raise ValueError(f"start: expected 0 to {batches} batches, got {start}")
+
+
 @dataclass(frozen=True)
 class Show:
     """How a split is shown, wherever its pictures are; the arguments of `make_loader`."""
@@ -55,15 +78,8 @@ class Show:
     world: int = 1
 
     def bounds(self, count: int) -> tuple[list[tuple[int, int]], list[int]]:
-        """This process's part of each batch of a view of `count` pictures, and the pictures of all its parts.
-
-        A batch of all processes is a stretch of the view's order, and each takes its part of the stretch. In training a
-        process gets two pictures at least, where its batches hold two: BatchNorm cannot train on one.
-        """
-        least = min(2, self.batch_size) if self.shuffle else 1
-        joined = batch_bounds(count, self.world * self.batch_size, self.world * least)
-        parts = [(start, *share(end - start, self.rank, self.world)) for start, end in joined]
-        return [(start + low, start + high) for start, low, high in parts], [end - start for start, end in joined]
+        """This process's part of each batch of a view of `count` pictures, and the pictures of all its parts."""
+        return divided(count, self.batch_size, self.shuffle, self.rank, self.world)
 
 
 class Part(NamedTuple):
@@ -96,10 +112,7 @@ class Loader(ABC):
         Raises:
             ValueError: a negative view, or a start outside 0 ... len(loader).
         """
-        if view < 0:
-            raise ValueError(f"view: expected at least 0, got {view}")
-        if not 0 <= start <= len(self):
-            raise ValueError(f"start: expected 0 to {len(self)} batches, got {start}")
+        check_place(view, start, len(self))
         parts = self._parts(view, self._bounds[start:])
         batches = self._batches(view, parts)
         return batches if self._show.mixing is None else self._mixed(batches, parts, self._show.mixing)
@@ -164,39 +177,13 @@ class StoredLoader(Loader):
     def __init__(self, split: StoredSplit, show: Show, workers: int) -> None:
         super().__init__(split, show)
         self._labels = split.labels
-        self._keys: list[tuple[Views, np.ndarray]] = []  # what the workers read next; filled anew for each view
-        self._turn = 0
-        self._reader = torch.utils.data.DataLoader(
-            _Pictures(split, show),
-            batch_size=None,
-            sampler=self._keys,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=show.device.type == "cuda",
-            worker_init_fn=_outlive_a_signal,
-            generator=torch.Generator(),  # else each epoch would draw from the global one
-        )
+        self._workers = Workers(_Pictures(split, show), workers, pin=show.device.type == "cuda")
 
     def _batches(self, view: int, parts: list[Part]) -> Iterator[Batch]:
-        self._turn = turn = self._turn + 1
-        self._keys[:] = [(part.view, part.at.numpy()) for part in parts]
-        reader = iter(self._reader)
-        for part in parts:
-            if turn != self._turn:
-                raise ValueError("epoch: a later epoch of this loader has begun, so this one cannot go on")
-            device = self._show.device
-            labels = self._labels[part.at].to(device)
-            yield self._batch(view, part, next(reader).to(device, non_blocking=True), labels)
-
-
-def _outlive_a_signal(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach every process; a worker that died would fail the batch in hand.
-
-    After SIGTERM it dies a while later: Python's own exit sends one to the workers that are left, and waits for them.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+        device = self._show.device
+        pictures = self._workers.read([(part.view, part.at.numpy()) for part in parts])
+        for part, images in zip(parts, pictures, strict=True):
+            yield self._batch(view, part, images.to(device, non_blocking=True), self._labels[part.at].to(device))
 
 
 def make_loader(

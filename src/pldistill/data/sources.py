@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import Generic, TypeVar
 
 from pldistill.data import cifar as cifars
 from pldistill.data import digits as digits_source
@@ -20,6 +21,8 @@ from pldistill.data.readers import NOT_REPLAYABLE, hfds
 from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD, Dataset, Split
 from pldistill.spec import split_spec
 from pldistill.suggest import unknown
+
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,13 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Source:
-    """One kind of data.
+class Source(Generic[Opened]):
+    """One kind of data, which opens as a `Dataset` or as `BoxData`.
 
     Attributes:
         grammar: how its spec is written.
         description: one line for `pldistill list data`.
-        open: a request to the whole Dataset.
+        open: a request to the whole of it.
         has_path: whether a path follows the colon.
         options: numbers that decide what there is.
         parts: numbers that divide what there is; see `pldistill.data.parts`.
@@ -56,7 +59,7 @@ class Source:
 
     grammar: str
     description: str
-    open: Callable[[Request], Dataset]
+    open: Callable[[Request], Opened]
     has_path: bool = True
     options: tuple[str, ...] = ()
     parts: tuple[str, ...] = ("train", "validation")
@@ -81,13 +84,17 @@ def open_data(spec: str, *, image_size: int | None = None, download: bool = Fals
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size: expected at least 1 pixel, got {image_size}")
     source = SOURCES[name]
-    path, numbers = _read(spec, source)
+    path, numbers = read_spec(spec, source)
     options, parts = ({key: numbers[key] for key in keys if key in numbers} for keys in (source.options, source.parts))
     return divide(source.open(Request(spec, path, options, image_size, download)), **parts)
 
 
-def _read(spec: str, source: Source) -> tuple[Path, dict[str, int]]:
-    """The path and the options of a spec."""
+def read_spec(spec: str, source: Source) -> tuple[Path, dict[str, int]]:
+    """The path and the options of a spec that begins with this source's name.
+
+    Raises:
+        ValueError: no path where there must be one, an unknown option or one that is no number.
+    """
     known = (*source.options, *source.parts)
     if not source.has_path:
         name, colon, rest = spec.partition(":")
@@ -183,7 +190,7 @@ def _photographs(asked: Request, classes: tuple[str, ...], train: Split, val: Sp
     )
 
 
-SOURCES: Mapping[str, Source] = MappingProxyType(
+SOURCES: Mapping[str, Source[Dataset]] = MappingProxyType(
     {
         "glyphs": Source(
             "glyphs[:train=20000,val=4000,seed=0,validation=N]",

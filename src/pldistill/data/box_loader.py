@@ -1,0 +1,176 @@
+"""Batches of pictures with boxes: resized and mirrored as (seed, view, id) say, whoever computes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pldistill.contracts import Boxes, Scenes
+from pldistill.data.augment import flips
+from pldistill.data.boxes import BoxSplit, DrawnBoxes, Objects
+from pldistill.data.loaders import check_place, divided
+from pldistill.data.random import order, uniform
+from pldistill.data.workers import Workers
+
+Sides = int | tuple[int, int]
+
+
+def short_sides(sides: Sides, seed: int, view: int, ids: np.ndarray) -> np.ndarray:
+    """`(N,)` int64: the short side in pixels of each picture, uniform over the whole numbers of a range."""
+    least, most = (sides, sides) if isinstance(sides, int) else sides
+    return least + np.floor(uniform(seed, view, ids, "short side") * (most - least + 1)).astype(np.int64)
+
+
+def resized(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
+    """The size that makes the short side `short`, or less where the long side would be more than `longest`.
+
+    Rounded down, as torchvision's GeneralizedRCNNTransform does.
+    """
+    scale = min(short / min(height, width), longest / max(height, width))
+    return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """A picture `(3, H, W)` uint8 at another size: bilinear, without smoothing beforehand, as torchvision does."""
+    if image.shape[1:] == (height, width):
+        return image
+    pixels = F.interpolate(image[None].float(), (height, width), mode="bilinear", align_corners=False)[0]
+    return pixels.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def targets(objects: Objects, size: tuple[int, int], shown: tuple[int, int], *, mirrored: bool) -> Boxes:
+    """What there is to learn in a picture of `size` (height, width), in pixels of it as `shown`: all but crowds."""
+    some = objects.at(~objects.crowd)
+    down, across = shown[0] / size[0], shown[1] / size[1]
+    boxes = some.boxes * torch.tensor([across, down, across, down], dtype=torch.float64)
+    if mirrored:
+        boxes = torch.stack([shown[1] - boxes[:, 2], boxes[:, 1], shown[1] - boxes[:, 0], boxes[:, 3]], 1)
+    return Boxes(boxes.float(), some.labels)
+
+
+@dataclass(frozen=True)
+class _Show:
+    """How a split is shown; the arguments of `make_box_loader`."""
+
+    batch_size: int
+    short_side: Sides
+    max_side: int
+    hflip: bool
+    seed: int
+    shuffle: bool
+    device: torch.device
+    rank: int
+    world: int
+
+
+class _Reading(torch.utils.data.Dataset):
+    """What a worker does: (view, positions) in, the pictures as this view shows them and what lies in them out."""
+
+    def __init__(self, split: BoxSplit, show: _Show) -> None:
+        self._split, self._show, self._ids = split, show, split.ids.numpy()
+
+    def __getitem__(self, key: tuple[int, np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        view, at = key
+        show, ids = self._show, self._ids[at]
+        sides = short_sides(show.short_side, show.seed, view, ids).tolist()
+        mirrored = flips(show.seed, view, ids) if show.hflip else np.zeros(len(ids), dtype=bool)
+        return [self._scene(*each) for each in zip(at.tolist(), sides, mirrored.tolist(), strict=True)]
+
+    def _scene(self, place: int, side: int, mirrored: bool) -> tuple[Tensor, Tensor, Tensor]:
+        image = self._split.picture(place)
+        height, width = image.shape[1:]
+        shown = resized(height, width, side, self._show.max_side)
+        image = resize(image, *shown)
+        found = targets(self._split.objects(place), (height, width), shown, mirrored=mirrored)
+        return image.flip(-1) if mirrored else image, found.boxes, found.labels
+
+
+class BoxLoader:
+    """Batches of one split, view after view. Made by `make_box_loader`.
+
+    Attributes:
+        num_samples: pictures in a view, over all processes.
+        joined: pictures in each batch, over all processes.
+    """
+
+    def __init__(self, split: BoxSplit, show: _Show, workers: int) -> None:
+        self.num_samples = len(split)
+        self._ids, self._sizes, self._show = split.ids, split.sizes, show
+        self._bounds, self.joined = divided(len(split), show.batch_size, show.shuffle, show.rank, show.world)
+        self._workers = Workers(_Reading(split, show), workers, pin=show.device.type == "cuda")
+
+    def __len__(self) -> int:
+        """Batches in a view."""
+        return len(self._bounds)
+
+    def epoch(self, view: int, start: int = 0) -> Iterator[Scenes]:
+        """The batches of this view from the `start`-th on: what an uninterrupted epoch gives after `start` batches.
+
+        Raises:
+            ValueError: a negative view, or a start outside 0 ... len(loader).
+        """
+        check_place(view, start, len(self))
+        show, count = self._show, self.num_samples
+        places = order(show.seed, view, self._ids) if show.shuffle else torch.arange(count)
+        return self._scenes(view, [places[first:last] for first, last in self._bounds[start:]])
+
+    def _scenes(self, view: int, parts: list[Tensor]) -> Iterator[Scenes]:
+        device = self._show.device
+        read = self._workers.read([(view, at.numpy()) for at in parts])
+        for at, scenes in zip(parts, read, strict=True):
+            moved = [[column.to(device, non_blocking=True) for column in scene] for scene in scenes]
+            yield Scenes(
+                images=tuple(image for image, _, _ in moved),
+                targets=tuple(Boxes(boxes, labels) for _, boxes, labels in moved),
+                ids=self._ids[at].to(device),
+                view=view,
+                sizes=tuple((height, width) for height, width in self._sizes[at].tolist()),
+            )
+
+
+def make_box_loader(
+    split: BoxSplit,
+    *,
+    batch_size: int,
+    short_side: Sides,
+    max_side: int,
+    hflip: bool,
+    seed: int,
+    shuffle: bool,
+    device: torch.device,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> BoxLoader:
+    """A loader over `split`, whose pictures come resized: nets only normalise and pad them.
+
+    `short_side` is the shorter side in pixels, or the least and the most of a range from which each view draws one for
+    each picture; the longer one is kept to `max_side`. `hflip` mirrors half of the pictures, in each view others. The
+    batches, and the parts of `world` processes, are those of `make_loader`; `workers` are processes that read files,
+    which change no number, and pictures in memory need none.
+
+    Raises:
+        ValueError: a split with fewer pictures than processes; a batch size or worker count that is too small; sides
+            that are no side, no range, or more than `max_side`.
+    """
+    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
+        if value < least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
+    sides = [short_side] * 2 if isinstance(short_side, int) else list(short_side)
+    if len(sides) != 2 or not 1 <= sides[0] <= sides[1]:
+        raise ValueError(f"short_side: expected at least 1 pixel, or a least and a most, got {short_side}")
+    most = sides[1]
+    if most > max_side:
+        raise ValueError(f"max_side: expected at least {most}, as the short side, got {max_side}")
+    if len(split) == 0:
+        raise ValueError("split: expected at least one picture, got none")
+    if len(split) < world:
+        raise ValueError(f"split: expected at least {world} pictures, one for each process, got {len(split)}")
+    show = _Show(batch_size, short_side, max_side, hflip, seed, shuffle, device, rank, world)
+    return BoxLoader(split, show, 0 if isinstance(split, DrawnBoxes) else workers)

@@ -1,0 +1,96 @@
+"""The sources of pictures with boxes by name, and the text that opens one: `coco:PATH,train=1000`, `scenes:seed=1`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from pldistill.data import scenes as drawn
+from pldistill.data.boxes import BoxData
+from pldistill.data.coco import coco
+from pldistill.data.sources import Request, Source, read_spec
+from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD
+from pldistill.spec import split_spec
+from pldistill.suggest import unknown
+
+COCO_SIZE, MAX_SIDE = 800, 1333  # pixels, as torchvision's and detectron2's detectors are trained and scored
+
+
+def open_boxes(spec: str, *, image_size: int | None = None, max_side: int | None = None) -> BoxData:
+    """The pictures with boxes that `spec` names; see `BOX_SOURCES`.
+
+    `train=N` keeps N of COCO's training pictures; of scenes it is how many are drawn. `image_size` is the short side in
+    pixels that nets see in evaluation, and `max_side` what the long side may have at most; None are 800 and 1333, of
+    scenes their own size.
+
+    Raises:
+        ValueError: an unknown name or option, sides that are too small, and what `coco` and `scenes` refuse.
+    """
+    name, _, _ = split_spec(spec)
+    if name not in BOX_SOURCES:
+        raise ValueError(unknown("data with boxes", name, BOX_SOURCES))
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size: expected at least 1 pixel, got {image_size}")
+    source = BOX_SOURCES[name]
+    path, options = read_spec(spec, source)
+    data = source.open(Request(spec, path, options, image_size, download=False))
+    data = replace(data, max_side=max(MAX_SIDE, data.image_size) if max_side is None else max_side)
+    if data.max_side < data.image_size:
+        raise ValueError(f"max_side: expected at least {data.image_size}, as the short side, got {max_side}")
+    return data
+
+
+def _open_coco(asked: Request) -> BoxData:
+    found = coco(asked.path, **asked.options)
+    return BoxData(
+        spec=asked.spec,
+        classes=tuple(category.name for category in found.categories),
+        category_ids=tuple(category.id for category in found.categories),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        image_size=asked.image_size or COCO_SIZE,
+        max_side=MAX_SIDE,
+        hflip=True,
+        train=found.train,
+        val=found.val,
+        oddities=MappingProxyType(found.oddities),
+    )
+
+
+def _open_scenes(asked: Request) -> BoxData:
+    train, val = drawn.scenes(**asked.options)
+    return BoxData(
+        spec=asked.spec,
+        classes=drawn.CLASSES,
+        category_ids=tuple(range(1, len(drawn.CLASSES) + 1)),
+        mean=drawn.MEAN,
+        std=drawn.STD,
+        image_size=asked.image_size or drawn.SIZE,
+        max_side=MAX_SIDE,
+        hflip=False,
+        train=train,
+        val=val,
+        oddities=MappingProxyType({}),
+    )
+
+
+BOX_SOURCES: Mapping[str, Source[BoxData]] = MappingProxyType(
+    {
+        "scenes": Source(
+            "scenes[:train=3000,val=500,seed=0]",
+            "characters of 12 classes strewn on textured canvases, 96 x 96, drawn here in seconds; no download",
+            _open_scenes,
+            has_path=False,
+            options=("train", "val", "seed"),
+            parts=(),
+        ),
+        "coco": Source(
+            "coco:PATH[,train=N]",
+            "pictures with boxes in COCO's form: train/ and val/, instances_train.json and instances_val.json",
+            _open_coco,
+            options=("train",),
+            parts=(),
+        ),
+    }
+)

@@ -1,0 +1,230 @@
+"""`coco:PATH`: the usual layouts, what is odd and counted, what is wrong and refused."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from coco_files import CATEGORIES, TRAIN, VAL, box, content, image, write
+from pldistill.data import open_boxes
+
+SHARED = Path(os.environ.get("PLDISTILL_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+
+def opened(root, **options):
+    return open_boxes(f"coco:{root}", **options)
+
+
+def test_classes_follow_the_ids_and_labels_have_no_gaps(tmp_path):
+    data = opened(write(tmp_path))
+    assert (data.classes, data.category_ids) == (("cat", "dog", "axe"), (3, 7, 90))
+    assert (data.image_size, data.max_side, data.hflip) == (800, 1333, True)
+    train = data.train
+    assert (train.image_ids, train.names, train.ids.tolist()) == ((2, 5, 9), ("2.png", "5.png", "9.png"), [0, 1, 2])
+    assert train.sizes.tolist() == [[30, 40], [30, 40], [50, 20]]
+    assert [train.objects(place).labels.tolist() for place in range(3)] == [[], [1], [3]]
+    assert train.objects(2).boxes.tolist() == [[1, 2, 11, 22]]
+    assert train.objects(2).areas.tolist() == [200]
+    assert train.picture(2).shape == (3, 50, 20)
+    assert train.picture(2).unique().tolist() == [90]
+    assert data.oddities == {"pictures without boxes in train": 1, "pictures without boxes in val": 1}
+
+
+@pytest.mark.parametrize(
+    ("pictures", "files"),
+    [
+        (("train", "val"), "annotations/instances_{}.json"),
+        (("train2017", "val2017"), "annotations/instances_{}2017.json"),
+        (("images/train2017", "images/val2017"), "annotations/instances_{}2017.json"),
+        (("images", "images"), "instances_{}.json"),
+        ((".", "."), "instances_{}.json"),
+    ],
+)
+def test_the_usual_layouts(tmp_path, pictures, files):
+    data = opened(write(tmp_path, pictures=pictures, files=files))
+    assert [int(split.picture(0)[0, 0, 0]) for split in (data.train, data.val)] == [20, 110]
+
+
+def test_roboflow_s_layout(tmp_path):
+    write(tmp_path, pictures=("train", "valid"))
+    for side, folder in (("train", "train"), ("val", "valid")):
+        (tmp_path / f"instances_{side}.json").rename(tmp_path / folder / "_annotations.coco.json")
+    assert opened(tmp_path).val.image_ids == (11, 12)
+
+
+def test_a_file_name_may_have_a_folder(tmp_path):
+    train = content([image(1, name="train/deep/1.png")], [box(1, 1, [0, 0, 9, 9])])
+    data = opened(write(tmp_path, train, pictures=(".", "val")))
+    assert data.train.paths == (str((tmp_path / "train/deep/1.png").resolve()),)
+
+
+def test_links_are_followed_and_shared_pictures_counted(tmp_path):
+    train = content([image(1), image(2)], [box(1, 1, [0, 0, 9, 9])])
+    val = content([image(2), image(3)], [box(1, 2, [0, 0, 9, 9])])
+    write(tmp_path / "there", train, val, pictures=("all", "all"))
+    root = tmp_path / "here"
+    root.mkdir()
+    for name in ("train", "val"):
+        (root / name).symlink_to(tmp_path / "there" / "all")
+        (root / f"instances_{name}.json").symlink_to(tmp_path / "there" / f"instances_{name}.json")
+    data = opened(root)
+    assert data.train.picture(1).unique().tolist() == data.val.picture(0).unique().tolist() == [20]
+    assert data.oddities["pictures that are in train and in val"] == 1
+
+
+def test_what_is_odd_is_counted(tmp_path):
+    rows = [
+        box(1, 1, [-5, -5, 15, 15]),  # to 0 0 10 10
+        box(2, 1, [30, 20, 20, 20], 7, area=50.5),  # to 30 20 40 30
+        box(3, 1, [5, 5, 0, 10]),
+        box(3, 1, [50, 5, 10, 10]),  # outside
+        box(4, 1, [5, 5, 10, -3]),
+        box(5, 1, [30.001, 5, 10, 10]),  # COCO's rounding
+        box(6, 1, [2, 2, 20, 20], iscrowd=1, segmentation={"counts": [1, 2], "size": [30, 40]}),
+        box(7, 4, [1, 1, 2, 2]),  # of no picture
+    ]
+    data = opened(write(tmp_path, content([image(1), image(2)], rows)))
+    assert data.oddities == {
+        "annotation ids that are used again in train": 1,
+        "boxes out of bounds, clipped, in train": 2,
+        "boxes without area, left out, in train": 3,
+        "crowds, not learnt from, in train": 1,
+        "annotations of pictures that are not listed, left out, in train": 1,
+        "pictures without boxes in train": 1,
+        "pictures without boxes in val": 1,
+    }
+    found = data.train.objects(0)
+    assert found.boxes.tolist() == [[0, 0, 10, 10], [30, 20, 40, 30], [30.001, 5, 40, 15], [2, 2, 22, 22]]
+    assert found.areas.tolist() == pytest.approx([100, 50.5, 99.99, 400])
+    assert found.crowd.tolist() == [False, False, False, True]
+    assert found.labels.tolist() == [1, 2, 1, 1]
+    assert [len(column) for column in data.train.objects(1)] == [0, 0, 0, 0]
+
+
+def test_part_of_the_training_pictures_is_the_same_for_ever(tmp_path):
+    many = content([image(number) for number in range(20)], [box(1, 3, [0, 0, 9, 9])])
+    write(tmp_path, many)
+    few, more = opened(f"{tmp_path},train=5").train, opened(f"{tmp_path},train=11").train
+    whole = opened(tmp_path).train
+    assert (len(few), len(more)) == (5, 11)
+    assert set(few.image_ids) < set(more.image_ids)
+    assert few.ids.tolist() == sorted(few.ids.tolist()) == list(few.image_ids) != list(range(5))
+    assert len(opened(f"{tmp_path},train=5").val) == 2
+    for place, number in enumerate(more.ids.tolist()):
+        assert more.names[place] == whole.names[number]
+        assert torch.equal(more.picture(place), whole.picture(number))
+        assert torch.equal(more.objects(place).boxes, whole.objects(number).boxes)
+    for count in (0, 21):
+        with pytest.raises(ValueError, match=f"coco: train: expected 1 to 20 pictures, got {count}"):
+            opened(f"{tmp_path},train={count}")
+
+
+def broken(change):
+    """TRAIN with a change."""
+    copy = json.loads(json.dumps(TRAIN))
+    change(copy)
+    return copy
+
+
+WRONG = [
+    (lambda it: it["images"].append(image(5)), "picture 5 is listed twice"),
+    (lambda it: it["categories"].append({"id": 7, "name": "x"}), "category 7 is listed twice"),
+    (lambda it: it["annotations"].append(box(8, 5, [0, 0, 1, 1], 4)), "category 4 of .* is not among its categories"),
+    (lambda it: it["annotations"].append(box(8, 5, [0, 0, 1])), r"expected four numbers as 'bbox' .* got \[0, 0, 1\]"),
+    (lambda it: it["annotations"].append(box(8, 5, None)), "expected four numbers as 'bbox' .* got None"),
+    (lambda it: it["annotations"].append(box(8, 5, [0, 0, 1, float("nan")])), "expected finite numbers as 'bbox'"),
+    (lambda it: it["annotations"].append(box(8, "5", [0, 0, 1, 1])), "whole number as 'image_id' .* got '5'"),
+    (lambda it: it["images"][0].update(width="40"), "whole number as 'width' of .* got '40'"),
+    (lambda it: it["annotations"].clear(), "expected at least one box with an area in a listed picture, got none"),
+    (lambda it: (it["images"].clear(), it["annotations"].clear()), "expected at least one picture, got none"),
+    (lambda it: it["categories"].clear(), "expected at least one category, got none"),
+    (lambda it: it.pop("categories"), "expected a list of objects under 'categories'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG, ids=[message[:30] for _, message in WRONG])
+def test_what_is_wrong_is_refused(tmp_path, change, message):
+    write(tmp_path, broken(change))
+    with pytest.raises(ValueError, match=message) as caught:
+        opened(tmp_path)
+    assert "instances_train.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "\udcff"])
+def test_a_file_of_something_else_is_named(tmp_path, text):
+    write(tmp_path)
+    (tmp_path / "instances_val.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"instances_val.json: (not JSON|expected a list of objects under 'images')"):
+        opened(tmp_path)
+
+
+def test_missing_pictures_are_named(tmp_path):
+    write(tmp_path)
+    for number in (2, 9):
+        (tmp_path / "train" / f"{number}.png").unlink()
+    with pytest.raises(ValueError, match=r"2 of the 3 pictures of .*instances_train.json are missing in .*: 2.png, 9"):
+        opened(tmp_path)
+    many = content([image(number) for number in range(9)], [box(1, 3, [0, 0, 9, 9])])
+    (tmp_path / "instances_train.json").write_text(json.dumps(many))
+    with pytest.raises(ValueError, match=r"8 of the 9 .*: 0.png, 1.png, 2.png, 3.png, 4.png, and 3 more"):
+        opened(tmp_path)
+
+
+def test_a_picture_of_another_size_is_named_when_it_is_read(tmp_path):
+    data = opened(write(tmp_path))
+    (tmp_path / "train" / "9.png").write_bytes((tmp_path / "train" / "2.png").read_bytes())
+    with pytest.raises(ValueError, match=r"9.png: expected 20x50 pixels, as its record says, got 40x30"):
+        data.train.picture(2)
+
+
+def test_categories_of_val_must_be_those_of_train(tmp_path):
+    write(tmp_path, val=VAL | {"categories": CATEGORIES[:2]})
+    assert opened(tmp_path).classes == ("cat", "dog", "axe")  # val may lack some
+    write(tmp_path, val=VAL | {"categories": [*CATEGORIES, {"id": 91, "name": "bee"}]})
+    with pytest.raises(ValueError, match="91 is 'bee' in the first and no such category in the second"):
+        opened(tmp_path)
+    write(tmp_path, val=VAL | {"categories": [{"id": 7, "name": "cow"}]})
+    with pytest.raises(ValueError, match="7 is 'cow' in the first and 'dog' in the second"):
+        opened(tmp_path)
+
+
+def test_folders_that_are_none(tmp_path):
+    with pytest.raises(ValueError, match=r"coco: expected a folder, got .*nowhere, which is not one"):
+        opened(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"coco: expected instances_train.json, .* in .*; there is none"):
+        opened(tmp_path)
+    with pytest.raises(ValueError, match="coco: expected coco:PATH, got no path"):
+        open_boxes("coco")
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("cocoa:x", {}, "unknown data with boxes 'cocoa'; did you mean coco"),
+        ("scenes:size=3", {}, "unknown option of scenes 'size'"),
+        ("scenes", {"image_size": 0}, "image_size: expected at least 1 pixel, got 0"),
+        ("scenes:train=2,val=2", {"max_side": 95}, "max_side: expected at least 96, as the short side, got 95"),
+    ],
+)
+def test_bad_requests(spec, options, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLDISTILL_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        open_boxes(spec, **options)
+
+
+def test_real_pictures():
+    folder = SHARED / "coco_tiny"
+    if not folder.is_dir():
+        pytest.skip(f"no real pictures: {folder} is absent; PLDISTILL_TEST_DATA names the folder that holds it")
+    data = open_boxes(f"coco:{folder}")
+    assert (len(data.train), len(data.val), len(data.classes)) == (258, 128, 80)
+    assert (data.category_ids[0], data.category_ids[11], data.category_ids[-1]) == (1, 13, 90)
+    assert data.oddities == {
+        "crowds, not learnt from, in train": 23,
+        "pictures without boxes in train": 3,
+        "crowds, not learnt from, in val": 10,
+        "pictures without boxes in val": 2,
+    }
+    assert len(data.train.annotations.objects.labels) == 2148
