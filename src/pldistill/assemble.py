@@ -23,6 +23,7 @@ from pldistill.models import Net
 from pldistill.optim import make_optimizer
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
+from pldistill.stored import open_stored
 from pldistill.tasks.classification import Classification, Validation
 from pldistill.teachers import Teacher, open_teacher
 
@@ -82,7 +83,9 @@ def assemble(
         raise ValueError(f"sync_batchnorm: expected GPUs, got {accelerator.device.type!r}")
     torch.manual_seed(recipe.seed)  # of the initial weights, before anything else draws
     student = _student(recipe, dataset)
-    teacher = open_teacher(recipe, dataset)
+    augment = augmentation(recipe, dataset)
+    stored = recipe.teacher_cache is not None
+    teacher = open_stored(recipe, dataset, augment) if stored else open_teacher(recipe, dataset)
     method = _method(recipe, dataset, student, teacher)
     bare = Distiller(student, method, Classification(recipe.label_smoothing), joined=recipe.relation == "global")
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -118,12 +121,18 @@ def assemble(
         teacher=teacher,
         loader=loader(
             dataset.train,
-            augment=_augment(recipe, dataset),
+            augment=augment,
+            views=recipe.views,
             shuffle=True,
             repeats=recipe.repeats,
             mixing=_mixing(recipe),
         ),
-        validate=Validation(loader(dataset.val, augment=None, shuffle=False), teacher, accelerator.autocast, held),
+        validate=Validation(
+            loader(dataset.val, augment=None, shuffle=False),
+            None if teacher is None else teacher.at_validation(),
+            accelerator.autocast,
+            held,
+        ),
         optimizer=make_optimizer(recipe, bare),
         accelerator=accelerator,
         record=run,
@@ -184,6 +193,7 @@ def _mixing(recipe: Recipe) -> Mixing | None:
     return Mixing(mixup=recipe.mixup, cutmix=recipe.cutmix, probability=recipe.mix_probability)
 
 
-def _augment(recipe: Recipe, dataset: Dataset) -> Augment:
+def augmentation(recipe: Recipe, dataset: Dataset) -> Augment:
+    """What the recipe's run does to a training picture before it is mixed with another."""
     augment = default_augment(dataset)
     return augment if recipe.hflip is None else replace(augment, hflip=recipe.hflip)

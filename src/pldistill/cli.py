@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from pldistill import cli_studies
+from pldistill import cli_cache, cli_studies
 from pldistill import runs as training
 from pldistill.cli_studies import Device, Spread, Workers, console, whole
 from pldistill.data import SOURCES
@@ -59,6 +59,7 @@ def train(
     method: Annotated[str | None, typer.Option(help="See `pldistill list methods`; ce trains a teacher.")] = None,
     teacher: Annotated[str | None, typer.Option(help="A run folder, NAME, NAME@FILE, ensemble:A+B.")] = None,
     teacher_checkpoint: Annotated[str | None, typer.Option(help="Weights of a teacher given by name.")] = None,
+    teacher_cache: Annotated[str | None, typer.Option(help="A store that `pldistill cache` made.")] = None,
     pretrained: Annotated[bool | None, typer.Option("--pretrained", help="Start from timm's weights.")] = None,
     student_checkpoint: Annotated[str | None, typer.Option(help="Start from these weights.")] = None,
     new_head: Annotated[bool | None, typer.Option("--new-head", help="A fresh classifier on given weights.")] = None,
@@ -85,6 +86,7 @@ def train(
     cutmix: Annotated[str | None, typer.Option(metavar="X", help="CutMix's alpha; default 0, none.")] = None,
     mix_probability: Annotated[str | None, typer.Option(metavar="X", help="Part of the batches that mix.")] = None,
     repeats: Annotated[str | None, typer.Option(metavar="N", help="Augmented copies of a picture an epoch.")] = None,
+    views: Annotated[str | None, typer.Option(metavar="N", help="Augmented versions of a picture, in turn.")] = None,
     unlabelled: Annotated[str | None, typer.Option(help="folder:PATH of pictures without labels.")] = None,
     class_map: Annotated[str | None, typer.Option(help="JSON: the teacher's classes in the data's.")] = None,
     trust_teacher: Annotated[bool | None, typer.Option("--trust-teacher", help="Even if it knows nothing.")] = None,
@@ -166,6 +168,7 @@ def report(
 
 app.command(cls=Spread)(cli_studies.reproduce)
 app.command(cls=Spread)(cli_studies.landscape)
+app.command()(cli_cache.cache)
 
 
 @app.command(name="list")

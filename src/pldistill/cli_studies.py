@@ -90,7 +90,7 @@ def reproduce(
         rows=methods or (),
         seeds=None if seeds is None else whole("seeds", seeds, least=1),
         validation=None if validation is None else whole("validation", validation, least=1),
-        sweep=tuple(_positive("sweep_scale", text) for text in sweep_scale or ()),
+        sweep=tuple(positive("sweep_scale", text) for text in sweep_scale or ()),
     )
     if print_commands:
         print("\n".join(studies.commands(layout, processes=whole("processes", processes, least=1))))
@@ -130,7 +130,7 @@ def landscape(
 
     run_landscape(
         methods or METHODS,
-        [_positive("temperatures", text) for text in temperatures or ["1"]],
+        [positive("temperatures", text) for text in temperatures or ["1"]],
         out,
         run=run,
         data=data,
@@ -150,7 +150,8 @@ def whole(name: str, text: str, *, least: int) -> int:
     return int(text)
 
 
-def _positive(name: str, text: str) -> float:
+def positive(name: str, text: str) -> float:
+    """Read a number above 0."""
     try:
         number = float(text)
     except ValueError:

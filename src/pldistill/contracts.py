@@ -33,9 +33,10 @@ class Batch:
         images: `(N, 3, H, W)` uint8. Each net normalises them with its own statistics (`models.Net`).
         labels: `(N,)` int64 class indices, `UNLABELLED` where a picture has none.
         ids: `(N,)` int64, each picture's index in its split: with its view it names the augmented picture for ever.
-        view: which augmented version of the split this is; epoch e of a run sees view e.
+        view: which augmented version of the split this is; epoch e of a run sees view e, or e modulo its `views`.
         views: `(N,)` int64, the view of each picture where an epoch shows a picture several times: its k-th copy of
-            `repeats` is as view `view * repeats + k` would show it. None where every picture's view is `view`.
+            `repeats` is in epoch e as view `e * repeats + k`, modulo the run's `views`, would show it. None where every
+            picture's view is `view`.
         mixture: what the pictures were mixed with; None where they are as they were augmented.
     """
 

@@ -16,7 +16,7 @@ note says so in place of a refusal.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +24,6 @@ from torch import Tensor
 
 from pldistill import models
 from pldistill.data import Dataset, make_loader
-from pldistill.loop import Watch
 from pldistill.recipe import Recipe
 from pldistill.teachers import LiveTeacher, Teacher
 
@@ -32,8 +31,14 @@ PICTURES, LEVEL = 512, 0.01
 _FAR = 1.5  # sides of pictures that differ by more than this factor are worth a word
 
 
+class Warns(Protocol):
+    """Who is told what a user should know."""
+
+    def warn(self, message: str) -> None: ...
+
+
 def preflight(
-    recipe: Recipe, dataset: Dataset, teacher: Teacher | None, *, accelerator: Accelerator, workers: int, watch: Watch
+    recipe: Recipe, dataset: Dataset, teacher: Teacher | None, *, accelerator: Accelerator, workers: int, watch: Warns
 ) -> dict[str, Any] | None:
     """Check the teacher on the accelerator's device, and give what was found for the run's record.
 
@@ -47,7 +52,7 @@ def preflight(
     nets = [_describe(member, dataset, watch) for member in teacher.members]
     if recipe.trust_teacher:
         return {"nets": nets, "trusted": True}
-    hits, labels = _ask(recipe, dataset, teacher, accelerator, workers)
+    hits, labels = _ask(recipe, dataset, teacher.at_validation(), accelerator, workers)
     pictures, commonest = len(labels), int(labels.bincount().max())
     chance = max(1 / len(dataset.classes), commonest / pictures)
     p = binomial_tail(hits, pictures, chance)
@@ -77,7 +82,7 @@ def binomial_tail(hits: int, count: int, chance: float) -> float:
     return min(1.0, math.fsum(math.exp(term) for term in terms))
 
 
-def _describe(member: LiveTeacher, dataset: Dataset, watch: Watch) -> dict[str, Any]:
+def _describe(member: LiveTeacher, dataset: Dataset, watch: Warns) -> dict[str, Any]:
     """Let a net try one picture; give its input size and statistics, which it keeps whatever the data's are."""
     net = member.net
     models.probe(net, dataset.image_size)

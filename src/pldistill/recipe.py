@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
-from pldistill import methods
+from pldistill import cache_rules, methods
 from pldistill.methods import Option, Ramp, Weight
 from pldistill.spec import ENSEMBLE, RANDOM, split_spec, split_weights, teacher_members
 from pldistill.suggest import unknown
@@ -48,6 +48,8 @@ class Recipe(BaseModel):
         teacher: who is asked, as in `pldistill.teachers`: a run folder, a net's name, `random:NAME`, `ensemble:A+B`;
             None for the methods without a teacher.
         teacher_checkpoint: weights for a teacher that is a net's name.
+        teacher_cache: a store of a teacher's answers (`pldistill cache`), read in place of asking it. The teacher is
+            then the store's; one that is named otherwise must be the same.
         pretrained: start the student from timm's weights for its name.
         student_checkpoint: start the student from this file or run folder.
         new_head: give a student that starts from weights a fresh classifier, because its classes are others.
@@ -75,6 +77,8 @@ class Recipe(BaseModel):
         mix_probability: the part of the batches that are mixed, where mixup or cutmix is given.
         repeats: how many augmented copies of a picture an epoch shows (repeated augmentation), in one batch; an epoch
             is as long as ever, so it shows 1/repeats of the pictures, others each time.
+        views: how many augmented versions of a picture there are: epoch e shows view e modulo this; None shows another
+            one every epoch. With a teacher_cache None is as many as it has.
         unlabelled: pictures to train on without a label, beside the labelled: all below PATH of `folder:PATH`, or the
             training pictures of another data specification. The method's terms count them, the task's loss does not.
         class_map: a JSON file that says which of the teacher's classes is which of the data's; see
@@ -96,6 +100,7 @@ class Recipe(BaseModel):
     method: str
     teacher: str | None = None
     teacher_checkpoint: str | None = None
+    teacher_cache: str | None = None
     pretrained: bool = False
     student_checkpoint: str | None = None
     new_head: bool = False
@@ -122,6 +127,7 @@ class Recipe(BaseModel):
     cutmix: NotNegative = 0.0
     mix_probability: Annotated[float, Field(gt=0, le=1)] = 1.0
     repeats: Annotated[int, Field(ge=1)] = 1
+    views: Annotated[int, Field(ge=1)] | None = None
     unlabelled: str | None = None
     class_map: str | None = None
     trust_teacher: bool = False
@@ -148,10 +154,11 @@ class Recipe(BaseModel):
     def _agree(self) -> Recipe:
         """Refuse fields that contradict one another."""
         needs = methods.find(self.method).needs_teacher
-        if needs and self.teacher is None:
+        if needs and self.teacher is None and self.teacher_cache is None:
             raise ValueError(f"method {self.method!r} needs a teacher: give a run folder or a net's name, got none")
         if not needs and self.teacher is not None:
             raise ValueError(f"method {self.method!r} asks no teacher, got teacher={self.teacher!r}")
+        cache_rules.check(self)
         if self.teacher_checkpoint is not None and self.teacher is None:
             raise ValueError("teacher_checkpoint: expected the teacher's name beside it, got none")
         if self.teacher is not None:

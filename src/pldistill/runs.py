@@ -19,6 +19,7 @@ from pldistill.preflight import preflight
 from pldistill.progress import Silent
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
+from pldistill.stored import with_store
 from pldistill.tasks.classification import Validation
 
 
@@ -97,11 +98,12 @@ def train(
         Interrupted: after SIGINT or SIGTERM, with the state saved.
         NonFiniteLoss: at a NaN or infinite term; the last good checkpoint stays.
     """
+    recipe = with_store(recipe)
     run = RunRecord(Path(out) if out is not None else Path("runs") / recipe.name())
     accelerator = make_accelerator(recipe.amp, device)
     if processes.on_first(lambda: _finished(run, recipe, resume)):
         return Run(run)
-    dataset = _open(recipe, download)
+    dataset = open_pictures(recipe, download)
     shown = watch if watch is not None and processes.first() else Silent()
     loop = processes.everywhere(lambda: assemble(recipe, dataset, run, accelerator, workers=workers, watch=shown))
     env = record.environment(device=accelerator.device, world_size=processes.count())
@@ -109,12 +111,12 @@ def train(
         env["preflight"] = processes.everywhere(
             lambda: preflight(recipe, dataset, loop.teacher, accelerator=accelerator, workers=workers, watch=shown)
         )
-    fingerprint = loop.teacher.fingerprint() if loop.teacher is not None else None
-    processes.on_first(lambda: _open_folder(run, recipe, {**env, "teacher_sha256": fingerprint}, resume))
+    asked = loop.teacher.record() if loop.teacher is not None else {"teacher_sha256": None}
+    processes.on_first(lambda: _open_folder(run, recipe, {**env, **asked}, resume))
     if resume:
         processes.everywhere(lambda: snapshot.restore(loop))
     loop.run()
-    if loop.teacher is not None and loop.teacher.fingerprint() != fingerprint:
+    if loop.teacher is not None and loop.teacher.fingerprint() != asked["teacher_sha256"]:
         raise AssertionError("the teacher's weights or buffers changed during training")
     processes.on_first(lambda: _finish(loop, dataset))
     return Run(run)
@@ -185,7 +187,7 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _open(recipe: Recipe, download: bool) -> Dataset:
+def open_pictures(recipe: Recipe, download: bool) -> Dataset:
     """Open the data in every process; the first of several downloads what is missing before the others look for it."""
 
     def open_(download: bool) -> Dataset:
@@ -232,6 +234,8 @@ def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bo
     first = run.read_environment()
     if first["teacher_sha256"] != env["teacher_sha256"]:
         raise ValueError(f"resume: teacher {recipe.teacher!r} is not the one the run began with: its weights differ")
+    if first.get("teacher_cache") != env.get("teacher_cache"):
+        raise ValueError(f"resume: teacher_cache {recipe.teacher_cache!r} is not the one the run began with")
     if first["world_size"] != env["world_size"]:
         raise ValueError(
             f"resume: expected {first['world_size']} processes, as the run began with, got {env['world_size']}"
@@ -255,8 +259,6 @@ def _finish(loop: Loop, dataset: Dataset) -> None:
     last, best = rows[-1], max(rows, key=lambda row: row[choice])
     held = {} if dataset.holdout is None else {"holdout_last": last[choice], "holdout_best": best[choice]}
     seconds = sum(row["seconds"] for row in rows)
-    nets = [] if loop.teacher is None else [member.net.model for member in loop.teacher.members]
-    teacher_parameters = sum(map(models.count_parameters, nets)) if nets else None
     run.write_result(
         {
             "method": recipe.method,
@@ -277,6 +279,6 @@ def _finish(loop: Loop, dataset: Dataset) -> None:
             "images_per_second": sum(row["images_per_second"] for row in rows) / len(rows),
             "parameters": models.count_parameters(net.model),
             "teacher_top1": last.get("teacher_top1"),
-            "teacher_parameters": teacher_parameters,
+            "teacher_parameters": None if loop.teacher is None else loop.teacher.count_parameters(),
         }
     )

@@ -16,6 +16,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ class Teacher(ABC):
     """Answers for a batch, constant: no gradient reaches it and nothing changes it.
 
     Attributes:
-        members: the nets that answer, each as a teacher of its own.
+        members: the nets that answer, each as a teacher of its own; none where answers are read from a store.
     """
 
     members: tuple[LiveTeacher, ...]
@@ -47,6 +48,18 @@ class Teacher(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """Give a SHA-256 over all that the answers depend on; the run compares it before and after."""
+
+    def at_validation(self) -> Teacher:
+        """Give who is asked about the validation pictures."""
+        return self
+
+    def count_parameters(self) -> int:
+        """Give the number of parameters of all its nets."""
+        return sum(models.count_parameters(member.net.model) for member in self.members)
+
+    def record(self) -> dict[str, Any]:
+        """Give what a run's environment says of it."""
+        return {"teacher_sha256": self.fingerprint()}
 
     def to(self, device: torch.device, layout: torch.memory_format) -> None:
         """Put the nets on the device, their convolutions in this memory layout."""

@@ -76,17 +76,26 @@ class Show:
     mixing: Mixing | None = None
     rank: int = 0
     world: int = 1
+    views: int | None = None
 
     def bounds(self, count: int) -> tuple[list[tuple[int, int]], list[int]]:
         """This process's part of each batch of a view of `count` pictures, and the pictures of all its parts."""
         return divided(count, self.batch_size, self.shuffle, self.rank, self.world)
 
+    def shown(self, turn: Views) -> Views:
+        """The view that is shown at this turn: itself, or with `views` what is left of it modulo `views`."""
+        return turn if self.views is None else turn % self.views
+
 
 class Part(NamedTuple):
-    """What a batch is made of: positions `at (N,)` in the split, and the view of all or of each `(N,)`."""
+    """What a batch is made of: positions `at (N,)` in the split, and the view of all or of each `(N,)`.
+
+    `turn` is the view before its number began anew: what concerns the epoch and not the picture is drawn from it.
+    """
 
     at: Tensor
     view: Views
+    turn: Views
 
 
 class Loader(ABC):
@@ -109,6 +118,8 @@ class Loader(ABC):
     def epoch(self, view: int, start: int = 0) -> Iterator[Batch]:
         """The batches of this view from the `start`-th on: what an uninterrupted epoch gives after `start` batches.
 
+        With `views` the pictures are those of the view modulo `views`, in an order that is the epoch's own.
+
         Raises:
             ValueError: a negative view, or a start outside 0 ... len(loader).
         """
@@ -122,20 +133,20 @@ class Loader(ABC):
         show, count = self._show, self.num_samples
         places = order(show.seed, view, self._ids) if show.shuffle else torch.arange(count)
         if show.repeats == 1:
-            return [Part(places[first:last], view) for first, last in bounds]
+            return [Part(places[first:last], show.shown(view), view) for first, last in bounds]
         places = places.repeat_interleave(show.repeats)[:count]
-        views = view * show.repeats + np.arange(count) % show.repeats
-        return [Part(places[first:last], views[first:last]) for first, last in bounds]
+        turns = view * show.repeats + np.arange(count) % show.repeats
+        return [Part(places[first:last], show.shown(turns[first:last]), turns[first:last]) for first, last in bounds]
 
     def _mixed(self, batches: Iterator[Batch], parts: list[Part], mixing: Mixing) -> Iterator[Batch]:
         for batch, part in zip(batches, parts, strict=True):
-            drawn = mixing.draw(self._show.seed, part.view, self._ids[part.at].numpy(), self._show.image_size)
+            drawn = mixing.draw(self._show.seed, part.turn, self._ids[part.at].numpy(), self._show.image_size)
             yield batch if drawn is None else mix(batch, drawn)
 
     def _batch(self, view: int, part: Part, images: Tensor, labels: Tensor) -> Batch:
         device = self._show.device
         views = torch.from_numpy(part.view).to(device) if isinstance(part.view, np.ndarray) else None
-        return Batch(images, labels, self._ids[part.at].to(device), view, views)
+        return Batch(images, labels, self._ids[part.at].to(device), int(self._show.shown(view)), views)
 
     @abstractmethod
     def _batches(self, view: int, parts: list[Part]) -> Iterator[Batch]:
@@ -200,6 +211,7 @@ def make_loader(
     mixing: Mixing | None = None,
     rank: int = 0,
     world: int = 1,
+    views: int | None = None,
 ) -> Loader:
     """A loader over `split`. `augment=None` is evaluation: short side resized, centre cut.
 
@@ -207,7 +219,8 @@ def make_loader(
     before it. `workers` are processes that read files; they change no number, and pictures in memory need none.
     `repeats` shows a picture as often within a view, each time augmented anew, and 1/repeats of the pictures: the first
     in the view's order (Hoffer et al. 2020, "Augment your batch"; timm's RepeatAugSampler). `mixing` mixes whole
-    batches, on the device, after all else.
+    batches, on the device, after all else. With `views` there are so many augmented versions of a picture and no more:
+    views, and the copies of `repeats`, are counted modulo `views`, while order and mixing go on being the epoch's own.
 
     Process `rank` of `world` gets its part of each batch of `world * batch_size` pictures: together they see what one
     process would with that batch size, each picture once, the last batch shared out evenly. A last batch in which one
@@ -215,7 +228,8 @@ def make_loader(
 
     Raises:
         ValueError: a split with fewer pictures than processes; a batch size, image size, worker count or number of
-            repeats that is too small; repeats without `shuffle`, which would leave the same pictures out for ever.
+            repeats that is too small; repeats without `shuffle`, which would leave the same pictures out for ever;
+            fewer views than repeats, whose copies would be the same.
     """
     least = (("batch_size", batch_size, 1), ("image_size", image_size, 1), ("workers", workers, 0))
     for name, value, bound in (*least, ("repeats", repeats, 1)):
@@ -223,11 +237,13 @@ def make_loader(
             raise ValueError(f"{name}: expected at least {bound}, got {value}")
     if repeats > 1 and not shuffle:
         raise ValueError(f"repeats: expected 1 without shuffle, got {repeats}")
+    if views is not None and views < repeats:
+        raise ValueError(f"views: expected at least {repeats}, one for each of a picture's copies, got {views}")
     if len(split) == 0:
         raise ValueError("split: expected at least one picture, got none")
     if len(split) < world:
         raise ValueError(f"split: expected at least {world} pictures, one for each process, got {len(split)}")
-    show = Show(batch_size, image_size, augment, seed, shuffle, device, repeats, mixing, rank, world)
+    show = Show(batch_size, image_size, augment, seed, shuffle, device, repeats, mixing, rank, world, views)
     if isinstance(split, TensorSplit):
         return ResidentLoader(split, show)
     if isinstance(split, StoredSplit):

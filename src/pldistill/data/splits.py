@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, NamedTuple
 
 import torch
@@ -46,6 +48,17 @@ class Split(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def fingerprint(self) -> str:
+        """A SHA-256 over ids, labels and pictures: the pixels in memory, of files and archives what names them."""
+        digest = hashlib.sha256()
+        for part in (self.ids.numpy().tobytes(), self.labels.numpy().tobytes(), *self._marks()):
+            digest.update(part)
+        return digest.hexdigest()
+
+    def _marks(self) -> Iterable[bytes]:
+        """What tells these pictures from others, as far as it costs no reading of files."""
+        return ()
+
     @abstractmethod
     def subset(self, indices: Sequence[int] | Tensor) -> Split:
         """The pictures at these positions, in this order; their ids stay what they were.
@@ -71,6 +84,10 @@ class TensorSplit(Split):
         self.images = images
         self._set_labels(labels, ids, len(images))
 
+    def _marks(self) -> Iterable[bytes]:
+        yield str(tuple(self.images.shape)).encode()
+        yield self.images.numpy().tobytes()
+
     def subset(self, indices: Sequence[int] | Tensor) -> TensorSplit:
         positions = self._positions(indices)
         return TensorSplit(self.images[positions], self.labels[positions], self.ids[positions])
@@ -93,6 +110,10 @@ class FolderSplit(StoredSplit):
 
     def encoded(self, place: int) -> Encoded:
         return Encoded(self.paths[place])
+
+    def _marks(self) -> Iterable[bytes]:
+        # A file's name and its folder's, which is its class: the same wherever the tree lies.
+        return ("/".join(Path(path).parts[-2:]).encode() + b"\n" for path in self.paths)
 
     def subset(self, indices: Sequence[int] | Tensor) -> FolderSplit:
         positions = self._positions(indices)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +55,11 @@ class JoinedSplit(StoredSplit):
                 return part.encoded(at)
             at -= len(part)
         raise AssertionError(f"no picture at {place}")
+
+    def _marks(self) -> Iterable[bytes]:
+        yield self.places.numpy().tobytes()
+        for part in self.parts:
+            yield part.fingerprint().encode()
 
     def subset(self, indices: Sequence[int] | Tensor) -> JoinedSplit:
         at = self._positions(indices)

@@ -28,11 +28,26 @@ def _logit(
     note: str = "",
     couples_batch: bool = False,
     needs_labels: bool = True,
+    needs_all: bool = True,
 ) -> MethodSpec:
     def build(standardize: str = "none", **given: Any) -> Method:
         return LogitMethod(term, loss, given, standardize)
 
-    return MethodSpec(build, source, options, weights, note, couples_batch=couples_batch, needs_labels=needs_labels)
+    return MethodSpec(
+        build,
+        source,
+        options,
+        weights,
+        note,
+        couples_batch=couples_batch,
+        needs_labels=needs_labels,
+        tail_temperature=None if needs_all else _tempered,
+    )
+
+
+def _tempered(options: Mapping[str, Option]) -> float | None:
+    """The temperature of a loss that weights each class by the teacher's softmax; z-scores are of all classes."""
+    return float(options["temperature"]) if options["standardize"] == "none" else None
 
 
 def _feature(
@@ -87,6 +102,7 @@ METHODS: dict[str, MethodSpec] = {
     "kd": _logit(
         "kd",
         losses.kd,
+        needs_all=False,
         needs_labels=False,
         options=_KL,
         weights={"task": 0.1, "kd": 0.9},
@@ -133,6 +149,7 @@ METHODS: dict[str, MethodSpec] = {
     "pld": _logit(
         "pld",
         losses.pld,
+        needs_all=False,
         options={"temperature": 4.0, **_STANDARDIZE},
         weights={"task": 0.0, "pld": 1.0},
         source="PLD paper, Sec. 4.2 and Table 1",

@@ -79,6 +79,10 @@ class MethodSpec:
         couples_batch: whether a sample's loss depends on the rest of its batch.
         taps: from the stages of student and teacher and the options to the taps on student and teacher; None for a
             method of the logits alone.
+        tail_temperature: for a method that may learn from a teacher's first K classes and the mass of the others: from
+            the options to the temperature at which it reads that mass, or to None where they make it read more. Its
+            gradient is then off by at most 4 times that mass (the L1 norm, of a row, by τ² where the loss has it), and
+            of the logits of those others alone. None for a method that needs every class.
     """
 
     build: Callable[..., Method]
@@ -90,6 +94,7 @@ class MethodSpec:
     needs_labels: bool = True
     couples_batch: bool = False
     taps: Taps | None = None
+    tail_temperature: Callable[[Mapping[str, Option]], float | None] | None = None
 
     def complete_options(self, given: Mapping[str, Option]) -> dict[str, Option]:
         """Fill `given` up with the defaults; each value takes the type of its default.

@@ -1,0 +1,249 @@
+"""Ask a teacher once: its answers for every view of the training pictures, and for the validation pictures, to files.
+
+Whatever ends it, the same call goes on where it was, and leaves the same bytes as one that nothing ended.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+
+from pldistill import answers, processes
+from pldistill.analysis.groups import data_label
+from pldistill.answers import About, Form, Header
+from pldistill.assemble import augmentation, make_accelerator
+from pldistill.contracts import Batch
+from pldistill.data import Augment, Dataset, Split, make_loader
+from pldistill.interrupt import Interrupted, Interrupts
+from pldistill.preflight import Warns, preflight
+from pldistill.recipe import Recipe
+from pldistill.runs import open_pictures
+from pldistill.teachers import Teacher, open_teacher
+
+SYNC_EVERY = 10.0  # seconds: what a plug pulled costs
+
+
+class Onlooker(Warns, Protocol):
+    """Who looks on while a store is made."""
+
+    def begin(self, about: About, done: int) -> None: ...
+    def asked(self, pictures: int) -> None: ...
+    def end(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class _File:
+    """One file to fill: who is in it, as shown in which view, with records of which form."""
+
+    name: str
+    split: Split
+    view: int
+    augment: Augment | None
+    form: Form
+
+
+@dataclass
+class _Making:
+    """What it takes to fill the files."""
+
+    folder: Path
+    about: About
+    teacher: Teacher
+    accelerator: Accelerator
+    workers: int
+    watch: Onlooker
+    interrupts: Interrupts
+
+    def batches(self, file: _File, start: int) -> Iterator[Batch]:
+        """The file's pictures from the `start`-th on, in the order of the split."""
+        loader = make_loader(
+            file.split,
+            batch_size=self.about.batch_size,
+            image_size=self.about.image_size,
+            augment=file.augment,
+            seed=self.about.seed,
+            shuffle=False,
+            device=self.accelerator.device,
+            workers=self.workers,
+        )
+        return loader.epoch(file.view, start=start // self.about.batch_size)
+
+    @torch.no_grad()
+    def fill(self, file: _File, header: Header) -> Header:
+        """Write a file to its end, and give the header that names it."""
+        part, done = self.folder / f".{file.name}.part", header.under_way.get(file.name, 0)
+        synced = time.monotonic()
+        with part.open("r+b" if done else "wb") as out:
+            out.truncate(done * file.form.dtype.itemsize)
+            out.seek(0, os.SEEK_END)
+            for batch in self.batches(file, done):
+                with self.accelerator.autocast():
+                    logits = self.teacher(batch).logits
+                out.write(self._encoded(file, batch, logits).tobytes())
+                done += len(batch.labels)
+                self.watch.asked(len(batch.labels))
+                stop = self.interrupts.received
+                if stop is not None or time.monotonic() - synced > SYNC_EVERY:
+                    _sync(out)
+                    Header(self.about, header.whole, {file.name: done}).write(self.folder)
+                    synced = time.monotonic()
+                if stop is not None:
+                    raise Interrupted(
+                        f"stopped in {file.name} after {done} of {len(file.split)} pictures; nothing is lost: the same "
+                        "line goes on",
+                        stop,
+                    )
+            _sync(out)
+        digest = answers.sha256(part)
+        part.replace(self.folder / file.name)
+        header = Header(self.about, {**header.whole, file.name: digest}, {})
+        header.write(self.folder)
+        return header
+
+    def _encoded(self, file: _File, batch: Batch, logits: torch.Tensor) -> Any:
+        try:
+            return file.form.encode(logits, batch.labels)
+        except ValueError as error:
+            raise ValueError(f"teacher {self.about.teacher!r}, {file.name}: {error}") from None
+
+
+def store_answers(
+    recipe: Recipe,
+    out: Path,
+    *,
+    views: int,
+    places: int | None = None,
+    temperature: float = 4.0,
+    device: str = "auto",
+    workers: int = 2,
+    download: bool = False,
+    watch: Onlooker,
+) -> About:
+    """Ask the recipe's teacher about `views` views of every training picture, and once about the validation pictures.
+
+    Of the recipe count the data, the teacher, seed, augmentation, image size, amp and batch size; student and method
+    have no part in it. What `out` holds of the same store is kept, if its SHA-256 is right, and gone on with.
+
+    Args:
+        recipe: a run's.
+        out: the store's folder: new, empty, or the same store's.
+        views: V.
+        places: K, how many classes of a training picture; None is all.
+        temperature: T, at which the mass of the classes that are left out is exact; 1 where none is.
+        device, workers, download: as `train`.
+        watch: who looks on.
+
+    Raises:
+        ValueError: for what does not fit, a disk without room, another store's folder, and several processes.
+        Interrupted: after SIGINT or SIGTERM; the same call goes on.
+    """
+    if processes.launched() > 1:
+        raise ValueError(f"processes: expected one to make a store, got {processes.launched()}")
+    accelerator = make_accelerator(recipe.amp, device)
+    dataset = open_pictures(recipe, download)
+    teacher = open_teacher(recipe, dataset)
+    if teacher is None:
+        raise ValueError("teacher: expected a run folder or a net's name, got none")
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    teacher.to(accelerator.device, layout)
+    places = len(dataset.classes) if places is None else places
+    if not 1 <= places <= len(dataset.classes):
+        raise ValueError(f"top_k: expected 1 to the data's {len(dataset.classes)} classes, or all, got {places}")
+    form = Form(len(dataset.classes), places, 1.0 if places == len(dataset.classes) else temperature)
+    about = _about(recipe, dataset, teacher, form, views, accelerator)
+    header = _begin(out, about)
+    preflight(recipe, dataset, teacher, accelerator=accelerator, workers=workers, watch=watch)
+    augment = augmentation(recipe, dataset)
+    files = [_File(answers.view_file(view), dataset.train, view, augment, form) for view in range(views)]
+    files.append(_File(answers.VALIDATION, dataset.val, 0, None, about.validation_form))
+    watch.begin(about, _done(files, header))
+    header.write(out)
+    try:
+        with Interrupts() as interrupts:
+            making = _Making(out, about, teacher, accelerator, workers, watch, interrupts)
+            for file in files:
+                if file.name not in header.whole:
+                    header = making.fill(file, header)
+    finally:
+        watch.end()
+    return about
+
+
+def _about(
+    recipe: Recipe, dataset: Dataset, teacher: Teacher, form: Form, views: int, accelerator: Accelerator
+) -> About:
+    assert recipe.teacher is not None
+    named = recipe.teacher if recipe.teacher_checkpoint is None else f"{recipe.teacher}@{recipe.teacher_checkpoint}"
+    return About(
+        teacher=named,
+        teacher_sha256=teacher.fingerprint(),
+        nets=[
+            {
+                "image_size": member.image_size,
+                "mean": member.net.mean.flatten().tolist(),
+                "std": member.net.std.flatten().tolist(),
+            }
+            for member in teacher.members
+        ],
+        parameters=teacher.count_parameters(),
+        data=data_label(recipe.data),
+        train_sha256=dataset.train.fingerprint(),
+        validation_sha256=dataset.val.fingerprint(),
+        pictures=len(dataset.train),
+        validation_pictures=len(dataset.val),
+        classes=form.classes,
+        image_size=dataset.image_size,
+        augment={key: list(value) if isinstance(value, tuple) else value
+                 for key, value in asdict(augmentation(recipe, dataset)).items()},
+        seed=recipe.seed,
+        views=views,
+        places=form.places,
+        temperature=form.temperature,
+        tail="none" if form.whole else "even",
+        amp=recipe.amp,
+        device=accelerator.device.type,
+        batch_size=recipe.batch_size,
+    )  # fmt: skip
+
+
+def _begin(out: Path, about: About) -> Header:
+    """The header to go on from: what is whole and sound, and what was begun. Refuses a disk without room."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        header = answers.read_header(out)
+        for name, ours in asdict(about).items():
+            if (theirs := asdict(header.about)[name]) != ours:
+                raise ValueError(f"out: {str(out)!r} holds another store: expected {name} {ours!r}, got {theirs!r}")
+        sizes = about.sizes()
+        whole = {
+            name: digest
+            for name, digest in header.whole.items()
+            if (path := out / name).is_file() and path.stat().st_size == sizes[name] and answers.sha256(path) == digest
+        }
+        begun = {name: done for name, done in header.under_way.items() if (out / f".{name}.part").is_file()}
+        header = Header(about, whole, begun)
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        header = Header(about, {}, {})
+    written = sum(path.stat().st_size for path in out.iterdir())
+    needed, free = sum(about.sizes().values()) - written, shutil.disk_usage(out).free
+    if needed > free:
+        raise ValueError(f"out: expected {needed:,} bytes free for {str(out)!r}, got {free:,}")
+    return header
+
+
+def _done(files: list[_File], header: Header) -> int:
+    """Pictures that were asked about before."""
+    return sum(len(file.split) if file.name in header.whole else header.under_way.get(file.name, 0) for file in files)
+
+
+def _sync(out: Any) -> None:
+    out.flush()
+    os.fsync(out.fileno())
