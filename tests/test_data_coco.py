@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from coco_files import CATEGORIES, TRAIN, VAL, box, content, image, write
-from pldistill.data import open_boxes
+from pldistill.data import BOX_SOURCES, open_boxes, open_data
 
 SHARED = Path(os.environ.get("PLDISTILL_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
@@ -202,6 +202,7 @@ def test_folders_that_are_none(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
+        ("glyphs", {}, "data: glyphs has labels and no boxes: it is for classification"),
         ("cocoa:x", {}, "unknown data with boxes 'cocoa'; did you mean coco"),
         ("scenes:size=3", {}, "unknown option of scenes 'size'"),
         ("scenes", {"image_size": 0}, "image_size: expected at least 1 pixel, got 0"),
@@ -212,6 +213,12 @@ def test_bad_requests(spec, options, message, tmp_path, monkeypatch):
     monkeypatch.setenv("PLDISTILL_CACHE", str(tmp_path))
     with pytest.raises(ValueError, match=message):
         open_boxes(spec, **options)
+
+
+@pytest.mark.parametrize("name", BOX_SOURCES)
+def test_boxes_are_no_labels(name):
+    with pytest.raises(ValueError, match=f"data: {name} has boxes and no labels: it is for detection"):
+        open_data(f"{name}:x")
 
 
 def test_real_pictures():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -69,26 +70,53 @@ class _Show:
     world: int
 
 
+class _Packed(NamedTuple):
+    """A batch as it comes from a worker, in three tensors: each one costs a file handle and a copy to the device."""
+
+    pixels: Tensor
+    sizes: list[tuple[int, ...]]
+    boxes: Tensor
+    labels: Tensor
+    counts: list[int]
+
+    def unpack(self, device: torch.device) -> tuple[tuple[Tensor, ...], tuple[Boxes, ...]]:
+        """The pictures `(3, H, W)` and what lies in each, on the device."""
+        pixels, boxes, labels = (part.to(device, non_blocking=True) for part in (self.pixels, self.boxes, self.labels))
+        images = pixels.split([math.prod(size) for size in self.sizes])
+        found = zip(boxes.split(self.counts), labels.split(self.counts), strict=True)
+        return (
+            tuple(image.view(size) for image, size in zip(images, self.sizes, strict=True)),
+            tuple(Boxes(*each) for each in found),
+        )
+
+
 class _Reading(torch.utils.data.Dataset):
     """What a worker does: (view, positions) in, the pictures as this view shows them and what lies in them out."""
 
     def __init__(self, split: BoxSplit, show: _Show) -> None:
         self._split, self._show, self._ids = split, show, split.ids.numpy()
 
-    def __getitem__(self, key: tuple[int, np.ndarray]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def __getitem__(self, key: tuple[int, np.ndarray]) -> _Packed:
         view, at = key
         show, ids = self._show, self._ids[at]
         sides = short_sides(show.short_side, show.seed, view, ids).tolist()
         mirrored = flips(show.seed, view, ids) if show.hflip else np.zeros(len(ids), dtype=bool)
-        return [self._scene(*each) for each in zip(at.tolist(), sides, mirrored.tolist(), strict=True)]
+        shown = [self._scene(*each) for each in zip(at.tolist(), sides, mirrored.tolist(), strict=True)]
+        return _Packed(
+            pixels=torch.cat([image.flatten() for image, _ in shown]),
+            sizes=[tuple(image.shape) for image, _ in shown],
+            boxes=torch.cat([found.boxes for _, found in shown]),
+            labels=torch.cat([found.labels for _, found in shown]),
+            counts=[len(found.labels) for _, found in shown],
+        )
 
-    def _scene(self, place: int, side: int, mirrored: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _scene(self, place: int, side: int, mirrored: bool) -> tuple[Tensor, Boxes]:
         image = self._split.picture(place)
         height, width = image.shape[1:]
         shown = resized(height, width, side, self._show.max_side)
         image = resize(image, *shown)
         found = targets(self._split.objects(place), (height, width), shown, mirrored=mirrored)
-        return image.flip(-1) if mirrored else image, found.boxes, found.labels
+        return image.flip(-1) if mirrored else image, found
 
 
 class BoxLoader:
@@ -123,15 +151,10 @@ class BoxLoader:
     def _scenes(self, view: int, parts: list[Tensor]) -> Iterator[Scenes]:
         device = self._show.device
         read = self._workers.read([(view, at.numpy()) for at in parts])
-        for at, scenes in zip(parts, read, strict=True):
-            moved = [[column.to(device, non_blocking=True) for column in scene] for scene in scenes]
-            yield Scenes(
-                images=tuple(image for image, _, _ in moved),
-                targets=tuple(Boxes(boxes, labels) for _, boxes, labels in moved),
-                ids=self._ids[at].to(device),
-                view=view,
-                sizes=tuple((height, width) for height, width in self._sizes[at].tolist()),
-            )
+        for at, packed in zip(parts, read, strict=True):
+            images, found = packed.unpack(device)
+            sizes = tuple((height, width) for height, width in self._sizes[at].tolist())
+            yield Scenes(images=images, targets=found, ids=self._ids[at].to(device), view=view, sizes=sizes)
 
 
 def make_box_loader(

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from pldistill.data import scenes as drawn
 from pldistill.data.boxes import BoxData
 from pldistill.data.coco import coco
-from pldistill.data.sources import Request, Source, read_spec
+from pldistill.data.sources import SOURCES, Request, Source, read_spec
 from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD
 from pldistill.spec import split_spec
 from pldistill.suggest import unknown
@@ -28,6 +28,8 @@ def open_boxes(spec: str, *, image_size: int | None = None, max_side: int | None
         ValueError: an unknown name or option, sides that are too small, and what `coco` and `scenes` refuse.
     """
     name, _, _ = split_spec(spec)
+    if name in SOURCES:
+        raise ValueError(f"data: {name} has labels and no boxes: it is for classification")
     if name not in BOX_SOURCES:
         raise ValueError(unknown("data with boxes", name, BOX_SOURCES))
     if image_size is not None and image_size < 1:

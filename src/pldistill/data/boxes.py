@@ -113,7 +113,7 @@ class DrawnBoxes(BoxSplit):
         self.images = images
 
     def picture(self, place: int) -> Tensor:
-        return self.images[place].clone()  # what is handed out may be written to
+        return self.images[place]
 
     def subset(self, places: Sequence[int]) -> DrawnBoxes:
         at = torch.tensor(places, dtype=torch.int64)

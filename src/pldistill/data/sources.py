@@ -24,6 +24,8 @@ from pldistill.suggest import unknown
 
 Opened = TypeVar("Opened")
 
+WITH_BOXES = ("coco", "scenes")  # the sources of `pldistill.data.box_sources`
+
 
 @dataclass(frozen=True)
 class Request:
@@ -79,6 +81,8 @@ def open_data(spec: str, *, image_size: int | None = None, download: bool = Fals
     name, _, _ = split_spec(spec)
     if name in NOT_REPLAYABLE:
         raise ValueError(NOT_REPLAYABLE[name])
+    if name in WITH_BOXES:
+        raise ValueError(f"data: {name} has boxes and no labels: it is for detection")
     if name not in SOURCES:
         raise ValueError(unknown("data", name, SOURCES))
     if image_size is not None and image_size < 1:
