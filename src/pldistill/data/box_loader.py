@@ -41,8 +41,9 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     """A picture `(3, H, W)` uint8 at another size: bilinear, without smoothing beforehand, as torchvision does."""
     if image.shape[1:] == (height, width):
         return image
-    pixels = F.interpolate(image[None].float(), (height, width), mode="bilinear", align_corners=False)[0]
-    return pixels.round_().clamp_(0, 255).to(torch.uint8)
+    pixels = image[None].to(torch.float32, memory_format=torch.channels_last)  # twice as fast as planes are
+    pixels = F.interpolate(pixels, (height, width), mode="bilinear", align_corners=False)[0]
+    return pixels.round_().to(torch.uint8, memory_format=torch.contiguous_format)
 
 
 def targets(objects: Objects, size: tuple[int, int], shown: tuple[int, int], *, mirrored: bool) -> Boxes:

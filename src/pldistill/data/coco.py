@@ -187,8 +187,8 @@ def _boxes(
         if min(inside[2] - inside[0], inside[3] - inside[1]) < _THINNEST:
             oddities["boxes without area, left out,"] += 1
             continue
-        moved = max(abs(one - other) for one, other in zip(inside, box, strict=True))
-        oddities["boxes out of bounds, clipped,"] += moved > _ROUNDING
+        if inside != box and max(abs(one - other) for one, other in zip(inside, box, strict=True)) > _ROUNDING:
+            oddities["boxes out of bounds, clipped,"] += 1
         crowd = bool(row.get("iscrowd", 0))
         oddities["crowds, not learnt from,"] += crowd
         area = float(area) if isinstance(area, (int, float)) and area > 0 else _area(inside)

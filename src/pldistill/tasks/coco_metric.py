@@ -65,8 +65,9 @@ def _rows(image: int, detections: Detections) -> list[dict[str, Any]]:
             "image_id": image,
             "category_id": label,
             "bbox": [left, top, right - left, bottom - top],
+            "area": (right - left) * (bottom - top),
+            "iscrowd": 0,
             "score": score,
-            "segmentation": [],  # else the library makes one
         }
         for (left, top, right, bottom), label, score in zip(*columns, strict=True)
     ]
@@ -76,14 +77,17 @@ def _precision(split: BoxSplit, found: list[dict[str, Any]], classes: int) -> np
     """`(10, 101, C, 4)`, below 0 where there is nothing to find."""
     labels = range(1, classes + 1)
     sizes = zip(split.image_ids, split.sizes.tolist(), strict=True)
-    truth = COCO(
-        {
-            "images": [{"id": image, "height": height, "width": width} for image, (height, width) in sizes],
-            "annotations": annotation_rows(split, labels),
-            "categories": [{"id": label, "name": str(label)} for label in labels],
-        }
+    common = {
+        "images": [{"id": image, "height": height, "width": width} for image, (height, width) in sizes],
+        "categories": [{"id": label, "name": str(label)} for label in labels],
+    }
+    # The library's own way to read detections fails in some versions where there are none.
+    answers = [row | {"id": number} for number, row in enumerate(found, start=1)]
+    truth, answer = (
+        COCO(common | {"annotations": annotation_rows(split, labels)}),
+        COCO(common | {"annotations": answers}),
     )
-    scored = COCOeval_faster(truth, truth.loadRes(found), "bbox")
+    scored = COCOeval_faster(truth, answer, "bbox")
     scored.evaluate()
     scored.accumulate()
     precision = scored.eval["precision"][..., -1]
