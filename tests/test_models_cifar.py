@@ -1,5 +1,6 @@
 """The CIFAR nets against the published tables, the public checkpoints' names, and their own definition written out."""
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pldistill.models import build, list_models
+from pldistill.models.cifar_resnet import Bottleneck, CifarResNet
 
 KEYS = json.loads((Path(__file__).parent / "data" / "cifar_state_dicts.json").read_text(encoding="utf-8"))
 
@@ -245,3 +247,25 @@ def test_timm_manners(name):
             model.reset_classifier(3, "")
         body = timm.create_model(name, features_only=True, out_indices=(1, 3)).eval()
         assert [value.shape[1] for value in body(x)] == body.feature_info.channels()
+
+
+@pytest.mark.parametrize("name", [*SMALL, "bottlenecks"])
+def test_activations_in_place_change_no_bit(name):
+    if name == "bottlenecks":
+        net = CifarResNet(Bottleneck, (1, 1), (4, 4, 8), num_classes=3)
+    else:
+        net = build(name, num_classes=3)
+    kept = copy.deepcopy(net)
+    for module in kept.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    images = torch.randn(2, 3, 16, 16)
+    logits, expected = net(images), kept(images)
+    logits.square().sum().backward()
+    expected.square().sum().backward()
+    assert torch.equal(logits, expected)
+    for ours, theirs in zip(net.parameters(), kept.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+    assert all(map(torch.equal, net.buffers(), kept.buffers()))
+    with torch.no_grad():
+        assert torch.equal(net.eval()(images), kept.eval()(images))

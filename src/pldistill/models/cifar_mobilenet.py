@@ -27,10 +27,10 @@ class InvertedResidual(nn.Module):
         self.conv = nn.Sequential(
             nn.Conv2d(inputs, hidden, 1, bias=False),
             nn.BatchNorm2d(hidden),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False),
             nn.BatchNorm2d(hidden),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(hidden, outputs, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )
@@ -48,7 +48,9 @@ class CifarMobileNetV2(CifarNet):
     def __init__(self, width: float = 0.5, num_classes: int = 100, in_chans: int = 3, global_pool: str = "avg") -> None:
         super().__init__(num_classes, 1280, "classifier.0")
         inputs = int(32 * width)
-        self.conv1 = nn.Sequential(nn.Conv2d(in_chans, inputs, 3, 2, 1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU())
+        self.conv1 = nn.Sequential(
+            nn.Conv2d(in_chans, inputs, 3, 2, 1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)
+        )
         self.feature_info = [{"num_chs": inputs, "reduction": 2, "module": "conv1"}]
         self.blocks = nn.Sequential()
         for index, (expansion, channels, count, stride) in enumerate(GROUPS):
@@ -61,7 +63,9 @@ class CifarMobileNetV2(CifarNet):
                 self.feature_info.append(info)
             inputs = outputs
         self.conv2 = nn.Sequential(
-            nn.Conv2d(inputs, self.num_features, 1, bias=False), nn.BatchNorm2d(self.num_features), nn.ReLU()
+            nn.Conv2d(inputs, self.num_features, 1, bias=False),
+            nn.BatchNorm2d(self.num_features),
+            nn.ReLU(inplace=True),
         )
         self.classifier = nn.Sequential()
         self.init_convolutions()

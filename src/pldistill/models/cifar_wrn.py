@@ -19,10 +19,10 @@ class PreActivationBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inputs)
-        self.relu1 = nn.ReLU()
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.relu2 = nn.ReLU()
+        self.relu2 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         # the name is the public checkpoints'
         self.convShortcut = None if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
@@ -61,7 +61,7 @@ class WideResNet(CifarNet):
         self.block2 = Stage(count, 16 * width, 32 * width, 2)
         self.block3 = Stage(count, 32 * width, 64 * width, 2)
         self.bn1 = nn.BatchNorm2d(64 * width)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         self.feature_info = [
             {"num_chs": 16, "reduction": 1, "module": "conv1"},
             {"num_chs": 16 * width, "reduction": 1, "module": "block1"},
