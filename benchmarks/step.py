@@ -36,6 +36,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from pldistill import runs
+from pldistill.answers import About
 from pldistill.assemble import assemble, make_accelerator
 from pldistill.contracts import Outputs
 from pldistill.data import Dataset as Data
@@ -48,9 +49,11 @@ from pldistill.progress import Silent
 from pldistill.recipe import Recipe
 from pldistill.recipes import table1
 from pldistill.record import RunRecord, environment
+from pldistill.storing import store_answers
 from pldistill.tally import Tally
 
 WARM_UP = 1  # rounds that do not count
+VIEWS = 2  # of the store
 # What each thing is compared with: its work is that, and the loop's own cost.
 FLOOR = {"loop": "bare", "stored": "student"}
 Work = Callable[[int], float]  # one round's work, given its number; gives its seconds
@@ -168,28 +171,42 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def make_loop(asked: argparse.Namespace, folder: Path) -> tuple[Loop, Data]:
-    """Our loop and its data. The teacher is trained for a group's steps: an untrained one gives odd logits."""
+class Quiet:
+    """Looks on while the store is made, and does nothing."""
+
+    def warn(self, message: str) -> None: ...
+    def begin(self, about: About, done: int) -> None: ...
+    def asked(self, pictures: int) -> None: ...
+    def end(self) -> None: ...
+
+
+def make_loops(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, Loop], Data]:
+    """Our loops by name, and their data. The teacher is trained for a few steps: an untrained one gives odd logits."""
     teacher, student = table1.PAIRS[asked.pair]
     setting = {**table1.STUDY.setting, "batch_size": asked.batch_size, "amp": asked.amp, "epochs": 1}
     setting["data"] = f"glyphs:train={asked.batch_size * asked.steps},val=100"
     runs.train(Recipe(student=teacher, method="ce", **setting), out=folder / "teacher", device=asked.device)
     setting |= {"epochs": 2 * (WARM_UP + asked.rounds), "teacher": str(folder / "teacher"), "trust_teacher": True}
-    recipe = Recipe(student=student, method=asked.method, **setting)
-    data = open_data(recipe.data)
-    accelerator = make_accelerator(recipe.amp, asked.device)
-    return assemble(recipe, data, RunRecord(folder / "loop"), accelerator, workers=0, watch=Silent()), data
-
-
-def works(loop: Loop, data: Data, workers: int) -> dict[str, Work]:
-    """What is timed, by its name."""
-    found = {
-        "plain": Plain(loop, data, workers),
-        "bare": Bare(loop, teacher=True),
-        "student": Bare(loop, teacher=False),
-        "loop": whole(loop),
+    live = Recipe(student=student, method=asked.method, **setting)
+    setting |= {"teacher_cache": str(folder / "store"), "views": VIEWS}
+    stored = Recipe(student=student, method=asked.method, **setting)
+    store_answers(live, folder / "store", views=VIEWS, device=asked.device, watch=Quiet())
+    data, accelerator = open_data(live.data), make_accelerator(live.amp, asked.device)
+    loops = {
+        what: assemble(recipe, data, RunRecord(folder / what), accelerator, workers=0, watch=Silent())
+        for what, recipe in (("loop", live), ("stored", stored))
     }
-    loop.prepare()
+    return loops, data
+
+
+def works(loops: Mapping[str, Loop], data: Data, workers: int) -> dict[str, Work]:
+    """What is timed, by its name."""
+    live = loops["loop"]
+    found: dict[str, Work] = {"plain": Plain(live, data, workers)}
+    found |= {"bare": Bare(live, teacher=True), "student": Bare(live, teacher=False)}
+    for what, loop in loops.items():
+        found[what] = whole(loop)
+        loop.prepare()
     return found
 
 
@@ -268,7 +285,7 @@ def main() -> None:
         torch.set_num_threads(asked.threads)
     env = environment(device=asked.device, world_size=1)
     with tempfile.TemporaryDirectory() as folder:
-        timed = works(*make_loop(asked, Path(folder)), asked.workers)
+        timed = works(*make_loops(asked, Path(folder)), asked.workers)
         rates = measure(timed, asked.batch_size * asked.steps, asked.rounds)
     found = lines(rates, asked, env)
     out = asked.out or Path(__file__).with_name(f"step-{asked.device}.csv")

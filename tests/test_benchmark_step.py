@@ -12,7 +12,7 @@ import torch
 from pldistill.recipes import table1
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-WHAT = ["plain", "bare", "student", "loop"]
+WHAT = ["plain", "bare", "student", "loop", "stored"]
 
 
 @pytest.fixture
@@ -37,12 +37,12 @@ def test_it_adds_a_line_for_each_thing_it_timed(benchmark, tmp_path, monkeypatch
     with out.open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [line["what"] for line in lines] == WHAT
-    assert [line["floor"] for line in lines] == ["", "", "", "bare"]
-    assert [line["workers"] for line in lines] == ["0", "", "", ""]
+    assert [line["floor"] for line in lines] == ["", "", "", "bare", "student"]
+    assert [line["workers"] for line in lines] == ["0", "", "", "", ""]
     for line in lines:
         assert 0 < float(line["images_per_second_q1"]) <= float(line["images_per_second"])
         assert float(line["to_plain"]) > 0
-        assert (line["to_floor"] != "") == (line["what"] == "loop")
+        assert (line["to_floor"] != "") == (line["what"] in ("loop", "stored"))
         assert (line["steps"], line["batch_size"], line["device"]) == ("2", "50", "cpu")
     assert float(lines[0]["to_plain"]) == 1
     assert "| loop | " in capsys.readouterr().out
@@ -67,7 +67,7 @@ def _weights(work):
 
 
 def test_each_thing_does_what_its_name_says(benchmark, tmp_path):
-    works = benchmark.works(*benchmark.make_loop(_small(), tmp_path), 0)
+    works = benchmark.works(*benchmark.make_loops(_small(), tmp_path), 0)
     plain, bare = works["plain"], works["bare"]
     assert (plain.teacher.training, plain.student.training, bare.student.training) == (False, True, True)
     assert all(weight.is_contiguous() and weight.dtype == torch.float32 for weight in plain.student.parameters())
@@ -83,12 +83,13 @@ def test_each_thing_does_what_its_name_says(benchmark, tmp_path):
 def test_the_plain_loop_has_the_loss_of_ours(benchmark, tmp_path):
     """The same nets and pictures, in float32."""
     asked = _small(method="kd", amp="off", batch_size=100, steps=1)
-    loop, data = benchmark.make_loop(asked, tmp_path)
-    works = benchmark.works(loop, data, 0)
-    (batch,) = works["bare"].batches
-    images = (batch.images.float() / 255 - loop.bare.student.mean) / loop.bare.student.std
-    with torch.no_grad():
-        expected = loop.bare(batch, loop.teacher(batch), benchmark.full_weights(loop)).loss.item()
+    loops, data = benchmark.make_loops(asked, tmp_path)
+    loop, works = loops["loop"], benchmark.works(loops, data, 0)
+    works["loop"](0)  # one step, so its loss is of the first weights
+    (batch,) = loop.loader.epoch(loop.epoch)
+    net = works["bare"].student
+    images = (batch.images.float() / 255 - net.mean) / net.std
+    expected = sum(term["weighted"] for term in loop.tally.terms().values())
     assert works["plain"].step(images, batch.labels) == pytest.approx(expected, rel=1e-4)
 
 
