@@ -223,3 +223,10 @@ def test_an_older_view_cannot_go_on(stored):
     list(made.epoch(1))
     with pytest.raises(ValueError, match="a later epoch of this loader has begun"):
         next(first)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_vanishes_during_training_is_named(stored, tmp_path, workers):
+    gone = StoredBoxes([str(tmp_path / "gone.png")], stored.annotations.subset([1]))
+    with pytest.raises(ValueError, match=r"gone\.png: cannot be read as a picture"):
+        list(loader(gone, workers=workers).epoch(0))

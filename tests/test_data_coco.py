@@ -29,7 +29,12 @@ def test_classes_follow_the_ids_and_labels_have_no_gaps(tmp_path):
     assert train.objects(2).areas.tolist() == [200]
     assert train.picture(2).shape == (3, 50, 20)
     assert train.picture(2).unique().tolist() == [90]
-    assert data.oddities == {"pictures without boxes in train": 1, "pictures without boxes in val": 1}
+    assert data.oddities == {
+        "pictures without boxes in train": 1,
+        "classes without boxes in train": 1,
+        "pictures without boxes in val": 1,
+        "classes without boxes in val": 2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -93,7 +98,9 @@ def test_what_is_odd_is_counted(tmp_path):
         "crowds, not learnt from, in train": 1,
         "annotations of pictures that are not listed, left out, in train": 1,
         "pictures without boxes in train": 1,
+        "classes without boxes in train": 1,
         "pictures without boxes in val": 1,
+        "classes without boxes in val": 2,
     }
     found = data.train.objects(0)
     assert found.boxes.tolist() == [[0, 0, 10, 10], [30, 20, 40, 30], [30.001, 5, 40, 15], [2, 2, 22, 22]]
@@ -233,5 +240,6 @@ def test_real_pictures():
         "pictures without boxes in train": 3,
         "crowds, not learnt from, in val": 10,
         "pictures without boxes in val": 2,
+        "classes without boxes in val": 2,
     }
     assert len(data.train.annotations.objects.labels) == 2148

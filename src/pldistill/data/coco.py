@@ -155,6 +155,7 @@ def _split(
     found = _boxes(file, content["annotations"], dict(zip(images, sizes, strict=True)), category_ids)
     oddities.update({f"{what} in {side}": count for what, count in found.oddities.items()})
     oddities[f"pictures without boxes in {side}"] = int((found.counts == 0).sum())
+    oddities[f"classes without boxes in {side}"] = len(category_ids) - len(found.objects.labels.unique())
     annotations = Annotations(torch.tensor(sizes), found.objects, found.counts, tuple(images), tuple(names))
     return StoredBoxes(_paths(root, side, file, names), annotations)
 
