@@ -3,6 +3,7 @@
 import pytest
 
 import pldistill
+from paths import PATHS
 from pldistill.loop import Loop
 from pldistill.recipe import make_recipe
 from tiny_runs import CE
@@ -13,6 +14,13 @@ def scan(request, monkeypatch):
     """Both ways through the sums: what eager CPU tensors choose by range, and that of compiled graphs and devices."""
     if request.param == "always logarithmic":
         monkeypatch.setattr("pldistill.losses._plackett_luce._LINEAR_RANGE", -1.0)
+
+
+@pytest.fixture(params=PATHS)
+def path(request):
+    """Every way that PLD is computed in."""
+    with PATHS[request.param]():
+        yield
 
 
 @pytest.fixture(scope="session")

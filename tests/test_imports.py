@@ -51,6 +51,18 @@ def test_losses_import_torch_and_kernels_alone(path):
     }
 
 
+@pytest.mark.parametrize("path", of("kernels"), ids=str)
+def test_kernels_import_nothing_of_the_package(path):
+    assert rooms(path) <= {"kernels"}
+    others = {name.split(".")[0] for name in imports(path)} - {"pldistill", "__future__"}
+    assert others <= {"torch", "numpy", "triton", "math", "collections", "contextlib", "threading", "functools"}
+
+
+def test_the_ranking_losses_alone_choose_a_kernel():
+    outside = [path for path in FILES if path.parent.name != "kernels"]
+    assert [path.name for path in outside if "kernels" in rooms(path)] == ["ranking.py"]
+
+
 @pytest.mark.parametrize("path", of("analysis"), ids=str)
 def test_analysis_reads_records_and_never_trains(path):
     assert rooms(path) <= {"analysis", "record", "recipe", "losses", "spec", "suggest", "version"}

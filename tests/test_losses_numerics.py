@@ -13,7 +13,7 @@ LOSSES = [pld, listmle, lambda s, t, y, **options: p_listmle(s, t, y, normalize=
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.usefixtures("scan")
+@pytest.mark.usefixtures("path")
 def test_float32_is_as_exact_as_promised(case):
     loss_error, gradient_error = case.errors()
     assert loss_error <= case.loss_bound
@@ -40,6 +40,7 @@ def test_half_precision_is_computed_in_float32(dtype, loss):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.usefixtures("path")
 def test_half_precision_against_the_reference(dtype):
     student, teacher, labels = draw(classes=1000, dtype=dtype)
     exact, _ = reference.pld(student, teacher, labels)
@@ -47,7 +48,7 @@ def test_half_precision_against_the_reference(dtype):
 
 
 @pytest.mark.parametrize("student_scale", [1.0, 1e4])
-@pytest.mark.usefixtures("scan")
+@pytest.mark.usefixtures("path")
 def test_classes_masked_in_both_nets_do_not_exist(student_scale):
     student, teacher, labels = draw(rows=16, classes=12, dtype=torch.float64)
     masked, others = [1, 4, 5, 11], [0, 2, 3, 6, 7, 8, 9, 10]
@@ -68,7 +69,7 @@ def test_classes_masked_in_both_nets_do_not_exist(student_scale):
     assert (gradient[:, masked] == 0).all()
 
 
-@pytest.mark.usefixtures("scan")
+@pytest.mark.usefixtures("path")
 def test_teacher_alone_may_mask():
     student, teacher, labels = draw()
     teacher[:, ::3] = -math.inf
@@ -80,7 +81,7 @@ def test_teacher_alone_may_mask():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.usefixtures("scan")
+@pytest.mark.usefixtures("path")
 def test_impossible_class_with_weight_costs_infinity_in_its_row_alone(loss):
     student, teacher, labels = draw()
     worst = teacher.argmin(1)[3]
@@ -97,7 +98,7 @@ def test_impossible_class_with_weight_costs_infinity_in_its_row_alone(loss):
     assert gradient.isfinite().all()
 
 
-@pytest.mark.usefixtures("scan")
+@pytest.mark.usefixtures("path")
 def test_gradient_of_an_impossible_class_is_minus_its_weight():
     student = torch.tensor([[0.0, -math.inf, 1.0]], requires_grad=True)
     loss = plackett_luce(student, torch.tensor([[0, 1, 2]]), torch.tensor([[0.5, 0.25, 0.125]]))
@@ -107,7 +108,7 @@ def test_gradient_of_an_impossible_class_is_minus_its_weight():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.usefixtures("scan")
+@pytest.mark.usefixtures("path")
 def test_a_bad_row_stays_alone(bad):
     student, teacher, labels = draw()
     with torch.no_grad():
@@ -120,7 +121,7 @@ def test_a_bad_row_stays_alone(bad):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-@pytest.mark.usefixtures("scan")
+@pytest.mark.usefixtures("path")
 def test_one_class_costs_nothing(dtype):
     student = torch.tensor([[3.0], [-7.0]], dtype=dtype, requires_grad=True)
     for loss in LOSSES:

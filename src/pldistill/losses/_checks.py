@@ -22,6 +22,17 @@ def is_eager_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def is_plain_eager(*tensors: Tensor) -> bool:
+    """Whether what is done to these tensors happens now and once: nobody compiles, traces, maps or fakes them."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+    )
+
+
 def check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
     if isinstance(value, str) and value in known:
         return

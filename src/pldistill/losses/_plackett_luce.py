@@ -36,7 +36,7 @@ class ClosedForm(torch.autograd.Function):
         student, gradient = ctx.saved_tensors
         constants = (None,) * ctx.constants
         if not torch.compiler.is_compiling():
-            gradient = _FirstDerivative.apply(gradient, student)
+            gradient = FirstDerivative.apply(gradient, student)
             return (grad_losses[:, None] * gradient).to(student.dtype), *constants
         product = grad_losses[:, None] * gradient
         # Changes nothing, but needs the student: only then does a compiled graph refuse to be differentiated twice.
@@ -56,7 +56,7 @@ class PlackettLuce(ClosedForm):
         return in_chunks(of, student, dtype)
 
 
-class _FirstDerivative(torch.autograd.Function):
+class FirstDerivative(torch.autograd.Function):
     """The stored gradient as what it is, a function of the student.
 
     Taken for a constant, it would silently give zero to whoever differentiates it again, for a gradient penalty say.

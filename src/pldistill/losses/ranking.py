@@ -18,9 +18,12 @@ Teachers, labels, rankings and weights are constants: no gradient flows to them.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from pldistill import kernels
 
 from ._checks import (
     check_choice,
@@ -33,7 +36,9 @@ from ._checks import (
     check_reduction,
     check_temperature,
     check_weights,
+    is_plain_eager,
 )
+from ._fused import Fused, operator
 from ._plackett_luce import PlackettLuce
 from ._rows import blank, computing_dtype, from_rows, kept_rows, reduce_rows, to_rows
 
@@ -131,9 +136,17 @@ def pld(
     Source: Sec. 4.2. Half-precision inputs are computed in float32 or wider.
     """
     check_temperature(temperature)
-    ranking, kept = checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
-    weights = _softmax(to_rows(teacher_logits.detach()), temperature).gather(1, ranking)
-    return _reduced(student_logits, ranking, weights, kept, reduction)
+    _check(student_logits, teacher_logits, labels, reduction, ignore_index)
+    options = (temperature, ignore_index, reduction)
+    if is_plain_eager(student_logits, teacher_logits, labels) and _has_kernel(student_logits, teacher_logits):
+        loss = Fused.apply(*_as_rows(student_logits, teacher_logits, labels), partial(_by_kernel, *options))
+    elif torch.compiler.is_compiling() and _has_kernel(student_logits, teacher_logits):
+        loss, _ = _operator(*_as_rows(student_logits, teacher_logits, labels), *options)
+    else:
+        ranking, kept = _ranking(teacher_logits, labels, ignore_index)
+        weights = _softmax(to_rows(teacher_logits.detach()), temperature).gather(1, ranking)
+        return _reduced(student_logits, ranking, weights, kept, reduction)
+    return loss.view(labels.shape) if reduction == "none" else loss
 
 
 def listmle(
@@ -202,12 +215,52 @@ def checked_ranking(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, reduction: str, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
     """Check what the losses on π* share; return π* as rows (of anything where left out), and which rows are kept."""
+    _check(student_logits, teacher_logits, labels, reduction, ignore_index)
+    return _ranking(teacher_logits, labels, ignore_index)
+
+
+def _check(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, reduction: str, ignore_index: int) -> None:
     check_pair(student_logits, teacher_logits)
     check_reduction(reduction)
     check_ignore_index(ignore_index)
     check_labels(labels, student_logits, ignore_index)
+
+
+def _ranking(teacher_logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     kept = kept_rows(labels, ignore_index)
     return _teacher_optimal(to_rows(teacher_logits.detach()), blank(labels.flatten(), kept)), kept
+
+
+def _as_rows(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return to_rows(student_logits), to_rows(teacher_logits.detach()), labels.flatten()
+
+
+def _has_kernel(student_logits: Tensor, teacher_logits: Tensor) -> bool:
+    return kernels.kernel_for(student_logits, teacher_logits) is not None
+
+
+def _by_kernel(
+    temperature: float, ignore_index: int, reduction: str, student: Tensor, teacher: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """PLD of rows, and its gradient, by the kernel that there is for them."""
+    kernel = kernels.kernel_for(student, teacher)
+    assert kernel is not None
+    return kernel(student, teacher, labels, temperature, ignore_index, reduction, _plain_pld)
+
+
+def _plain_pld(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    ranking = _teacher_optimal(teacher, labels)
+    weights = _softmax(teacher, temperature).gather(1, ranking)
+    return PlackettLuce.forward(student, ranking, weights)
+
+
+def _by_operator(
+    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, ignore_index: int, reduction: str
+) -> tuple[Tensor, Tensor]:
+    return _by_kernel(temperature, ignore_index, reduction, student, teacher, labels)
+
+
+_operator = operator("pldistill::pld", _by_operator, kernels.gradient_dtype)
 
 
 def _teacher_optimal(teacher: Tensor, labels: Tensor) -> Tensor:

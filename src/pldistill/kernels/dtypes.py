@@ -1,0 +1,16 @@
+"""Which logits the kernels take, and the dtype of the gradient that they give: known before anything is computed."""
+
+from __future__ import annotations
+
+import torch
+
+LOGITS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def gradient_dtype(student: torch.dtype, reduction: str) -> torch.dtype:
+    """bfloat16 where that is its last rounding, else float32.
+
+    The gradient is still multiplied by what comes from above. That is 1 after a mean or a sum, as a rule, and anything
+    for single rows. In float16 a small gradient would be lost before a loss scale could save it.
+    """
+    return student if student == torch.bfloat16 and reduction != "none" else torch.float32
