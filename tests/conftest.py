@@ -7,6 +7,7 @@ from paths import PATHS
 from pldistill.loop import Loop
 from pldistill.recipe import make_recipe
 from tiny_runs import CE
+from tiny_stores import make
 
 
 @pytest.fixture(params=["chosen by range", "always logarithmic"])
@@ -34,3 +35,19 @@ def teacher(tmp_path_factory):
 def every_step(monkeypatch):
     """Watches are called, and signals heard, at every step."""
     monkeypatch.setattr(Loop, "LOOK_EVERY", -1.0)
+
+
+@pytest.fixture(scope="session")
+def store(teacher, tmp_path_factory):
+    """A store of two views with every class; nobody writes to it."""
+    folder = tmp_path_factory.mktemp("stores") / "all"
+    make(teacher, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few(teacher, tmp_path_factory):
+    """A store of two views with ten of the classes, for temperature 4; nobody writes to it."""
+    folder = tmp_path_factory.mktemp("stores") / "few"
+    make(teacher, folder, places=10)
+    return folder

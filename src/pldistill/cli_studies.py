@@ -52,6 +52,10 @@ def reproduce(
     sweep_scale: Annotated[
         list[str] | None, typer.Option(metavar="X", help="Factors on every loss, to choose from.")
     ] = None,
+    teacher_cache: Annotated[
+        str | None, typer.Option(help="Stores of `pldistill cache`; {teacher} and {seed} stand for a run's own.")
+    ] = None,
+    views: Annotated[str | None, typer.Option(metavar="N", help="Augmented versions of a picture, in turn.")] = None,
     processes: Annotated[
         str, typer.Option(metavar="N", help="Processes of each printed command, that share its batch.")
     ] = "1",
@@ -91,6 +95,8 @@ def reproduce(
         seeds=None if seeds is None else whole("seeds", seeds, least=1),
         validation=None if validation is None else whole("validation", validation, least=1),
         sweep=tuple(positive("sweep_scale", text) for text in sweep_scale or ()),
+        teacher_cache=teacher_cache,
+        views=None if views is None else whole("views", views, least=1),
     )
     if print_commands:
         print("\n".join(studies.commands(layout, processes=whole("processes", processes, least=1))))

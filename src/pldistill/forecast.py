@@ -43,7 +43,7 @@ def _job(cell: Cell, dataset: Dataset, device: str) -> Job:
     held = 0 if dataset.holdout is None else len(dataset.holdout)
     return Job(
         student=recipe.student,
-        teacher=cell.nets[0] if recipe.teacher is not None else None,
+        teacher=cell.nets[0] if recipe.teacher is not None and recipe.teacher_cache is None else None,
         epochs=recipe.epochs,
         pictures=len(dataset.train),
         val_pictures=len(dataset.val) + held,

@@ -54,6 +54,8 @@ def plan(
     seeds: int | None = None,
     validation: int | None = None,
     sweep: Sequence[float] = (),
+    teacher_cache: str | None = None,
+    views: int | None = None,
 ) -> Plan:
     """Lay out the runs. Nothing is read or written.
 
@@ -67,9 +69,12 @@ def plan(
         seeds: runs of a cell.
         validation: training pictures to hold out, on which "best" is then chosen.
         sweep: factors on every method's whole loss, beside the default, 1.
+        teacher_cache: where the stores are of the methods that need logits alone; `{teacher}` and `{seed}` in it stand
+            for the net's name and the run's seed.
+        views: of every student's pictures, so that what has a store is fairly compared with what has none.
 
     Raises:
-        ValueError: for a name that the study has not, or data that nobody named.
+        ValueError: for a name that the study has not, data that nobody named, or stores without a number of views.
     """
     if scale not in study.scales:
         raise ValueError(unknown("scale", scale, study.scales))
@@ -82,24 +87,27 @@ def plan(
         raise ValueError(f"data: expected the pictures for scale {scale!r}, as cifar100:PATH, got none")
     if sweep and validation is None:
         raise ValueError("sweep_scale: expected --validation N beside it, pictures to choose on, got none")
+    if teacher_cache is not None and views is None:
+        raise ValueError("teacher_cache: expected --views N beside it, for the runs that have no store too, got none")
     factors = (1.0, *sorted({factor for factor in sweep if factor != 1}))
     whole = _narrowed(spec, validation=validation)
     setting = {**study.setting, **chosen.setting}
     cells = tuple(
-        _cell(_Place(study, chosen, row, column, factor, out), {**setting, "seed": seed}, whole)
+        _cell(_Place(study, chosen, row, column, factor, out, teacher_cache, views), {**setting, "seed": seed}, whole)
         for seed in range(count)
         for column in columns
         for row in names
         for factor in factors
     )
-    return Plan(study, _label(study, chosen, whole), columns, names, factors, count, cells)
+    return Plan(study, _label(study, chosen, whole, views), columns, names, factors, count, cells)
 
 
-def _label(study: Study, scale: Scale, data: str) -> str:
+def _label(study: Study, scale: Scale, data: str, views: int | None) -> str:
     """What a table must say where it is not the whole protocol on the pictures of the published one."""
     pictures = data_label(data)
     other = "" if pictures in (study.data, scale.data) else f"other pictures: {pictures}"
-    return "; ".join(part for part in (scale.label, other) if part)
+    again = "" if views is None else f"{views} augmented views of each picture, in turn"
+    return "; ".join(part for part in (scale.label, other, again) if part)
 
 
 def _known(kind: str, given: Sequence[str], known: Mapping[str, object]) -> tuple[str, ...]:
@@ -128,6 +136,8 @@ class _Place:
     column: str
     factor: float
     out: Path
+    cache: str | None = None
+    views: int | None = None
 
     @property
     def nets(self) -> tuple[str, str]:
@@ -142,12 +152,16 @@ def _cell(place: _Place, setting: Fields, whole: str) -> Cell:
     data = _narrowed(whole, train=place.scale.train)
     fields = {**setting, **study.rows[row], **own, "student": student, "data": data}
     fields["options"] = {**study.rows[row].get("options", {}), **own.get("options", {})}
-    teacher = None
-    if methods.find(fields["method"]).needs_teacher:
+    fields |= {} if place.views is None else {"views": place.views}
+    teacher, spec = None, methods.find(fields["method"])
+    if spec.needs_teacher:
         if place.scale.teachers == "trained":
             teacher = _teacher(place, {**setting, "data": whole, "seed": 0})
         random = "random:" if place.scale.teachers == "random" else ""
         fields["teacher"] = str(teacher.folder) if teacher is not None else random + teacher_net
+        if place.cache is not None and spec.taps is None:
+            store = place.cache.replace("{teacher}", teacher_net)
+            fields["teacher_cache"] = store.replace("{seed}", str(fields["seed"]))
     recipe = make_recipe(fields)
     if place.factor != 1:
         recipe = scaled(recipe, place.factor)
@@ -184,7 +198,7 @@ def scaled(recipe: Recipe, factor: float) -> Recipe:
 
 
 def address(recipe: Recipe, teacher: Recipe | None = None) -> str:
-    """Ten hexadecimal digits of what a run computes, wherever its pictures and its teacher's folder lie.
+    """Ten hexadecimal digits of what a run computes, wherever its pictures, its teacher's folder and its store lie.
 
     Fields and options at their default have no part in it, so one that is added later leaves every address as it was.
     """
@@ -193,4 +207,6 @@ def address(recipe: Recipe, teacher: Recipe | None = None) -> str:
     content["options"] = {name: value for name, value in recipe.options.items() if value != defaults[name]}
     if teacher is not None:
         content["teacher"] = address(teacher)
+    if recipe.teacher_cache is not None:
+        content["teacher_cache"] = Path(recipe.teacher_cache).name
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]

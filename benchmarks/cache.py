@@ -1,0 +1,184 @@
+"""An epoch from a store of the teacher's answers beside one of cross-entropy and one that asks the teacher:
+python benchmarks/cache.py
+
+Timed in one process, in turn, an epoch of a few steps each, so that a slow moment of the machine meets all of them:
+
+    ce       cross-entropy: no teacher
+    stored   a method of the logits, the answers looked up in a store of every class
+    live     the same, the teacher asked at each step
+
+Of each the epoch is timed twice over: its training, and with its validation, which has a fifth as many pictures, as
+CIFAR-100 has. Where there is a teacher, validation also measures how far the student answers as it does. Checkpoints
+are in none of them. Nets, methods and setting are those of `pldistill reproduce table1`.
+
+The store's making is timed too, and with that its size and its price for CIFAR-100 are printed. Lines are added to the
+CSV, with the machine, versions and commit in each.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from loader import append
+from step import WARM_UP, quartiles, whole
+
+from pldistill import runs
+from pldistill.answers import About
+from pldistill.assemble import assemble, make_accelerator
+from pldistill.data import open_data
+from pldistill.loop import Loop
+from pldistill.progress import Silent
+from pldistill.recipe import Recipe
+from pldistill.recipes import table1
+from pldistill.record import RunRecord, environment
+from pldistill.storing import store_answers
+
+CIFAR = {"pictures": 50_000, "validation_pictures": 10_000}
+Seconds = dict[str, dict[str, list[float]]]  # of a part of an epoch, by what it is of, by round
+
+
+class Clock:
+    """Looks on while a store is made, and times it."""
+
+    def warn(self, message: str) -> None:
+        """A teacher of a few steps is not worth a word."""
+
+    def begin(self, about: About, done: int) -> None:
+        self.began, self.pictures = time.perf_counter(), 0
+
+    def asked(self, pictures: int) -> None:
+        self.pictures += pictures
+
+    def end(self) -> None:
+        self.rate = self.pictures / (time.perf_counter() - self.began)
+
+
+def make_loops(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, Loop], About, float]:
+    """A loop for each thing that is timed; what the store is about, and the pictures a second of its making."""
+    teacher, student = table1.PAIRS[asked.pair]
+    count = asked.batch_size * asked.steps
+    setting = {**table1.STUDY.setting, "batch_size": asked.batch_size, "amp": asked.amp, "epochs": 1}
+    setting |= {"data": f"glyphs:train={count},val={max(100, count // 5 // 100 * 100)}", "trust_teacher": True}
+    # A teacher that was never trained answers with odd logits.
+    run = runs.train(Recipe(student=teacher, method="ce", **setting), out=folder / "teacher", device=asked.device)
+    setting |= {"student": student, "epochs": 2 * (WARM_UP + asked.rounds)}
+    named, clock = {"teacher": str(run.folder), "views": asked.views}, Clock()
+    about = store_answers(
+        Recipe(method="kd", **setting, **named), folder / "store", views=asked.views, device=asked.device, watch=clock
+    )
+    recipes = {"ce": Recipe(method="ce", **setting)}
+    for method in asked.methods:
+        recipes[f"stored {method}"] = Recipe(method=method, teacher_cache=str(folder / "store"), **setting, **named)
+        recipes[f"live {method}"] = Recipe(method=method, **setting, **named)
+    data, accelerator = open_data(setting["data"]), make_accelerator(asked.amp, asked.device)
+    loops = {
+        what: assemble(recipe, data, RunRecord(folder / what), accelerator, workers=0, watch=Silent())
+        for what, recipe in recipes.items()
+    }
+    for loop in loops.values():
+        loop.prepare()
+    return loops, about, clock.rate
+
+
+def measure(loops: Mapping[str, Loop], rounds: int) -> Seconds:
+    """Seconds of training and of the whole epoch. What a round begins with changes from round to round."""
+    seconds: Seconds = {"training": {what: [] for what in loops}, "epoch": {what: [] for what in loops}}
+    order, works = list(loops), {what: whole(loop) for what, loop in loops.items()}
+    for number in range(WARM_UP + rounds):
+        order.append(order.pop(0))
+        for what in order:
+            training = works[what](number)
+            began = time.perf_counter()
+            loops[what].validate(loops[what].evaluated)  # gives numbers, so it has waited for the device
+            if number >= WARM_UP:
+                seconds["training"][what].append(training)
+                seconds["epoch"][what].append(training + time.perf_counter() - began)
+    return seconds
+
+
+def lines(seconds: Seconds, asked: argparse.Namespace, env: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A line for each thing that was timed: its seconds, and those over CE's and the live teacher's of its round."""
+    setting = {name: getattr(asked, name) for name in ("pair", "amp", "batch_size", "steps", "rounds", "views")}
+    found = []
+    for part, by_what in seconds.items():
+        for what, each in by_what.items():
+            kind, _, method = what.partition(" ")
+            figures = quartiles("seconds", each)
+            for name, other in (("to_ce", "ce"), ("to_live", f"live {method}")):
+                paired = [mine / theirs for mine, theirs in zip(each, by_what.get(other, []), strict=False)]
+                figures |= quartiles(name, paired)
+            found.append({"what": kind, "method": method or "ce", "part": part, **setting, **figures, **env})
+    return found
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        "| what | method | part | seconds | to ce | quartiles | to live | quartiles |",
+        "|---|---|---|" + "---:|" * 5,
+    ]
+    for line in found:
+        cells = [line["what"], line["method"], line["part"], f"{line['seconds']:.2f}"]
+        for name in ("to_ce", "to_live"):
+            middle, low, high = (line[name + end] for end in ("", "_q1", "_q3"))
+            cells += ["", ""] if middle is None else [f"{middle:.3f}", f"{low:.3f} to {high:.3f}"]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def price(about: About, rate: float) -> str:
+    """What stores take for CIFAR-100: bytes, and the time to make them at the rate that was measured."""
+    rows = [f"CIFAR-100's 50,000 + 10,000 pictures, {rate:,.0f} pictures/s asked:", ""]
+    rows += ["| views | classes stored | MB | minutes to make |", "|---:|---:|---:|---:|"]
+    for views in (1, 10, 30, 240):
+        for places in (100, 20):
+            whole = replace(about, views=views, places=places, classes=100, **CIFAR)
+            asked = views * CIFAR["pictures"] + CIFAR["validation_pictures"]
+            size = sum(whole.sizes().values()) / 1e6
+            rows.append(f"| {views} | {places} | {size:,.1f} | {asked / rate / 60:,.1f} |")
+    return "\n".join(rows)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Time an epoch from a store of a teacher's answers.")
+    parser.add_argument("--out", type=Path, help="the CSV to add to; benchmarks/cache-DEVICE.csv where not given")
+    parser.add_argument("--pair", default="resnet56-resnet20", choices=table1.PAIRS)
+    parser.add_argument("--methods", nargs="+", default=["kd", "pld"], choices=("kd", "dkd", "dist", "pld"))
+    parser.add_argument("--rounds", type=int, default=9, help="epochs of each")
+    parser.add_argument("--steps", type=int, default=10, help="steps in an epoch")
+    parser.add_argument("--views", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--amp", default="bf16", choices=("bf16", "off"))
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int, help="of torch; its own choice where not given")
+    asked = parser.parse_args()
+    for name, least in (("rounds", 1), ("steps", 1), ("views", 1), ("batch_size", 2)):
+        if getattr(asked, name) < least:
+            parser.error(f"--{name.replace('_', '-')}: expected at least {least}, got {getattr(asked, name)}")
+    if asked.batch_size * asked.steps < 100:  # the drawn characters are of as many classes
+        parser.error(f"--steps: expected at least 100 pictures in an epoch, got {asked.batch_size * asked.steps}")
+    return asked
+
+
+def main() -> None:
+    asked = _arguments()
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
+    env = environment(device=asked.device, world_size=1)
+    with tempfile.TemporaryDirectory() as folder:
+        loops, about, rate = make_loops(asked, Path(folder))
+        found = lines(measure(loops, asked.rounds), asked, env)
+    out = asked.out or Path(__file__).with_name(f"cache-{asked.device}.csv")
+    append(out, [{**line, "asked_per_second": rate} for line in found])
+    print(table(found))
+    print()
+    print(price(about, rate))
+    print(out)
+
+
+if __name__ == "__main__":
+    main()

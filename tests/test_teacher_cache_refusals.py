@@ -1,0 +1,104 @@
+"""A run whose answers are not in the store, or are damaged there, is refused before its first step."""
+
+import json
+import shutil
+
+import pytest
+
+from pldistill import answers
+from pldistill.assemble import augmentation
+from pldistill.data import open_data
+from pldistill.stored import open_stored, with_store
+from pldistill.teachers import open_teacher
+from tiny_stores import cached, opened
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seed": 1}, "expected answers for the run's seed, 1, got those for 0"),
+        ({"amp": "bf16"}, "the run's amp, 'bf16', got those for 'off'"),
+        ({"image_size": 40}, "the run's image_size, 40, got those for 32"),
+        ({"hflip": True}, "the run's augmentation, "),
+        ({"data": "digits"}, "the run's number of classes, 10, got those for 100"),
+        ({"data": "glyphs:train=200,val=100"}, "the run's number of pictures, 200, got those for 100"),
+        ({"data": "glyphs:train=100,val=100,seed=3"}, "the run's training pictures, 'glyphs:train=100,val=100,seed=3'"),
+        ({"data": "glyphs:train=100,val=200"}, "the run's validation pictures, "),
+        ({"teacher": "random:resnet8"}, "the run's teacher, 'random:resnet8', whose SHA-256 is "),
+        ({"views": 3}, "views: expected at most the 2 of "),
+        ({"repeats": 3}, "views: expected at least 3, one for each of a picture's copies, got 2"),
+        ({"method": "at"}, "method 'at' compares activations, which a store does not hold"),
+        ({"method": "ce"}, "method 'ce' asks no teacher, got teacher_cache="),
+        ({"teacher_checkpoint": "x.pt"}, "teacher_checkpoint: expected none beside teacher_cache="),
+        ({"class_map": "x.json"}, "class_map: expected none beside teacher_cache="),
+        ({"teacher_cache": "nowhere"}, "teacher_cache: expected a store that `pldistill cache` made, got 'nowhere'"),
+    ],
+)
+def test_a_run_whose_answers_are_not_there_is_refused(store, change, says):
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        opened(**{"store": store, **change}) if "teacher_cache" not in change else opened(change["teacher_cache"])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"method": "dkd"}, "method 'dkd': expected a store of all classes (--top-k all), got the 10 of 100 in"),
+        ({"method": "listmle"}, "the mass of the others is enough for kd, pld, without standardised logits"),
+        ({"options": {"standardize": "both"}}, "method 'kd': expected a store of all classes"),
+        ({"options": {"temperature": 2}}, "temperature: expected the store's, 4, at which"),
+        ({"method": "pld", "mixup": 0.2}, "mixup and cutmix: expected a store of all classes"),
+        ({"cutmix": 0.2}, "mixup and cutmix: expected a store of all classes"),
+    ],
+)
+def test_a_method_that_needs_more_places_is_refused(few, change, says):
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        opened(few, **change)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["rkl", "js", "dist", "dkd", "pld", "plkl", "listmle", "plistmle"])
+def test_every_method_of_the_logits_takes_a_store_of_all_classes(store, method):
+    assert opened(store, method=method).about.form.whole
+
+
+def test_a_teacher_trained_anew_in_its_folder_is_not_the_store_s(store, teacher, tmp_path, monkeypatch):
+    recipe = with_store(cached(store))
+    assert recipe.teacher == str(teacher.folder)
+    data = open_data(SMALL)
+    trained = open_teacher(recipe, data)
+    monkeypatch.setattr(type(trained), "fingerprint", lambda self: "other")
+    with pytest.raises(ValueError, match="whose SHA-256 is other, got those for"):
+        open_stored(recipe, data, augmentation(recipe, data))
+
+
+@pytest.mark.parametrize("name", ["view-0000.bin", "view-0001.bin", "validation.bin"])
+def test_a_damaged_file_is_named(store, tmp_path, name):
+    other = tmp_path / "store"
+    shutil.copytree(store, other)
+    content = bytearray((other / name).read_bytes())
+    content[1234] ^= 1
+    (other / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}' is damaged: expected SHA-256"):
+        opened(other)
+    (other / name).write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=f"{name}' is damaged: expected 20800 bytes, got 20799"):
+        opened(other)
+    (other / name).unlink()
+    with pytest.raises(ValueError, match=f"{name}', which is missing"):
+        opened(other)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 2}', '{"format": 1, "about": {"teacher": "t"}}'])
+def test_a_header_that_is_not_one_is_named(tmp_path, content):
+    (tmp_path / answers.HEADER).write_text(content)
+    with pytest.raises(ValueError, match=r"header\.json: expected a header of format 1; make the store anew"):
+        answers.read_header(tmp_path)
+
+
+def test_a_header_says_what_the_answers_depend_on(few):
+    about = json.loads((few / answers.HEADER).read_text())["about"]
+    assert (about["views"], about["places"], about["temperature"], about["tail"]) == (2, 10, 4.0, "even")
+    assert (about["seed"], about["amp"], about["augment"]["crop"]) == (0, "off", "pad")
+    assert len(about["teacher_sha256"]) == 64

@@ -1,0 +1,84 @@
+"""Stores of two hundred answers, and the runs that read them."""
+
+import torch
+
+from pldistill.assemble import augmentation
+from pldistill.data import make_loader, open_data
+from pldistill.recipe import make_recipe
+from pldistill.stored import open_stored, with_store
+from pldistill.storing import store_answers
+from tiny_runs import CE, distil
+
+SMALL = "glyphs:train=100,val=100"
+
+
+class Watch:
+    """Looks on, and may stop the making after so many pictures of this call."""
+
+    def __init__(self, after=None, by=None):
+        self.after, self.by, self.seen, self.done = after, by, 0, None
+
+    def warn(self, message):
+        """A teacher of one epoch is not worth a word."""
+
+    def begin(self, about, done):
+        self.about, self.done = about, done
+
+    def asked(self, pictures):
+        self.seen += pictures
+        if self.after is not None and self.seen >= self.after:
+            self.by()
+
+    def end(self):
+        self.ended = True
+
+
+def recipe_of(teacher, **change):
+    return distil(teacher, **{"data": SMALL, "epochs": 2, "batch_size": 32, **change})
+
+
+def make(teacher, out, watch=None, views=2, places=None, temperature=4.0, **change):
+    asked = recipe_of(teacher, **change)
+    watch = watch or Watch()
+    return store_answers(
+        asked, out, views=views, places=places, temperature=temperature, device="cpu", workers=0, watch=watch
+    )
+
+
+def cached(store, **change):
+    fields = {**CE, "data": SMALL, "epochs": 2, "method": "kd", "teacher_cache": str(store), **change}
+    return make_recipe(fields)
+
+
+def opened(store, **change):
+    recipe = with_store(cached(store, **change))
+    data = open_data(recipe.data, image_size=recipe.image_size)
+    return open_stored(recipe, data, augmentation(recipe, data))
+
+
+def shown(views=None, repeats=1, batch_size=32, **change):
+    """What the recipe's run sees of the training pictures."""
+    recipe = make_recipe({**CE, "data": SMALL})
+    data = open_data(SMALL)
+    return make_loader(
+        data.train,
+        batch_size=batch_size,
+        image_size=32,
+        augment=augmentation(recipe, data),
+        seed=recipe.seed,
+        shuffle=True,
+        device=torch.device("cpu"),
+        views=views,
+        repeats=repeats,
+        **change,
+    )
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def close(found, expected):
+    """To float16's rounding of the distance from a row's largest, and what a batch's make-up does to a float32."""
+    below = expected.amax(1, keepdim=True) - expected
+    assert torch.all((found - expected).abs() <= below * 2.0**-11 + 1e-5)
