@@ -1,4 +1,4 @@
-"""`benchmarks/cache.py`: each thing is timed in each round, its ratios are of one round, and a store's price is told."""
+"""`benchmarks/cache.py`: each thing is timed in each round, its ratios are of one round, and a price is told."""
 
 import argparse
 import csv

@@ -10,7 +10,7 @@ from pldistill.assemble import augmentation
 from pldistill.data import open_data
 from pldistill.stored import open_stored, with_store
 from pldistill.teachers import open_teacher
-from tiny_stores import cached, opened
+from tiny_stores import SMALL, cached, opened
 
 
 @pytest.mark.parametrize(
