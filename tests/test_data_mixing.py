@@ -188,7 +188,7 @@ def outcome(method, mixture, smoothing=0.0, labels=(0, 1, 2), weights=None):
     student, teacher = torch.randn(3, 6), Outputs(torch.randn(3, 6))
     given = replace(batch(), labels=torch.tensor(labels), mixture=mixture)
     every = {"task": 1.0, **dict.fromkeys(METHODS, 1.0)}
-    step = Distiller(Table(student), method, Classification(smoothing))(given, teacher, weights or every)
+    step = Distiller(Table(student), method, Classification(smoothing))(given, lambda batch: teacher, weights or every)
     return step, student
 
 

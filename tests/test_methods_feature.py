@@ -74,7 +74,7 @@ def test_every_method_fits_every_pair(teacher, student, size):
     for key in KEYS:
         distiller = Distiller(ours, tapped(key, ours, theirs.net, size), Classification(0.0))
         distiller.zero_grad()
-        step = distiller(batch(3, size), theirs(batch(3, size)), weights(key))
+        step = distiller(batch(3, size), theirs, weights(key))
         assert set(step.raw) == {"task", key}
         assert step.raw[key].shape == ()
         (step.loss - step.weighted["task"]).backward()
@@ -93,7 +93,7 @@ def test_every_parameter_gets_a_gradient_and_moves(key):
     before = {name: parameter.detach().clone() for name, parameter in distiller.named_parameters()}
     assert sum(name.startswith("method.") for name in before) == {"fitnet": 4, "vid": 12}.get(key, 0)
     optimizer = torch.optim.SGD(distiller.parameters(), lr=0.05, weight_decay=5e-4)
-    distiller(batch(), teacher(batch()), weights(key)).loss.backward()
+    distiller(batch(), teacher, weights(key)).loss.backward()
     optimizer.step()
     for name, parameter in distiller.named_parameters():
         assert parameter.grad is not None, name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,15 +14,22 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from pldistill import processes, snapshot
-from pldistill.contracts import Batch
-from pldistill.data import Loader
+from pldistill.contracts import Batch, Scenes
 from pldistill.interrupt import Interrupted, Interrupts
-from pldistill.models import Net
 from pldistill.recipe import Ramp, Recipe
 from pldistill.record import RunRecord
 from pldistill.schedule import learning_rate
 from pldistill.tally import Tally
 from pldistill.teachers import Teacher
+
+
+class Batches(Protocol):
+    """A run's batches, epoch by epoch; `joined` are the pictures in each of an epoch's, over all processes."""
+
+    joined: list[int]
+
+    def __len__(self) -> int: ...
+    def epoch(self, view: int, start: int = 0) -> Iterator[Any]: ...
 
 
 class Watch(Protocol):
@@ -50,10 +57,10 @@ class Loop:
     bare: nn.Module
     student: nn.Module
     average: AveragedModel | None
-    evaluated: Net
+    evaluated: Any
     teacher: Teacher | None
-    loader: Loader
-    validate: Callable[[Net], dict[str, float | None]]
+    loader: Batches
+    validate: Callable[[Any], dict[str, Any]]
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
     record: RunRecord
@@ -115,23 +122,19 @@ class Loop:
             if self._looks(due):
                 self._look(interrupts)
 
-    def _learn(self, batch: Batch, weights: dict[str, float], began: float) -> bool:
+    def _learn(self, batch: Batch | Scenes, weights: dict[str, float], began: float) -> bool:
         """Add a batch's gradient; after the last batch of a step take the step, and say so."""
         number, every = self.tally.batches, self.recipe.accumulate
         group = self.loader.joined[number - number % every :][:every]
         last = number % every == len(group) - 1
-        answers = None
-        if self.teacher is not None:
-            with self.accelerator.autocast():
-                answers = self.teacher(batch)
         with nullcontext() if last else self.accelerator.no_sync(self.distiller):
-            step = self.distiller(batch, answers, weights)
+            step = self.distiller(batch, self.teacher, weights)
             # Gradients are averaged over the processes. So each mean counts as its pictures among all of the step's.
-            part = len(batch.labels) * processes.count() / sum(group)
+            part = len(batch) * processes.count() / sum(group)
             self.accelerator.backward(step.loss if part == 1 else part * step.loss)
         if last:
             self._step()
-        self.tally.add(step, len(batch.labels), time.monotonic() - began)
+        self.tally.add(step, len(batch), time.monotonic() - began)
         return last
 
     def _step(self) -> None:

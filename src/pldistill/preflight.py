@@ -20,11 +20,10 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
-from pldistill import models
-from pldistill.data import Dataset, make_loader
 from pldistill.recipe import Recipe
+from pldistill.tasks import make_task
+from pldistill.tasks.base import Place, Task
 from pldistill.teachers import LiveTeacher, Teacher
 
 PICTURES, LEVEL = 512, 0.01
@@ -38,7 +37,7 @@ class Warns(Protocol):
 
 
 def preflight(
-    recipe: Recipe, dataset: Dataset, teacher: Teacher | None, *, accelerator: Accelerator, workers: int, watch: Warns
+    recipe: Recipe, data: Any, teacher: Teacher | None, *, accelerator: Accelerator, workers: int, watch: Warns
 ) -> dict[str, Any] | None:
     """Check the teacher on the accelerator's device, and give what was found for the run's record.
 
@@ -49,19 +48,24 @@ def preflight(
     """
     if teacher is None:
         return None
-    nets = [_describe(member, dataset, watch) for member in teacher.members]
+    task = make_task(recipe)
+    nets = [_describe(member, task, data, watch) for member in teacher.members]
     if recipe.trust_teacher:
         return {"nets": nets, "trusted": True}
-    hits, labels = _ask(recipe, dataset, teacher.at_validation(), accelerator, workers)
-    pictures, commonest = len(labels), int(labels.bincount().max())
-    chance = max(1 / len(dataset.classes), commonest / pictures)
+    place = Place(accelerator.device, workers)
+    with torch.no_grad():
+        hits, labels, classes = task.examine(
+            recipe, data, teacher.at_validation(), PICTURES, place, accelerator.autocast
+        )
+    pictures, commonest = len(labels), int(labels.bincount().amax()) if len(labels) else 0
+    chance = max(1 / classes, commonest / max(pictures, 1))
     p = binomial_tail(hits, pictures, chance)
     said = (
-        f"{hits} of {pictures} validation pictures right ({100 * hits / pictures:.1f} %), where chance is "
+        f"{hits} of {pictures} validation {task.rows} right ({100 * hits / max(pictures, 1):.1f} %), where chance is "
         f"{100 * chance:.1f} % (p = {p:.2g})"
     )
     if binomial_tail(pictures, pictures, chance) >= LEVEL:
-        watch.warn(f"teacher {recipe.teacher!r}: too few validation pictures to tell it from chance: {said}")
+        watch.warn(f"teacher {recipe.teacher!r}: too few validation {task.rows} to tell it from chance: {said}")
     elif p >= LEVEL:
         raise ValueError(
             f"teacher {recipe.teacher!r}: expected better than chance, p < {LEVEL}, got {said}; look at its classes "
@@ -82,39 +86,14 @@ def binomial_tail(hits: int, count: int, chance: float) -> float:
     return min(1.0, math.fsum(math.exp(term) for term in terms))
 
 
-def _describe(member: LiveTeacher, dataset: Dataset, watch: Warns) -> dict[str, Any]:
+def _describe(member: LiveTeacher, task: Task[Any, Any], data: Any, watch: Warns) -> dict[str, Any]:
     """Let a net try one picture; give its input size and statistics, which it keeps whatever the data's are."""
     net = member.net
-    models.probe(net, dataset.image_size)
+    task.probe(net, data)
     side = member.image_size
-    if side is not None and not 1 / _FAR <= side / dataset.image_size <= _FAR:
+    if side is not None and not 1 / _FAR <= side / data.image_size <= _FAR:
         watch.warn(
             f"the teacher's {type(net.model).__name__} was trained on pictures of {side} pixels a side and is shown "
-            f"{dataset.image_size} (--image-size)"
+            f"{data.image_size} (--image-size)"
         )
     return {"image_size": side, "mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist()}
-
-
-@torch.no_grad()
-def _ask(
-    recipe: Recipe, dataset: Dataset, teacher: Teacher, accelerator: Accelerator, workers: int
-) -> tuple[int, Tensor]:
-    """How many pictures the teacher gets right, and the labels of those it was asked about."""
-    count = min(PICTURES, len(dataset.val))
-    some = dataset.val.subset(torch.arange(count) * len(dataset.val) // count)
-    loader = make_loader(
-        some,
-        batch_size=min(recipe.batch_size, count),
-        image_size=dataset.image_size,
-        augment=None,
-        seed=0,
-        shuffle=False,
-        device=accelerator.device,
-        workers=workers,
-    )
-    hits = 0
-    for batch in loader.epoch(0):
-        with accelerator.autocast():
-            answers = teacher(batch).logits
-        hits += int((answers.argmax(dim=1) == batch.labels).sum())
-    return hits, some.labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -62,11 +63,10 @@ class Terminal:
     def epoch(self, row: dict[str, Any]) -> None:
         """Print the epoch's line."""
         terms = "  ".join(f"{name} {term['weighted']:.4g}" for name, term in row["terms"].items())
-        kl = "" if row["kl"] is None else f"  KL {row['kl']:.3f}"
         self.bar.update(self.task, completed=row["epoch"] * self.batches)
         self.console.print(
             f"  epoch {row['epoch']:>3}/{self.epochs}  {terms}  train {row['train_top1']:5.2f} %  "
-            f"val top-1 {row['top1']:5.2f} %{kl}  {row['images_per_second']:,.0f} pictures/s  {row['seconds']:.1f} s",
+            f"{_scores(row)}  {row['images_per_second']:,.0f} pictures/s  {row['seconds']:.1f} s",
             highlight=False,
             soft_wrap=True,
         )
@@ -88,6 +88,14 @@ class Terminal:
             transient=True,
             disable=not self.console.is_terminal,
         )
+
+
+def _scores(row: Mapping[str, Any]) -> str:
+    """What an epoch's validation gave, in a few words."""
+    if "AP" in row:
+        return "  ".join(f"val {name} {row[name]:5.2f} %" for name in ("AP", "AP50") if row[name] is not None)
+    kl = "" if row["kl"] is None else f"  KL {row['kl']:.3f}"
+    return f"val top-1 {row['top1']:5.2f} %{kl}"
 
 
 class StudyWatch(Terminal):

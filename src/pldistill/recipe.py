@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
-from pldistill import cache_rules, methods
+from pldistill import methods, recipe_rules
 from pldistill.methods import Option, Ramp, Weight
-from pldistill.spec import ENSEMBLE, RANDOM, split_spec, split_weights, teacher_members
+from pldistill.spec import split_spec, split_weights, teacher_members
 from pldistill.suggest import unknown
+from pldistill.task_options import TASKS
 
 
 def parse_weight(value: Any) -> Weight:
@@ -44,7 +45,9 @@ class Recipe(BaseModel):
     Attributes:
         data: the pictures, as in `pldistill list data`: `glyphs`, `cifar100:PATH`, `folder:PATH`, ...
         student: the net that is trained, a name of `pldistill list models` or any timm classifier.
-        method: a key of `METHODS`.
+        method: a name of `pldistill list methods`.
+        task: what is learnt: `classification` or `detection`.
+        task_options: the task's own options (`pldistill.task_options`); those left out take its defaults.
         teacher: who is asked, as in `pldistill.teachers`: a run folder, a net's name, `random:NAME`, `ensemble:A+B`;
             None for the methods without a teacher.
         teacher_checkpoint: weights for a teacher that is a net's name.
@@ -98,6 +101,8 @@ class Recipe(BaseModel):
     data: str
     student: str
     method: str
+    task: Literal["classification", "detection"] = "classification"
+    task_options: dict[str, Option] = Field(default_factory=dict)
     teacher: str | None = None
     teacher_checkpoint: str | None = None
     teacher_cache: str | None = None
@@ -139,89 +144,24 @@ class Recipe(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, given: Any) -> Any:
-        """Write the method's defaults out, so that a stored recipe says all that it did."""
-        if not isinstance(given, dict) or not isinstance(given.get("method"), str):
+        """Write the defaults of the task and the method out, so that a stored recipe says all that it did."""
+        task = given.get("task", "classification") if isinstance(given, dict) else None
+        if task not in TASKS or not isinstance(given.get("method"), str):
             return given
-        spec = methods.find(given["method"])
+        spec = methods.find(given["method"], task)
         weights = {name: parse_weight(value) for name, value in (given.get("weights") or {}).items()}
         return {
+            **TASKS[task].defaults,
             **given,
+            "task_options": TASKS[task].complete(given.get("task_options") or {}),
             "options": spec.complete_options(given.get("options") or {}),
             "weights": spec.complete_weights(weights),
         }
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
-        """Refuse fields that contradict one another."""
-        needs = methods.find(self.method).needs_teacher
-        if needs and self.teacher is None and self.teacher_cache is None:
-            raise ValueError(f"method {self.method!r} needs a teacher: give a run folder or a net's name, got none")
-        if not needs and self.teacher is not None:
-            raise ValueError(f"method {self.method!r} asks no teacher, got teacher={self.teacher!r}")
-        cache_rules.check(self)
-        if self.teacher_checkpoint is not None and self.teacher is None:
-            raise ValueError("teacher_checkpoint: expected the teacher's name beside it, got none")
-        if self.teacher is not None:
-            self._check_teacher(self.teacher)
-        if self.class_map is not None and self.teacher is None:
-            raise ValueError("class_map: expected a teacher beside it, got none")
-        if self.pretrained and self.student_checkpoint is not None:
-            raise ValueError("pretrained and student_checkpoint: expected one of them, got both")
-        if not any(weight != 0 for weight in self.weights.values()):
-            raise ValueError(f"weights: expected one above 0, got {self.weights}")
-        couples = methods.find(self.method).couples_batch
-        if self.relation is not None and not couples:
-            known = ", ".join(name for name, spec in methods.METHODS.items() if spec.couples_batch)
-            raise ValueError(
-                f"relation: expected a method that relates a batch's pictures ({known}), got {self.method!r}"
-            )
-        if couples and self.accumulate > 1 and self.relation != "local":
-            raise ValueError(
-                f"accumulate: expected 1 or relation='local', for {self.method!r} relates the pictures of a batch and "
-                f"not those of {self.accumulate} batches, got accumulate={self.accumulate}, relation={self.relation!r}"
-            )
-        if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
-            raise ValueError(f"warmup_epochs: expected fewer than the {self.epochs} epochs, got {self.warmup_epochs:g}")
-        if self.mix_probability != 1 and not (self.mixup or self.cutmix):
-            raise ValueError(f"mix_probability: expected mixup or cutmix beside {self.mix_probability:g}, got neither")
-        if self.unlabelled is not None:
-            self._check_unlabelled(self.unlabelled)
+        recipe_rules.check(self)
         return self
-
-    def _check_unlabelled(self, unlabelled: str) -> None:
-        """Refuse what pictures without labels do not go with."""
-        if methods.find(self.method).needs_labels:
-            known = ", ".join(name for name, spec in methods.METHODS.items() if not spec.needs_labels)
-            raise ValueError(f"unlabelled: expected a method that reads no labels ({known}), got {self.method!r}")
-        if self.mixup or self.cutmix:
-            raise ValueError(f"unlabelled: expected neither mixup nor cutmix beside {unlabelled!r}, which mix labels")
-        if self.accumulate > 1 and self.weights["task"] != 0:
-            raise ValueError(
-                "unlabelled: expected accumulate=1, for the task's loss is a mean over the labelled pictures of a "
-                f"batch, whose number changes, got {self.accumulate}"
-            )
-
-    def _check_teacher(self, teacher: str) -> None:
-        """Refuse what the teacher's text alone shows to be wrong."""
-        members = teacher_members(teacher)
-        if teacher.startswith(ENSEMBLE) and (len(members) < 2 or not all(members)):
-            raise ValueError(f"teacher: expected ensemble:A+B with at least two members, got {teacher!r}")
-        if len(members) > 1 and methods.find(self.method).taps is not None:
-            raise ValueError(
-                f"method {self.method!r} compares activations: expected one net for a teacher, got {teacher!r}"
-            )
-        drawn = [member for member in members if member.startswith(RANDOM)]
-        if drawn and not self.trust_teacher:
-            raise ValueError(
-                f"teacher {drawn[0]!r} knows nothing, which only serves to try things out: say so with --trust-teacher"
-            )
-        if drawn and self.class_map is not None:
-            raise ValueError(f"class_map: expected a teacher with classes of its own, got {drawn[0]!r}")
-        if self.teacher_checkpoint is not None and teacher.startswith((ENSEMBLE, RANDOM)):
-            raise ValueError(
-                f"teacher_checkpoint: expected a net's name for a teacher beside it, got {teacher!r}; "
-                "a member with weights is NAME@FILE"
-            )
 
     def name(self) -> str:
         """Give a folder name: data with its numbers, nets, method and seed."""
@@ -229,7 +169,8 @@ class Recipe(BaseModel):
         data = "-".join([data, *(option.replace("=", "") for option in options)])
         asked = [split_weights(member)[0].replace(":", "-") for member in teacher_members(self.teacher or "")]
         teacher = f"-from-{'-'.join(Path(member).name for member in asked)}" if self.teacher else ""
-        return f"{data}-{self.student}{teacher}-{self.method}-seed{self.seed}".replace("/", "_")
+        student = self.student.replace(":", "-")
+        return f"{data}-{student}{teacher}-{self.method}-seed{self.seed}".replace("/", "_")
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain JSON types, with every default written out."""
@@ -265,10 +206,11 @@ def completed(stored: dict[str, Any]) -> dict[str, Any]:
         name: field.get_default(call_default_factory=True) for name, field in fields.items() if name not in stored
     }
     complete = {**stored, **missing}
-    spec = methods.METHODS.get(str(stored.get("method")))
+    task = complete["task"]
+    spec = methods.BY_TASK[task].get(str(stored.get("method")))
     if spec is not None and complete["options"]:
         complete["options"] = {**spec.options, **complete["options"]}
-    return complete
+    return {**complete, "task_options": {**TASKS[task].options, **complete["task_options"]}}
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

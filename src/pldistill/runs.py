@@ -11,7 +11,6 @@ import torch
 
 from pldistill import models, processes, record, snapshot
 from pldistill.assemble import assemble, make_accelerator
-from pldistill.data import Dataset, Loader, make_loader, open_data, with_unlabelled
 from pldistill.data.pictures import read_picture
 from pldistill.loop import Loop, Watch
 from pldistill.models import Net
@@ -20,7 +19,8 @@ from pldistill.progress import Silent
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
 from pldistill.stored import with_store
-from pldistill.tasks.classification import Validation
+from pldistill.tasks import make_task
+from pldistill.tasks.base import Place
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,12 @@ class Run:
         return result
 
     def load(self) -> models.LoadedFolder:
-        """Give the trained net with its classes and input statistics."""
+        """Give the trained classifier with its classes and input statistics."""
         return models.load_folder(self.folder)
+
+    def load_detector(self) -> models.LoadedDetector:
+        """Give the trained detector with its classes and input statistics."""
+        return models.load_detector(self.folder)
 
 
 def load_run(path: Path | str) -> Run:
@@ -103,13 +107,13 @@ def train(
     accelerator = make_accelerator(recipe.amp, device)
     if processes.on_first(lambda: _finished(run, recipe, resume)):
         return Run(run)
-    dataset = open_pictures(recipe, download)
+    data = open_pictures(recipe, download)
     shown = watch if watch is not None and processes.first() else Silent()
-    loop = processes.everywhere(lambda: assemble(recipe, dataset, run, accelerator, workers=workers, watch=shown))
+    loop = processes.everywhere(lambda: assemble(recipe, data, run, accelerator, workers=workers, watch=shown))
     env = record.environment(device=accelerator.device, world_size=processes.count())
     if not resume:  # a run that goes on has asked, and its teacher must be the same
         env["preflight"] = processes.everywhere(
-            lambda: preflight(recipe, dataset, loop.teacher, accelerator=accelerator, workers=workers, watch=shown)
+            lambda: preflight(recipe, data, loop.teacher, accelerator=accelerator, workers=workers, watch=shown)
         )
     asked = loop.teacher.record() if loop.teacher is not None else {"teacher_sha256": None}
     processes.on_first(lambda: _open_folder(run, recipe, {**env, **asked}, resume))
@@ -118,52 +122,24 @@ def train(
     loop.run()
     if loop.teacher is not None and loop.teacher.fingerprint() != asked["teacher_sha256"]:
         raise AssertionError("the teacher's weights or buffers changed during training")
-    processes.on_first(lambda: _finish(loop, dataset))
+    processes.on_first(lambda: _finish(loop, data))
     return Run(run)
 
 
 def evaluate(
     run: Run, *, data: str | None = None, batch_size: int = 256, device: str = "auto", workers: int = 2
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     """Measure a finished run's net on the validation split of `data`, by default the run's own, in the run's precision.
 
-    Gives top1 and top5 in percent, val_loss in nats and the number of pictures.
+    Gives the number of pictures, and of a classifier top1 and top5 in percent and val_loss in nats, of a detector AP,
+    AP50, AP75, APs, APm and APl in percent.
 
     Raises:
         ValueError: if the classes differ from those that the net knows.
     """
-    loaded = run.load()
     accelerator = make_accelerator(run.recipe.amp, device)
-
-    def open_loader() -> Loader:
-        dataset = open_data(data or run.recipe.data, image_size=loaded.image_size)
-        if dataset.classes != tuple(loaded.classes):
-            raise ValueError(
-                f"data {dataset.spec!r}: expected the run's {len(loaded.classes)} classes ({_first(loaded.classes)}), "
-                f"got {len(dataset.classes)} ({_first(dataset.classes)})"
-            )
-        return make_loader(
-            dataset.val,
-            batch_size=batch_size,
-            image_size=loaded.image_size,
-            augment=None,
-            seed=0,
-            shuffle=False,
-            device=accelerator.device,
-            workers=workers,
-            rank=processes.rank(),
-            world=processes.count(),
-        )
-
-    loader = processes.everywhere(open_loader)
-    net = Net(loaded.model, mean=loaded.mean, std=loaded.std).to(accelerator.device)
-    figures = Validation(loader, None, accelerator.autocast)(net)
-    return {
-        "top1": figures["top1"],
-        "top5": figures["top5"],
-        "val_loss": figures["val_loss"],
-        "pictures": loader.num_samples,
-    }
+    place = Place(accelerator.device, workers)
+    return make_task(run.recipe).measure(run.folder, run.recipe, data, batch_size, place, accelerator.autocast)
 
 
 @torch.no_grad()
@@ -183,21 +159,13 @@ def predict(run: Run, pictures: Sequence[Path | str], *, top: int = 5) -> list[l
     ]
 
 
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def open_pictures(recipe: Recipe, download: bool) -> Dataset:
+def open_pictures(recipe: Recipe, download: bool) -> Any:
     """Open the data in every process; the first of several downloads what is missing before the others look for it."""
-
-    def open_(download: bool) -> Dataset:
-        dataset = open_data(recipe.data, image_size=recipe.image_size, download=download)
-        return dataset if recipe.unlabelled is None else with_unlabelled(dataset, recipe.unlabelled, download=download)
-
+    task = make_task(recipe)
     if download and processes.count() > 1:
-        processes.on_first(lambda: open_(download=True).spec)
+        processes.on_first(lambda: task.open(recipe, download=True).spec)
         download = False
-    return processes.everywhere(lambda: open_(download))
+    return processes.everywhere(lambda: task.open(recipe, download=download))
 
 
 def _finished(run: RunRecord, recipe: Recipe, resume: bool) -> bool:
@@ -243,22 +211,11 @@ def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bo
     run.write_environment({**first, "resumed": [*first.get("resumed", []), env]})
 
 
-def _finish(loop: Loop, dataset: Dataset) -> None:
-    """Export the net and write the result.
-
-    The best epoch is the best on the held-out pictures where there are some: chosen without a look at those that score
-    it. Otherwise it is the best on the validation split itself.
-    """
-    net, run, recipe = loop.evaluated, loop.record, loop.recipe
-    mean, std = net.mean.flatten().tolist(), net.std.flatten().tolist()
-    models.save_folder(
-        net.model, run.folder, classes=dataset.classes, mean=mean, std=std, image_size=dataset.image_size
-    )
+def _finish(loop: Loop, data: Any) -> None:
+    """Export the net and write the result."""
+    net, run, recipe, task = loop.evaluated, loop.record, loop.recipe, make_task(loop.recipe)
+    task.save(net, run.folder, data, recipe)
     rows = run.epochs()
-    choice = "top1" if dataset.holdout is None else "holdout_top1"
-    last, best = rows[-1], max(rows, key=lambda row: row[choice])
-    held = {} if dataset.holdout is None else {"holdout_last": last[choice], "holdout_best": best[choice]}
-    seconds = sum(row["seconds"] for row in rows)
     run.write_result(
         {
             "method": recipe.method,
@@ -267,18 +224,10 @@ def _finish(loop: Loop, dataset: Dataset) -> None:
             "data": recipe.data,
             "seed": recipe.seed,
             "epochs": recipe.epochs,
-            "top1_last": last["top1"],
-            "top1_best": best["top1"],
-            "best_epoch": best["epoch"],
-            **held,
-            "top5_last": last["top5"],
-            "kl_last": last["kl"],
-            # Rows that an earlier version wrote have none of these.
-            **{f"{name}_last": last.get(name) for name in ("agreement", "overlap5", "kendall")},
-            "seconds": seconds,
+            **task.result(rows, data),
+            "seconds": sum(row["seconds"] for row in rows),
             "images_per_second": sum(row["images_per_second"] for row in rows) / len(rows),
             "parameters": models.count_parameters(net.model),
-            "teacher_top1": last.get("teacher_top1"),
             "teacher_parameters": None if loop.teacher is None else loop.teacher.count_parameters(),
         }
     )

@@ -10,9 +10,10 @@ from collections.abc import Container
 
 _NAME = re.compile(r"(?:hfds|hfids|wds|tfds)(?=/)|[^:]*")
 _OPTION = re.compile(r"(\w+)=[0-9]+")
-_WITH_WEIGHTS = re.compile(r"([\w.]+)@(.+)")
+_WITH_WEIGHTS = re.compile(r"([\w.]+|fasterrcnn:[\w.]+)@(.+)")
 
 RANDOM, ENSEMBLE = "random:", "ensemble:"
+FASTER_RCNN = "fasterrcnn:"  # before the name of a detector's backbone
 
 
 def split_spec(spec: str, known: Container[str] | None = None) -> tuple[str, str, list[str]]:

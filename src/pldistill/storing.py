@@ -19,13 +19,14 @@ from accelerate import Accelerator
 from pldistill import answers, processes
 from pldistill.analysis.groups import data_label
 from pldistill.answers import About, Form, Header
-from pldistill.assemble import augmentation, make_accelerator
+from pldistill.assemble import make_accelerator
 from pldistill.contracts import Batch
 from pldistill.data import Augment, Dataset, Split, make_loader
 from pldistill.interrupt import Interrupted, Interrupts
 from pldistill.preflight import Warns, preflight
 from pldistill.recipe import Recipe
 from pldistill.runs import open_pictures
+from pldistill.tasks.classification import augmentation
 from pldistill.teachers import Teacher, open_teacher
 
 SYNC_EVERY = 10.0  # seconds: what a plug pulled costs

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pldistill import losses
 from pldistill.contracts import Outputs
-from pldistill.methods import taps
+from pldistill.methods import detection, taps
 from pldistill.methods.base import Method, MethodSpec, Option, Ramp, Taps, Weight
 from pldistill.methods.feature import AttentionTransfer, FitNet, VariationalInformation
 from pldistill.methods.logit import LabelSmoothing, LogitMethod, TaskOnly, stagewise
@@ -231,15 +231,19 @@ METHODS: dict[str, MethodSpec] = {
 }
 
 
-def find(name: str) -> MethodSpec:
-    """Give the method of this name.
+BY_TASK: dict[str, dict[str, MethodSpec]] = {"classification": METHODS, "detection": detection.specs(METHODS)}
+
+
+def find(name: str, task: str = "classification") -> MethodSpec:
+    """Give the method of this name with its defaults for the task.
 
     Raises:
-        ValueError: naming the known methods.
+        ValueError: naming the methods that the task knows.
     """
-    if name not in METHODS:
-        raise ValueError(unknown("method", name, METHODS))
-    return METHODS[name]
+    known = BY_TASK[task]
+    if name not in known:
+        raise ValueError(unknown("method" if task == "classification" else f"method of {task}", name, known))
+    return known[name]
 
 
-__all__ = ["METHODS", "Method", "MethodSpec", "Option", "Ramp", "Taps", "Weight", "find"]
+__all__ = ["BY_TASK", "METHODS", "Method", "MethodSpec", "Option", "Ramp", "Taps", "Weight", "find"]

@@ -102,11 +102,7 @@ class MethodSpec:
         Raises:
             ValueError: for an option that the method has not, or a value of another type.
         """
-        for name in given:
-            if name not in self.options:
-                known = self.options or {"(none)": ""}
-                raise ValueError(unknown("option", name, known))
-        return {name: _as_type(name, given.get(name, default), default) for name, default in self.options.items()}
+        return fill("option", self.options, given)
 
     def complete_weights(self, given: Mapping[str, Weight]) -> dict[str, Weight]:
         """Fill `given` up with the defaults.
@@ -120,7 +116,19 @@ class MethodSpec:
         return {**self.weights, **given}
 
 
-def _as_type(name: str, value: Option, default: Option) -> Option:
+def fill(kind: str, defaults: Mapping[str, Option], given: Mapping[str, Option]) -> dict[str, Option]:
+    """Fill `given` up with the defaults; each value takes the type of its default.
+
+    Raises:
+        ValueError: naming the `kind` of what is unknown or of another type.
+    """
+    for name in given:
+        if name not in defaults:
+            raise ValueError(unknown(kind, name, defaults or {"(none)": ""}))
+    return {name: _as_type(f"{kind} {name}", given.get(name, default), default) for name, default in defaults.items()}
+
+
+def _as_type(where: str, value: Option, default: Option) -> Option:
     """Read `value` (a string on the command line) as the type of `default`."""
     kind = type(default)
     try:
@@ -131,4 +139,4 @@ def _as_type(name: str, value: Option, default: Option) -> Option:
         return kind(value)
     except (ValueError, KeyError, TypeError):
         expected = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}[kind]
-        raise ValueError(f"option {name}: expected {expected}, got {value!r}") from None
+        raise ValueError(f"{where}: expected {expected}, got {value!r}") from None

@@ -1,4 +1,4 @@
-"""Networks: the CIFAR nets (timm knows them once this is imported), any timm classifier, their weights and taps."""
+"""Networks: the CIFAR nets (timm knows them once this is imported), any timm classifier, detectors, weights, taps."""
 
 from pldistill.models import cifar_mobilenet, cifar_resnet, cifar_wrn  # noqa: F401  (importing registers them with timm)
 from pldistill.models.build import (
@@ -9,25 +9,32 @@ from pldistill.models.build import (
     pretrained_statistics,
     require_tag,
 )
+from pldistill.models.detector import Detector, build_detector
+from pldistill.models.detector_folder import LoadedDetector, load_detector, save_detector
 from pldistill.models.folder import LoadedFolder, load_folder, save_folder
 from pldistill.models.net import Net
 from pldistill.models.taps import probe, resolve_taps, stages
 from pldistill.models.weights import head_size, load_weights
 
 __all__ = [
+    "Detector",
+    "LoadedDetector",
     "LoadedFolder",
     "Net",
     "about_pretrained",
     "build",
+    "build_detector",
     "count_parameters",
     "head_size",
     "list_models",
+    "load_detector",
     "load_folder",
     "load_weights",
     "pretrained_statistics",
     "probe",
     "require_tag",
     "resolve_taps",
+    "save_detector",
     "save_folder",
     "stages",
 ]

@@ -83,6 +83,11 @@ class Net(nn.Module):
             features[POOLED] = features[POOLED].flatten(1)
         return Outputs(logits, features)
 
+    def around(self, model: nn.Module) -> Net:
+        """The same net with other weights: `model` with these statistics, on their device, without taps."""
+        net = Net(model, mean=self.mean.flatten().tolist(), std=self.std.flatten().tolist())
+        return net.to(self.mean.device)
+
     def listen(self, taps: Sequence[str | int]) -> None:
         """Listen at `taps` from now on, and nowhere else.
 

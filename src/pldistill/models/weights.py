@@ -49,8 +49,13 @@ def load_weights(model: nn.Module, checkpoint: str | Path, *, new_head: bool = F
     if path.is_dir():
         _check_architecture(model, path)
         path = path / "model.safetensors"
+    put_weights(model, read_state(path), path, new_head=new_head)
+
+
+def put_weights(model: nn.Module, given: dict[str, Tensor], path: Path, *, new_head: bool = False) -> None:
+    """Put a state dict read from `path` into `model`, as `load_weights` does."""
     own = model.state_dict()
-    state = _plain(_find(read_file(path), path), own)
+    state = _plain(given, own)
     heads = tuple(f"{head}." for head in classifier_names(model))
     if new_head:
         state = {name: value for name, value in state.items() if not name.startswith(heads)}
@@ -69,7 +74,7 @@ def head_size(model: nn.Module, checkpoint: str | Path) -> int:
     """
     path = Path(checkpoint)
     path = path / "model.safetensors" if path.is_dir() else path
-    state = _plain(_find(read_file(path), path), model.state_dict())
+    state = _plain(read_state(path), model.state_dict())
     for head in classifier_names(model):
         if f"{head}.weight" in state:
             return state[f"{head}.weight"].shape[0]
@@ -81,6 +86,11 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
     cfg = getattr(model, "pretrained_cfg", None) or {}
     names = cfg.get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file; ValueError where it holds none, or as `read_file`."""
+    return _find(read_file(path), path)
 
 
 def read_file(path: Path) -> Any:

@@ -1,27 +1,60 @@
-"""Image classification: cross-entropy, and what is measured on the validation pictures."""
+"""Image classification: one label a picture, cross-entropy, top-1."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor
+from timm.layers import convert_sync_batchnorm
+from torch import Tensor, nn
 from torch.nn import functional
 
-from pldistill import processes
-from pldistill.contracts import UNLABELLED, Outputs
-from pldistill.data import Loader
+from pldistill import models, processes
+from pldistill.contracts import UNLABELLED, Batch, Outputs
+from pldistill.data import (
+    Augment,
+    Dataset,
+    Loader,
+    Mixing,
+    Split,
+    default_augment,
+    make_loader,
+    open_data,
+    with_unlabelled,
+)
 from pldistill.models import Net
-from pldistill.tasks import alike
-from pldistill.teachers import Teacher
+from pldistill.recipe import Recipe
+from pldistill.stored import open_stored
+from pldistill.tasks.base import Ask, Autocast, Figures, Loaders, Pair, Place, Task, evenly, first, float32, mixed
+from pldistill.tasks.validation import Validation
+from pldistill.teachers import Teacher, open_teacher
 
 
-class Classification:
-    """The task's own loss and its count of hits."""
+class Classification(Task[Dataset, Net]):
+    """One label a picture; the task's own term is cross-entropy."""
+
+    own = ("task",)
+    rows = "pictures"
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self.label_smoothing = label_smoothing
+
+    def pair(self, student: nn.Module, teacher: Ask | None, batch: Batch) -> Pair:
+        """Show both nets the same pictures."""
+        answers = None if teacher is None else float32(teacher(batch))
+        said = float32(student(batch.images))
+        return Pair(
+            said,
+            answers,
+            batch.labels.clamp(min=0),  # a loss leaves rows out whose label is a mark; those without one are to count
+            partial(mixed, lambda labels: {"task": self.loss(said, labels)}, batch.labels, batch.mixture),
+            self.hits(said, _larger(batch)),
+            (batch.labels != UNLABELLED).sum(),
+            batch.mixture,
+        )
 
     def loss(self, outputs: Outputs, labels: Tensor) -> Tensor:
         """Cross-entropy, the mean over the pictures that have a label; 0 where none of the batch has one."""
@@ -38,87 +71,162 @@ class Classification:
         """Count the pictures whose label has the largest logit; one without a label is none of them."""
         return (outputs.logits.argmax(dim=1) == labels).sum()
 
+    def open(self, recipe: Recipe, *, download: bool) -> Dataset:
+        data = open_data(recipe.data, image_size=recipe.image_size, download=download)
+        return data if recipe.unlabelled is None else with_unlabelled(data, recipe.unlabelled, download=download)
 
-class Validation:
-    """Measures a net on the validation split; the teacher is asked there once and its answers are kept.
+    def student(self, recipe: Recipe, data: Dataset) -> Net:
+        model = models.build(
+            recipe.student,
+            num_classes=len(data.classes),
+            pretrained=recipe.pretrained,
+            checkpoint=recipe.student_checkpoint,
+            new_head=recipe.new_head,
+            image_size=data.image_size,
+        )
+        if recipe.sync_batchnorm:
+            model = convert_sync_batchnorm(model)
+        mean, std = models.pretrained_statistics(model) if recipe.pretrained else (data.mean, data.std)
+        return Net(model, mean=mean, std=std)
 
-    Where training pictures are held out, `holdout` loads them, and the net is measured on them too. Each of several
-    processes measures its part of the pictures, and all have the figures of the whole.
-    """
+    def compile(self, net: Net) -> None:
+        net.model.compile()
 
-    def __init__(
-        self,
-        loader: Loader,
-        teacher: Teacher | None,
-        autocast: Callable[..., AbstractContextManager[None]],
-        holdout: Loader | None = None,
-    ) -> None:
-        self.loader = loader
-        self.teacher = teacher
-        self.autocast = autocast
-        self.holdout = holdout
-        self._teacher_logits: list[Tensor] = []
+    def teacher(self, recipe: Recipe, data: Dataset) -> Teacher | None:
+        stored = recipe.teacher_cache is not None
+        return open_stored(recipe, data, augmentation(recipe, data)) if stored else open_teacher(recipe, data)
 
-    @torch.no_grad()
-    def __call__(self, net: Net) -> dict[str, float | None]:
-        """Give top1 and top5 in percent, and in nats val_loss (cross-entropy) and kl, KL(teacher || student).
+    def columns(self, data: Dataset) -> int:
+        return len(data.classes)
 
-        The temperature is 1. How far the net answers as its teacher does, beside kl: agreement, the percentage of
-        pictures where both name the same class first; overlap5, the percentage of the teacher's first five classes that
-        are among the net's; kendall, the mean of Kendall's tau-b between the two rankings of all classes; and the
-        teacher's own teacher_top1. What asks for five classes is None for fewer, what asks for a teacher is None
-        without one. Where pictures are held out, holdout_top1 and holdout_loss are the same of them.
+    def stages(self, net: Net) -> Sequence[str]:
+        return models.stages(net.model)
+
+    def probe(self, net: Net, data: Dataset) -> Outputs:
+        return models.probe(net, data.image_size)
+
+    def loaders(self, recipe: Recipe, data: Dataset, place: Place) -> Loaders:
+        show = partial(_loader, batch_size=recipe.batch_size, image_size=data.image_size, place=place)
+        train = show(
+            data.train,
+            augment=augmentation(recipe, data),
+            seed=recipe.seed,
+            views=recipe.views,
+            shuffle=True,
+            repeats=recipe.repeats,
+            mixing=_mixing(recipe),
+        )
+        return Loaders(train, show(data.val), show(data.holdout) if data.holdout is not None else None)
+
+    def validation(self, loaders: Loaders, data: Dataset, teacher: Teacher | None, autocast: Autocast) -> Validation:
+        return Validation(loaders.val, teacher and teacher.at_validation(), autocast, loaders.holdout)
+
+    def examine(
+        self, recipe: Recipe, data: Dataset, teacher: Teacher, most: int, place: Place, autocast: Autocast
+    ) -> tuple[int, Tensor, int]:
+        some = data.val.subset(evenly(len(data.val), most))
+        alone = make_loader(  # each process looks at all of them
+            some,
+            batch_size=min(recipe.batch_size, len(some)),
+            image_size=data.image_size,
+            augment=None,
+            seed=0,
+            shuffle=False,
+            device=place.device,
+            workers=place.workers,
+        )
+        hits = 0
+        for batch in alone.epoch(0):
+            with autocast():
+                answers = teacher(batch).logits
+            hits += int((answers.argmax(dim=1) == batch.labels).sum())
+        return hits, some.labels, len(data.classes)
+
+    def save(self, net: Net, folder: Path, data: Dataset, recipe: Recipe) -> None:
+        mean, std = net.mean.flatten().tolist(), net.std.flatten().tolist()
+        models.save_folder(net.model, folder, classes=data.classes, mean=mean, std=std, image_size=data.image_size)
+
+    def result(self, rows: Sequence[Mapping[str, Any]], data: Dataset) -> Figures:
+        """Give the figures of the last and of the best epoch.
+
+        The best epoch is the best on the held-out pictures where there are some: chosen without a look at those that
+        score it. Otherwise it is the best on the validation split itself.
         """
-        was_training = net.training
-        net.eval()
-        self._ask_teacher()
-        means = self._means(net, self.loader, self._teacher_logits)
-        figures = {name: _percent(means, name) for name in ("top1", "top5")}
-        figures |= {name: means.get(name) for name in ("val_loss", "kl", "kendall")}
-        figures |= {name: _percent(means, name) for name in ("agreement", "overlap5", "teacher_top1")}
-        if self.holdout is not None:
-            means = self._means(net, self.holdout, [])
-            figures |= {"holdout_top1": 100 * means["top1"], "holdout_loss": means["val_loss"]}
-        net.train(was_training)
-        return figures
+        choice = "top1" if data.holdout is None else "holdout_top1"
+        last, best = rows[-1], max(rows, key=lambda row: row[choice])
+        held = {} if data.holdout is None else {"holdout_last": last[choice], "holdout_best": best[choice]}
+        return {
+            "top1_last": last["top1"],
+            "top1_best": best["top1"],
+            "best_epoch": best["epoch"],
+            **held,
+            "top5_last": last["top5"],
+            "kl_last": last["kl"],
+            # Rows that an earlier version wrote have none of these.
+            **{f"{name}_last": last.get(name) for name in ("agreement", "overlap5", "kendall")},
+            "teacher_top1": last.get("teacher_top1"),
+        }
 
-    def _means(self, net: Net, loader: Loader, teacher_logits: list[Tensor]) -> dict[str, float]:
-        """Give each metric's mean over the pictures; kl where there are the teacher's answers, batch by batch."""
-        sums: dict[str, Tensor] = {}
-        for number, batch in enumerate(loader.epoch(0)):
-            with self.autocast():
-                logits = net(batch.images).logits
-            answers = teacher_logits[number] if teacher_logits else None
-            for name, value in _measure(logits.float(), batch.labels, answers).items():
-                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
-        return {name: value.item() / loader.num_samples for name, value in processes.total(sums).items()}
+    def measure(
+        self, folder: Path, recipe: Recipe, spec: str | None, batch_size: int, place: Place, autocast: Autocast
+    ) -> Figures:
+        """Give top1 and top5 in percent, val_loss in nats and the number of pictures."""
+        loaded = models.load_folder(folder)
 
-    def _ask_teacher(self) -> None:
-        if self.teacher is None or self._teacher_logits:
-            return
-        for batch in self.loader.epoch(0):
-            with self.autocast():
-                self._teacher_logits.append(self.teacher(batch).logits.float())
+        def open_loader() -> Loader:
+            data = open_data(spec or recipe.data, image_size=loaded.image_size)
+            if data.classes != tuple(loaded.classes):
+                raise ValueError(
+                    f"data {data.spec!r}: expected the run's {len(loaded.classes)} classes ({first(loaded.classes)}), "
+                    f"got {len(data.classes)} ({first(data.classes)})"
+                )
+            return _loader(data.val, batch_size=batch_size, image_size=loaded.image_size, place=place)
 
-
-def _measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> dict[str, Tensor]:
-    """Sum each metric over a batch."""
-    log_p = logits.log_softmax(dim=1)
-    sums = {
-        "top1": (logits.argmax(dim=1) == labels).sum(),
-        "val_loss": functional.nll_loss(log_p, labels, reduction="sum"),
-    }
-    if logits.shape[1] >= 5:
-        sums["top5"] = (logits.topk(5, dim=1).indices == labels[:, None]).sum()
-    if teacher_logits is not None:
-        sums["kl"] = functional.kl_div(log_p, teacher_logits.log_softmax(dim=1), reduction="sum", log_target=True)
-        sums["teacher_top1"] = (teacher_logits.argmax(dim=1) == labels).sum()
-        sums["agreement"] = alike.same_first(logits, teacher_logits)
-        sums["kendall"] = alike.kendall(logits, teacher_logits)
-        if logits.shape[1] >= 5:
-            sums["overlap5"] = alike.shared_first(teacher_logits, logits, 5)
-    return sums
+        loader = processes.everywhere(open_loader)
+        net = Net(loaded.model, mean=loaded.mean, std=loaded.std).to(place.device)
+        figures = Validation(loader, None, autocast)(net)
+        return {**{name: figures[name] for name in ("top1", "top5", "val_loss")}, "pictures": loader.num_samples}
 
 
-def _percent(means: dict[str, float], name: str) -> float | None:
-    return 100 * means[name] if name in means else None
+def _loader(
+    split: Split,
+    *,
+    batch_size: int,
+    image_size: int,
+    place: Place,
+    augment: Augment | None = None,
+    seed: int = 0,
+    shuffle: bool = False,
+    **training: Any,
+) -> Loader:
+    return make_loader(
+        split,
+        batch_size=batch_size,
+        image_size=image_size,
+        augment=augment,
+        seed=seed,
+        shuffle=shuffle,
+        device=place.device,
+        workers=place.workers,
+        rank=processes.rank(),
+        world=processes.count(),
+        **training,
+    )
+
+
+def _larger(batch: Batch) -> Tensor:
+    """Give the labels of what there is more of in each picture."""
+    mixture = batch.mixture
+    return batch.labels if mixture is None or mixture.share >= 0.5 else mixture.labels
+
+
+def _mixing(recipe: Recipe) -> Mixing | None:
+    if not (recipe.mixup or recipe.cutmix):
+        return None
+    return Mixing(mixup=recipe.mixup, cutmix=recipe.cutmix, probability=recipe.mix_probability)
+
+
+def augmentation(recipe: Recipe, data: Dataset) -> Augment:
+    """What the recipe's run does to a training picture before it is mixed with another."""
+    augment = default_augment(data)
+    return augment if recipe.hflip is None else replace(augment, hflip=recipe.hflip)

@@ -1,0 +1,211 @@
+"""A detector in the pieces that a task asks one by one: maps of a picture, what is said of regions, what is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.models.detection.transform import resize_boxes
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+
+from pldistill.contracts import Detections, Outputs, Scenes
+from pldistill.data.splits import normalize
+from pldistill.methods.base import Option
+from pldistill.models.backbones import Body, build_body
+from pldistill.suggest import unknown
+
+LEVELS = ("fpn0", "fpn1", "fpn2", "fpn3")
+HEADS = ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred")
+_RATIOS, _CELLS = (0.5, 1.0, 2.0), 7
+
+
+class Pyramid(nn.Module):
+    """A body and the feature pyramid on it; the names of its weights are torchvision's."""
+
+    def __init__(self, body: Body, channels: list[int], out_channels: int) -> None:
+        super().__init__()
+        self.body = body
+        self.fpn = FeaturePyramidNetwork(channels, out_channels, LastLevelMaxPool())
+        self.out_channels = out_channels
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.fpn(self.body(images))
+
+
+class ProposalHead(RPNHead):
+    """torchvision's, answering in float32 whatever autocast computes in: boxes do not fit in half precision."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, offsets = super().forward(x)
+        return [level.float() for level in logits], [level.float() for level in offsets]
+
+
+class Predictor(FastRCNNPredictor):
+    """torchvision's, answering in float32 too."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits, offsets = super().forward(x)
+        return logits.float(), offsets.float()
+
+
+def build_detector(
+    backbone: str, *, columns: int, options: Mapping[str, Option], pretrained: bool = False
+) -> FasterRCNN:
+    """Build Faster R-CNN with a feature pyramid, torchvision's, over a body by its name (see `build_body`).
+
+    Args:
+        backbone: the body's net.
+        columns: logits of a region, the background among them.
+        options: of detection (`task_options.DETECTION`).
+        pretrained: start the body from its published ImageNet weights.
+
+    Raises:
+        ValueError: what `build_body` refuses.
+    """
+    number = {name: int(value) for name, value in options.items() if isinstance(value, int)}
+    body, channels = build_body(backbone, pretrained=pretrained, norm=str(options["norm"]))
+    body.freeze(number["trainable_layers"])
+    width = number["fpn_channels"]
+    sides = tuple((number["anchor"] * 2**level,) for level in range(5))
+    anchors = AnchorGenerator(sides, (_RATIOS,) * len(sides))
+    model = FasterRCNN(
+        Pyramid(body, channels, width),
+        rpn_anchor_generator=anchors,
+        rpn_head=ProposalHead(width, len(_RATIOS)),
+        rpn_pre_nms_top_n_train=number["pre_nms"],
+        rpn_post_nms_top_n_train=number["post_nms"],
+        rpn_pre_nms_top_n_test=number["pre_nms_eval"],
+        rpn_post_nms_top_n_test=number["post_nms_eval"],
+        rpn_batch_size_per_image=number["rpn_per_image"],
+        box_head=TwoMLPHead(width * _CELLS**2, number["head_width"]),
+        box_predictor=Predictor(number["head_width"], columns),
+        box_batch_size_per_image=number["rois_per_image"],
+        box_positive_fraction=float(options["positive_fraction"]),
+        box_score_thresh=float(options["score_threshold"]),
+        box_detections_per_img=number["detections"],
+    )
+    # What `load_weights` asks of a net: where its head is.
+    model.pretrained_cfg = {"classifier": HEADS}  # pyright: ignore[reportAttributeAccessIssue]
+    return model
+
+
+class Detector(nn.Module):
+    """Normalise with the net's own statistics, pad, and ask torchvision's detector piece by piece.
+
+    The weights live in `model`, whose state dict is torchvision's; mean and std are buffers outside any state dict.
+
+    Args:
+        model: the detector.
+        mean: channel means of pictures in [0, 1].
+        std: channel standard deviations.
+        columns: of each label, 0 the background, its column among the net's logits; None where label i is column i.
+        unused: let the columns that are no label's stand in `answer`.
+    """
+
+    mean: Tensor
+    std: Tensor
+    columns: Tensor
+
+    def __init__(
+        self,
+        model: FasterRCNN,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        columns: Sequence[int] | None = None,
+        unused: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.width = self._part("roi_heads.box_predictor.cls_score", nn.Linear).out_features
+        self.unused = unused
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(3, 1, 1), persistent=False)
+        self.register_buffer("columns", torch.tensor(columns or range(self.width)), persistent=False)
+        self.taps: tuple[str, ...] = ()
+
+    def around(self, model: FasterRCNN) -> Detector:
+        """The same net with other weights: `model` with these statistics, on their device, without taps."""
+        mean, std, columns = (part.flatten().tolist() for part in (self.mean, self.std, self.columns))
+        net = Detector(model, mean=mean, std=std, columns=columns, unused=self.unused)
+        return net.to(self.mean.device)
+
+    def listen(self, taps: Sequence[str | int]) -> None:
+        """Give the maps of these levels as features from now on: names of `LEVELS`, or their numbers.
+
+        Raises:
+            ValueError: an unknown level.
+        """
+        for tap in taps:
+            if tap not in LEVELS and tap not in range(-len(LEVELS), len(LEVELS)):
+                raise ValueError(unknown("level", str(tap), LEVELS))
+        self.taps = tuple(LEVELS[tap] if isinstance(tap, int) else tap for tap in taps)
+
+    def pad(self, pictures: Sequence[Tensor]) -> ImageList:
+        """Normalise pictures `(3, H, W)` uint8 and put them in one batch, filled up below and at the right."""
+        sizes = [(picture.shape[1], picture.shape[2]) for picture in pictures]
+        shown = [normalize(picture, self.mean, self.std) for picture in pictures]
+        return ImageList(self.model.transform.batch_images(shown), sizes)
+
+    def maps(self, images: ImageList) -> dict[str, Tensor]:
+        """Give the pyramid's levels, "0" to "3" and "pool", at strides 4 to 64."""
+        return self.model.backbone(images.tensors)
+
+    def features(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give the levels that are listened to."""
+        return {tap: maps[tap.removeprefix("fpn")] for tap in self.taps}
+
+    def about(self, maps: Mapping[str, Tensor], regions: Sequence[Tensor], images: ImageList) -> tuple[Tensor, Tensor]:
+        """Give logits `(R, K)` and box offsets `(R, 4 K)` of the regions, those of all pictures one after the other."""
+        heads = self.model.roi_heads
+        pooled = heads.box_roi_pool(maps, list(regions), images.image_sizes)
+        return heads.box_predictor(heads.box_head(pooled))
+
+    def used(self, logits: Tensor) -> Tensor:
+        """Give the labels' columns alone, in the labels' order, unless the unused ones are to stand."""
+        return logits if self.unused or len(self.columns) == self.width else logits[:, self.columns]
+
+    def answer(self, batch: Scenes) -> Outputs:
+        """Say what the batch's regions are, and give the levels that are listened to. The proposals are not asked for.
+
+        A net that is asked for its levels alone, about no regions, has no rows.
+        """
+        assert batch.regions is not None
+        images = self.pad(batch.images)
+        maps = self.maps(images)
+        logits, _ = self.about(maps, batch.regions, images)
+        return Outputs(self.used(logits), self.features(maps))
+
+    def detect(self, pictures: Sequence[Tensor], sizes: Sequence[tuple[int, int]] | None = None) -> list[Detections]:
+        """Find what is in pictures `(3, H, W)` uint8, in eval mode.
+
+        Args:
+            pictures: as they are given to nets.
+            sizes: (height, width) of the pictures in whose pixels the boxes are wanted; None: as they are given.
+        """
+        assert not self.training
+        images = self.pad(pictures)
+        maps = self.maps(images)
+        regions, _ = self.model.rpn(images, maps)
+        logits, offsets = self.about(maps, regions, images)
+        offsets = offsets.view(len(offsets), -1, 4)[:, self.columns].flatten(1)
+        found = self.model.roi_heads.postprocess_detections(
+            logits[:, self.columns], offsets, regions, images.image_sizes
+        )
+        return [
+            Detections(resize_boxes(boxes, given, wanted), labels, scores)
+            for boxes, scores, labels, given, wanted in zip(
+                *found, images.image_sizes, sizes or images.image_sizes, strict=True
+            )
+        ]
+
+    def _part(self, name: str, kind: type[nn.Linear]) -> nn.Linear:
+        part = self.model.get_submodule(name)
+        assert isinstance(part, kind)
+        return part

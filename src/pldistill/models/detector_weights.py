@@ -1,0 +1,128 @@
+"""Weights of whole detectors: torchvision's by name, and files, from which the shape of the net is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+from torchvision.models.detection import FasterRCNN, FasterRCNN_ResNet50_FPN_Weights
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from pldistill.methods.base import Option
+from pldistill.models.backbones import with_norm
+from pldistill.models.detector import build_detector
+from pldistill.models.weights import put_weights, read_state
+
+# By backbone and tag. Their logits are by COCO's category ids, with gaps: column 0 is the background.
+PUBLISHED = {"resnet50.coco_v1": FasterRCNN_ResNet50_FPN_Weights.COCO_V1}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a file of weights says of the net it is for.
+
+    Attributes:
+        columns: logits of a region, the background among them.
+        options: those of `task_options.DETECTION` that show in the weights.
+    """
+
+    columns: int
+    options: dict[str, Option]
+
+
+def read_shape(checkpoint: str | Path) -> Shape:
+    """Read the shape of the net from a file of weights, or a folder with `model.safetensors`.
+
+    Raises:
+        ValueError: a file that cannot be read, or is none of a Faster R-CNN with a feature pyramid.
+    """
+    path, state = _read(checkpoint)
+    first, score = (_ending(state, name, path) for name in ("box_head.fc6.weight", "box_predictor.cls_score.weight"))
+    lateral = _ending(state, "rpn.head.bbox_pred.weight", path)
+    norm = "group"
+    if any(name.endswith("running_mean") for name in state):
+        norm = "batch" if any(name.endswith("num_batches_tracked") for name in state) else "frozen"
+    options: dict[str, Option] = {"norm": norm, "head_width": first.shape[0], "fpn_channels": lateral.shape[1]}
+    return Shape(score.shape[0], options)
+
+
+def _ending(state: Mapping[str, Tensor], name: str, path: Path) -> Tensor:
+    for key, value in state.items():
+        if key.endswith(name):
+            return value
+    raise ValueError(f"checkpoint {path} is none of a Faster R-CNN with a feature pyramid: it has no {name}")
+
+
+def from_checkpoint(
+    backbone: str, checkpoint: str | Path, *, columns: int, options: Mapping[str, Option], new_head: bool = False
+) -> FasterRCNN:
+    """Build a detector and load a file, or a run's folder, into it, all of it or, with `new_head`, all but the head.
+
+    Weights of a net with batch normalisation fit one whose statistics are frozen.
+
+    Raises:
+        ValueError: what `load_weights` refuses, or a file of a net of another kind.
+    """
+    shape = read_shape(checkpoint)
+    ours = {name: options[name] for name in shape.options}
+    freeze = (ours["norm"], shape.options["norm"]) == ("frozen", "batch")
+    if (not freeze and ours != shape.options) or (freeze and {**ours, "norm": "batch"} != shape.options):
+        raise ValueError(f"checkpoint {checkpoint}: expected a net of {_said(ours)}, got one of {_said(shape.options)}")
+    path, state = _read(checkpoint)
+    model = build_detector(backbone, columns=columns, options={**options, "norm": shape.options["norm"]})
+    put_weights(model, state, path, new_head=new_head)
+    return frozen(model) if freeze else model
+
+
+def frozen(model: FasterRCNN) -> FasterRCNN:
+    """The model with the statistics of its body fixed."""
+    with_norm(model.backbone, "frozen")
+    return model
+
+
+def published(name: str, *, options: Mapping[str, Option], columns: int = 91, new_head: bool = False) -> FasterRCNN:
+    """Build torchvision's detector with its COCO weights, which are fetched once; `name` is one of `PUBLISHED`.
+
+    Raises:
+        ValueError: weights that cannot be fetched, or a head that does not fit.
+    """
+    model = build_detector(name.partition(".")[0], columns=columns, options={**options, "norm": "frozen"})
+    try:
+        state = PUBLISHED[name].get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        raise ValueError(
+            f"the weights of fasterrcnn:{name} are not on this machine and could not be fetched "
+            f"({type(error).__name__}): download them once with a network, or give a checkpoint"
+        ) from error
+    put_weights(model, _renamed(state), Path(name), new_head=new_head)
+    for layer in model.modules():
+        if isinstance(layer, FrozenBatchNorm2d):
+            layer.eps = 0.0  # as these weights were trained
+    return model
+
+
+def _read(checkpoint: str | Path) -> tuple[Path, dict[str, Tensor]]:
+    path = Path(checkpoint)
+    path = path / "model.safetensors" if path.is_dir() else path
+    return path, _renamed(read_state(path))
+
+
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names that torchvision gives these weights today; those of its own files are older."""
+    places = (
+        (r"(fpn\.\w+_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
+        (r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2"),
+    )
+    renamed = {}
+    for name, value in state.items():
+        for old, new in places:
+            name = re.sub(old, new, name)
+        renamed[name] = value
+    return renamed
+
+
+def _said(options: Mapping[str, Option]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in options.items())
