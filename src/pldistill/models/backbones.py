@@ -1,4 +1,4 @@
-"""The bodies of detectors: torchvision's ResNets and MobileNetV2, or timm's nets, giving maps at strides 4, 8, 16, 32."""
+"""The bodies of detectors: torchvision's ResNets and MobileNetV2, or timm's nets; maps at strides 4, 8, 16, 32."""
 
 from __future__ import annotations
 
@@ -98,9 +98,8 @@ def _timm(name: str, pretrained: bool) -> tuple[Body, list[int]]:
     try:
         net = timm.create_model(name, features_only=True, pretrained=pretrained)
     except RuntimeError as error:  # timm's word for a net without stages
-        raise ValueError(
-            f"backbone {name!r}: expected a net with stages: {str(error).partition(chr(10))[0]}"
-        ) from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"backbone {name!r}: expected a net with stages: {reason}") from error
     found = {info["reduction"]: (info["module"], info["num_chs"]) for info in net.feature_info.info}
     if not set(STRIDES) <= set(found) or not isinstance(net, nn.ModuleDict):
         raise ValueError(f"backbone {name!r}: expected maps at strides 4, 8, 16 and 32, got {sorted(found)}")

@@ -1,4 +1,4 @@
-"""A trained detector as a folder, there and back: torchvision's weights in `model.safetensors`, the rest in `config.json`."""
+"""A trained detector as a folder: torchvision's weights in `model.safetensors`, the rest in `config.json`."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def from_checkpoint(
     shape = read_shape(checkpoint)
     ours = {name: options[name] for name in shape.options}
     freeze = (ours["norm"], shape.options["norm"]) == ("frozen", "batch")
-    if (not freeze and ours != shape.options) or (freeze and {**ours, "norm": "batch"} != shape.options):
+    if {**ours, "norm": "batch" if freeze else ours["norm"]} != shape.options:
         raise ValueError(f"checkpoint {checkpoint}: expected a net of {_said(ours)}, got one of {_said(shape.options)}")
     path, state = _read(checkpoint)
     model = build_detector(backbone, columns=columns, options={**options, "norm": shape.options["norm"]})
@@ -112,16 +112,12 @@ def _read(checkpoint: str | Path) -> tuple[Path, dict[str, Tensor]]:
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The names that torchvision gives these weights today; those of its own files are older."""
-    places = (
-        (r"(fpn\.\w+_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),
-        (r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2"),
-    )
-    renamed = {}
-    for name, value in state.items():
-        for old, new in places:
-            name = re.sub(old, new, name)
-        renamed[name] = value
-    return renamed
+
+    def today(name: str) -> str:
+        name = re.sub(r"(fpn\.\w+_blocks\.\d)\.(weight|bias)$", r"\1.0.\2", name)
+        return re.sub(r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2", name)
+
+    return {today(name): value for name, value in state.items()}
 
 
 def _said(options: Mapping[str, Option]) -> str:
