@@ -57,6 +57,8 @@ def train(
     data: Annotated[str | None, typer.Option(help="glyphs, digits, cifar100:PATH, cifar10:PATH, folder:PATH.")] = None,
     student: Annotated[str | None, typer.Option(help="The net to train; see `pldistill list models`.")] = None,
     method: Annotated[str | None, typer.Option(help="See `pldistill list methods`; ce trains a teacher.")] = None,
+    task: Annotated[str | None, typer.Option(help="classification (default) or detection.")] = None,
+    task_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the task; repeatable.")] = None,
     teacher: Annotated[str | None, typer.Option(help="A run folder, NAME, NAME@FILE, ensemble:A+B.")] = None,
     teacher_checkpoint: Annotated[str | None, typer.Option(help="Weights of a teacher given by name.")] = None,
     teacher_cache: Annotated[str | None, typer.Option(help="A store that `pldistill cache` made.")] = None,
@@ -103,6 +105,7 @@ def train(
     """Train a net: a teacher (--method ce) or a student from a teacher."""
     fields = {name: value for name, value in locals().items() if name in Recipe.model_fields and value is not None}
     fields |= {"options": _pairs("option", option), "weights": _pairs("weight", weight)}
+    fields["task_options"] = _pairs("task_option", task_option)
     full = make_recipe(_over_stored(fields, recipe, out, resume))
     before = resume and out is not None and (out / "result.json").exists()
     run = training.train(
@@ -115,13 +118,25 @@ def train(
         watch=Terminal(console),
     )
     result, again = run.result, "already " if before else ""
-    top5 = "" if result["top5_last"] is None else f", top-5 {result['top5_last']:.2f} %"
     console.print(
-        f"{again}finished: top-1 {result['top1_last']:.2f} % (best {result['top1_best']:.2f} % in epoch "
-        f"{result['best_epoch']}){top5}, {result['seconds']:.0f} s: {run.folder}",
+        f"{again}finished: {_figures(result)}, {result['seconds']:.0f} s: {run.folder}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _figures(result: dict[str, Any]) -> str:
+    """What a finished run came to, in a few words."""
+    if "AP" in result:
+        best = f"(best {_percent(result['AP_best'])} in epoch {result['best_epoch']})"
+        return f"AP {_percent(result['AP'])} {best}, AP50 {_percent(result['AP50'])}"
+    top5 = "" if result["top5_last"] is None else f", top-5 {result['top5_last']:.2f} %"
+    best = f"(best {result['top1_best']:.2f} % in epoch {result['best_epoch']})"
+    return f"top-1 {result['top1_last']:.2f} % {best}{top5}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f} %"
 
 
 @app.command()
@@ -136,11 +151,12 @@ def evaluate(
     opened = training.load_run(run)
     counts = {"batch_size": whole("batch_size", batch_size, least=1), "workers": whole("workers", workers, least=0)}
     figures = training.evaluate(opened, data=data, device=device, **counts)
-    top5 = "" if figures["top5"] is None else f"  top-5 {figures['top5']:.2f} %"
-    console.print(
-        f"top-1 {figures['top1']:.2f} %{top5}  cross-entropy {figures['val_loss']:.4f}  {figures['pictures']} pictures",
-        highlight=False,
-    )
+    if opened.recipe.task == "detection":
+        said = "  ".join(f"{name} {_percent(value)}" for name, value in figures.items() if name != "pictures")
+    else:
+        top5 = "" if figures["top5"] is None else f"  top-5 {figures['top5']:.2f} %"
+        said = f"top-1 {figures['top1']:.2f} %{top5}  cross-entropy {figures['val_loss']:.4f}"
+    console.print(f"{said}  {figures['pictures']} pictures", highlight=False)
 
 
 @app.command()
@@ -223,6 +239,9 @@ def _list_studies() -> Table:
     return table
 
 
+_PAIRS = ("options", "weights", "task_options")
+
+
 def _pairs(kind: str, given: list[str] | None) -> dict[str, str]:
     """Read KEY=VALUE arguments."""
     pairs: dict[str, str] = {}
@@ -245,10 +264,12 @@ def _over_stored(fields: dict[str, Any], recipe: Path | None, out: Path | None, 
     if recipe is None:
         return fields
     stored = read_recipe(recipe)
-    if fields.get("method", stored.get("method")) != stored.get("method"):
+    other_task = fields.get("task", stored.get("task", "classification")) != stored.get("task", "classification")
+    if other_task or fields.get("method", stored.get("method")) != stored.get("method"):
         # Another method's options and weights are not this one's.
-        stored = {name: value for name, value in stored.items() if name not in ("options", "weights")}
+        dropped = _PAIRS if other_task else ("options", "weights")
+        stored = {name: value for name, value in stored.items() if name not in dropped}
     merged = {**stored, **fields}
-    for name in ("options", "weights"):
+    for name in _PAIRS:
         merged[name] = {**stored.get(name, {}), **fields[name]}
     return merged
