@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny_detectors import SMALL, detector, scenes
 from torch.nn import functional
 
 from pldistill import methods
@@ -12,6 +11,7 @@ from pldistill.losses import pld
 from pldistill.methods.detection import OWN
 from pldistill.task_options import TASKS
 from pldistill.tasks.detection import Detection
+from tiny_detectors import SMALL, detector, scenes
 
 
 def task(**options):

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from pldistill import answers
-from pldistill.assemble import augmentation
 from pldistill.data import open_data
 from pldistill.stored import open_stored, with_store
+from pldistill.tasks.classification import augmentation
 from pldistill.teachers import open_teacher
 from tiny_stores import SMALL, cached, opened
 

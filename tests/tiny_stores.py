@@ -2,11 +2,11 @@
 
 import torch
 
-from pldistill.assemble import augmentation
 from pldistill.data import make_loader, open_data
 from pldistill.recipe import make_recipe
 from pldistill.stored import open_stored, with_store
 from pldistill.storing import store_answers
+from pldistill.tasks.classification import augmentation
 from tiny_runs import CE, distil
 
 SMALL = "glyphs:train=100,val=100"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import timm
+import torch
 import torchvision
 from timm.layers import freeze_batch_norm_2d
 from timm.layers.norm_act import BatchNormAct2d, GroupNormAct
 from timm.models import get_pretrained_cfg, is_model
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.mobilenetv2 import InvertedResidual
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from pldistill.suggest import unknown
 
@@ -25,34 +29,46 @@ TORCHVISION: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class Body(nn.ModuleDict):
-    """A net cut after its last stage, its children in their order; gives what comes out of each stage, by number."""
+class Body(NamedTuple):
+    """What a pyramid stands on.
 
-    def __init__(self, layers: Mapping[str, nn.Module], stages: tuple[str, ...]) -> None:
-        super().__init__({name: layers[name] for name in layers})
-        self.stages = stages
+    Attributes:
+        net: from pictures to its maps at `STRIDES`, as a list.
+        channels: of each map.
+        stages: names of the modules in it that the maps come out of.
+    """
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        maps: dict[str, Tensor] = {}
-        for name, layer in self.items():
-            images = layer(images)
-            if name in self.stages:
-                maps[str(len(maps))] = images
-        return maps
+    net: nn.Module
+    channels: list[int]
+    stages: list[str]
 
     def freeze(self, trainable: int) -> None:
         """Fix all but the last `trainable` of five parts: what is before the first stage, and the four stages."""
-        part = 0
+        part, after = 0, 0
+        for name, parameter in self.net.named_parameters():
+            here = [number for number, stage in enumerate(self.stages, 1) if name.startswith(f"{stage}.")]
+            part, after = (here[0], here[0] + 1) if here else (after, after)
+            parameter.requires_grad_(part >= 5 - trainable)
+
+
+class _Cut(nn.ModuleDict):
+    """torchvision's layers up to the last stage, under their own names."""
+
+    def __init__(self, layers: nn.Module, stages: Sequence[str]) -> None:
+        super().__init__(IntermediateLayerGetter(layers, {stage: stage for stage in stages}).items())
+        self.stages = tuple(stages)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = []
         for name, layer in self.items():
-            if name == self.stages[0]:
-                part = 1
-            layer.requires_grad_(part >= 5 - trainable)
+            images = layer(images)
             if name in self.stages:
-                part = self.stages.index(name) + 2
+                maps.append(images)
+        return maps
 
 
-def build_body(name: str, *, pretrained: bool, norm: str) -> tuple[Body, list[int]]:
-    """Build a body by its net's name, torchvision's before timm's, and give its maps' channels.
+def build_body(name: str, *, pretrained: bool, norm: str) -> Body:
+    """Build a body by its net's name, torchvision's before timm's.
 
     Args:
         name: one of `TORCHVISION`, or a timm net that takes pictures of any size.
@@ -65,28 +81,29 @@ def build_body(name: str, *, pretrained: bool, norm: str) -> tuple[Body, list[in
     if pretrained and norm == "group":
         raise ValueError("task option norm: expected batch or frozen with pretrained weights, which have no group norm")
     try:
-        body, channels = (_torchvision if name in TORCHVISION else _timm)(name, pretrained)
+        body = (_torchvision if name in TORCHVISION else _timm)(name, pretrained)
     except OSError as error:
         raise ValueError(
             f"the weights of {name!r} are not on this machine and could not be fetched ({type(error).__name__}): "
             "download them once with a network, or give a checkpoint"
         ) from error
-    return with_norm(body, norm), channels
+    return body._replace(net=with_norm(body.net, norm))
 
 
-def _torchvision(name: str, pretrained: bool) -> tuple[Body, list[int]]:
+def _torchvision(name: str, pretrained: bool) -> Body:
     net = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
     layers, stages = net.features if name == "mobilenet_v2" else net, TORCHVISION[name]
-    kept = IntermediateLayerGetter(layers, {stage: stage for stage in stages})
-    return Body(dict(kept.items()), stages), [_width(layers.get_submodule(stage)) for stage in stages]
+    return Body(_Cut(layers, stages), [_width(layers.get_submodule(stage)) for stage in stages], list(stages))
 
 
 def _width(stage: nn.Module) -> int:
-    """Channels of what a stage gives: those of its last convolution."""
-    return [layer.out_channels for layer in stage.modules() if isinstance(layer, nn.Conv2d)][-1]
+    """Channels of what a stage gives: those of its last convolution on the main path."""
+    blocks = [layer for layer in stage.modules() if isinstance(layer, BasicBlock | Bottleneck | InvertedResidual)]
+    last = blocks[-1].conv if isinstance(blocks[-1], InvertedResidual) else blocks[-1]
+    return [layer.out_channels for layer in last.modules() if isinstance(layer, nn.Conv2d)][-1]
 
 
-def _timm(name: str, pretrained: bool) -> tuple[Body, list[int]]:
+def _timm(name: str, pretrained: bool) -> Body:
     architecture = name.partition(".")[0]
     if not is_model(architecture):
         raise ValueError(unknown("backbone", name, [*TORCHVISION, *timm.list_models()]))
@@ -96,18 +113,18 @@ def _timm(name: str, pretrained: bool) -> tuple[Body, list[int]]:
     if pretrained and not cfg.has_weights:
         raise ValueError(f"backbone {name!r} has no published weights")
     try:
-        net = timm.create_model(name, features_only=True, pretrained=pretrained)
+        with torch.device("meta"):
+            listed = timm.create_model(name, features_only=True).feature_info
     except RuntimeError as error:  # timm's word for a net without stages
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"backbone {name!r}: expected a net with stages: {reason}") from error
-    found = {info["reduction"]: (info["module"], info["num_chs"]) for info in net.feature_info.info}
-    if not set(STRIDES) <= set(found) or not isinstance(net, nn.ModuleDict):
+        raise ValueError(f"backbone {name!r}: expected a net with stages, got {str(error).splitlines()[0]}") from error
+    found = {info["reduction"]: number for number, info in enumerate(listed.info)}
+    if not set(STRIDES) <= set(found):
         raise ValueError(f"backbone {name!r}: expected maps at strides 4, 8, 16 and 32, got {sorted(found)}")
-    modules, channels = zip(*(found[stride] for stride in STRIDES), strict=True)
-    stages = tuple(module.replace(".", "_") for module in modules)
-    if not set(stages) <= set(net):
-        raise ValueError(f"backbone {name!r}: expected its stages one after the other, got {', '.join(modules)}")
-    return Body(dict(net.items()), stages), list(channels)
+    picked = tuple(found[stride] for stride in STRIDES)
+    net = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=picked)
+    modules, names = [listed.info[number]["module"] for number in picked], dict(net.named_modules())
+    stages = [module if module in names else module.replace(".", "_") for module in modules]
+    return Body(net, [listed.info[number]["num_chs"] for number in picked], stages)
 
 
 def with_norm(module: nn.Module, norm: str) -> nn.Module:

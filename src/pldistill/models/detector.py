@@ -28,14 +28,14 @@ _RATIOS, _CELLS = (0.5, 1.0, 2.0), 7
 class Pyramid(nn.Module):
     """A body and the feature pyramid on it; the names of its weights are torchvision's."""
 
-    def __init__(self, body: Body, channels: list[int], out_channels: int) -> None:
+    def __init__(self, body: Body, out_channels: int) -> None:
         super().__init__()
-        self.body = body
-        self.fpn = FeaturePyramidNetwork(channels, out_channels, LastLevelMaxPool())
+        self.body = body.net
+        self.fpn = FeaturePyramidNetwork(body.channels, out_channels, LastLevelMaxPool())
         self.out_channels = out_channels
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return self.fpn(self.body(images))
+        return self.fpn({str(level): each for level, each in enumerate(self.body(images))})
 
 
 class ProposalHead(RPNHead):
@@ -69,13 +69,13 @@ def build_detector(
         ValueError: what `build_body` refuses.
     """
     number = {name: int(value) for name, value in options.items() if isinstance(value, int)}
-    body, channels = build_body(backbone, pretrained=pretrained, norm=str(options["norm"]))
+    body = build_body(backbone, pretrained=pretrained, norm=str(options["norm"]))
     body.freeze(number["trainable_layers"])
     width = number["fpn_channels"]
     sides = tuple((number["anchor"] * 2**level,) for level in range(5))
     anchors = AnchorGenerator(sides, (_RATIOS,) * len(sides))
     model = FasterRCNN(
-        Pyramid(body, channels, width),
+        Pyramid(body, width),
         rpn_anchor_generator=anchors,
         rpn_head=ProposalHead(width, len(_RATIOS)),
         rpn_pre_nms_top_n_train=number["pre_nms"],

@@ -1,0 +1,194 @@
+"""Detectors by name: their size, their parts, what they refuse; there and back through a folder or a file."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from timm.layers.norm_act import FrozenBatchNormAct2d, GroupNormAct
+from torch import nn
+from torchvision.models import mobilenet_v2, resnet18
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from pldistill.models import build_detector, count_parameters, load_detector, save_detector
+from pldistill.models.backbones import build_body
+from pldistill.models.detector_weights import from_checkpoint, read_shape
+from pldistill.task_options import DETECTION
+from tiny_detectors import NET, SMALL, detector, scenes
+
+OPTIONS = {**DETECTION, **SMALL}
+NAMES = {"architecture": NET, "classes": ("a", "b", "c"), "category_ids": (1, 2, 3), "image_size": 96, "max_side": 200}
+
+
+@pytest.mark.parametrize(("name", "millions"), [("resnet18", 28.73), ("resnet50", 41.76), ("resnet101", 60.70)])
+def test_detectors_have_the_published_number_of_parameters(name, millions):
+    """As torchvision counts them: frozen statistics and scales are no parameters."""
+    with torch.device("meta"):
+        model = build_detector(name, columns=91, options={**DETECTION, "norm": "frozen"})
+        assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.005)
+        if name == "resnet50":
+            theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
+            ours = build_detector(name, columns=91, options=DETECTION)
+            assert {key: value.shape for key, value in ours.state_dict().items()} == {
+                key: value.shape for key, value in theirs.state_dict().items()
+            }
+
+
+def test_the_bodies_maps_are_torchvisions_at_strides_4_to_32():
+    image = torch.randn(1, 3, 64, 96)
+    for name, whole, stages in (
+        ("resnet18", resnet18, ("layer1", "layer2", "layer3", "layer4")),
+        ("mobilenet_v2", mobilenet_v2, ("features.3", "features.6", "features.13", "features.17")),
+    ):
+        torch.manual_seed(0)
+        body = build_body(name, pretrained=False, norm="batch")
+        torch.manual_seed(0)
+        net, heard = whole(), []
+        for stage in stages:
+            net.get_submodule(stage).register_forward_hook(lambda module, given, out, heard=heard: heard.append(out))
+        net.eval()(image)
+        maps = body.net.eval()(image)
+        assert [each.shape[1] for each in maps] == body.channels
+        assert [each.shape[3] for each in maps] == [24, 12, 6, 3]
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(maps, heard, strict=True))
+    assert body.channels == [24, 32, 96, 320]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "mobilenetv3_small_050"])
+def test_timms_bodies_have_the_same_strides(name):
+    body = build_body(name, pretrained=False, norm="batch")
+    with torch.no_grad():
+        maps = body.net.eval()(torch.randn(1, 3, 64, 96))
+    assert [tuple(each.shape[1:]) for each in maps] == [
+        (channels, 64 // stride, 96 // stride) for channels, stride in zip(body.channels, (4, 8, 16, 32), strict=True)
+    ]
+    shares = []
+    for trainable in range(6):
+        body.freeze(trainable)
+        shares.append(sum(parameter.numel() for parameter in body.net.parameters() if parameter.requires_grad))
+    assert shares[0] == 0
+    assert sorted(set(shares)) == shares
+    assert shares[5] == sum(parameter.numel() for parameter in body.net.parameters())
+
+
+@pytest.mark.parametrize("trainable", range(6))
+def test_the_first_parts_are_frozen(trainable):
+    body = build_body("resnet18", pretrained=False, norm="batch")
+    body.freeze(trainable)
+    learns = {name for name, part in body.net.items() if any(each.requires_grad for each in part.parameters())}
+    assert learns == set(["layer4", "layer3", "layer2", "layer1", "conv1"][:trainable]) | (
+        {"bn1"} if trainable == 5 else set()
+    )
+
+
+def test_norms():
+    frozen, *_ = build_body("resnet18", pretrained=False, norm="frozen")
+    grouped, *_ = build_body("mobilenet_v2", pretrained=False, norm="group")
+    timms, *_ = build_body("test_resnet", pretrained=False, norm="frozen")
+    others, *_ = build_body("test_efficientnet", pretrained=False, norm="group")
+    assert not any(
+        isinstance(layer, nn.BatchNorm2d) for net in (frozen, grouped, timms, others) for layer in net.modules()
+    )
+    assert any(isinstance(layer, FrozenBatchNorm2d | FrozenBatchNormAct2d) for layer in frozen.modules())
+    groups = {layer.num_channels: layer.num_groups for layer in grouped.modules() if isinstance(layer, nn.GroupNorm)}
+    assert (groups[24], groups[16], groups[144], groups[320]) == (8, 16, 16, 32)
+    assert any(isinstance(layer, GroupNormAct) for layer in others.modules())
+    torch.manual_seed(0)
+    plain, *_ = build_body("test_efficientnet", pretrained=False, norm="batch")
+    torch.manual_seed(0)
+    fixed, *_ = build_body("test_efficientnet", pretrained=False, norm="frozen")
+    image = torch.randn(1, 3, 64, 64)
+    for ours, theirs in zip(plain.eval()(image), fixed.eval()(image), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("resnet19", "unknown backbone 'resnet19'; did you mean resnet18"),
+        ("vit_small_patch16_224", "expected a net that takes pictures of any size"),
+        ("resnet8", "expected maps at strides 4, 8, 16 and 32, got"),
+    ],
+)
+def test_other_bodies_are_refused(name, says):
+    with pytest.raises(ValueError, match=says):
+        build_body(name, pretrained=False, norm="batch")
+
+
+def test_weights_that_cannot_be_fetched_are_a_plain_error(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.models.get_model", refuse)
+    monkeypatch.setattr("timm.create_model", refuse)
+    for name in ("resnet18", "test_resnet.r160_in1k"):
+        with pytest.raises(
+            ValueError, match=f"the weights of '{name}' are not on this machine and could not be fetched"
+        ):
+            build_body(name, pretrained=True, norm="batch")
+    with pytest.raises(ValueError, match="task option norm: expected batch or frozen with pretrained weights"):
+        build_body("resnet18", pretrained=True, norm="group")
+
+
+def test_a_detector_comes_back_from_its_folder(tmp_path):
+    net = detector(columns=4).eval()
+    save_detector(net, tmp_path, **NAMES, options=OPTIONS)
+    state = torch.get_rng_state()
+    loaded = load_detector(tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (loaded.architecture, loaded.classes, loaded.category_ids) == (NET, ("a", "b", "c"), (1, 2, 3))
+    assert (loaded.image_size, loaded.max_side) == (96, 200)
+    batch = scenes()
+    with torch.no_grad():
+        for ours, theirs in zip(net.detect(batch.images), loaded.net.detect(batch.images), strict=True):
+            assert torch.equal(ours.boxes, theirs.boxes)
+            assert torch.equal(ours.scores, theirs.scores)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"is no detector's folder: config\.json is missing"):
+        load_detector(tmp_path)
+    save_detector(detector(), tmp_path, **NAMES, options=OPTIONS)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "task": None}))
+    with pytest.raises(ValueError, match="holds a classifier"):
+        load_detector(tmp_path)
+    del config["mean"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"config\.json is damaged: KeyError\('mean'\)"):
+        load_detector(tmp_path)
+
+
+def test_a_file_says_the_shape_of_its_net(tmp_path):
+    state = detector(columns=6).model.state_dict()
+    older = {
+        name.replace("blocks.0.0.", "blocks.0.").replace("conv.0.0.", "conv."): value for name, value in state.items()
+    }
+    torch.save({"model": older}, tmp_path / "older.pth")
+    shape = read_shape(tmp_path / "older.pth")
+    assert shape.columns == 6
+    assert shape.options == {"norm": "batch", "head_width": 32, "fpn_channels": 16}
+    frozen = from_checkpoint("test_resnet", tmp_path / "older.pth", columns=6, options={**OPTIONS, "norm": "frozen"})
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in frozen.modules())
+    assert all(torch.equal(value, state[name]) for name, value in frozen.state_dict().items())
+    with pytest.raises(
+        ValueError, match=r"expected a net of norm batch, head_width 64, .*, got one of norm batch, head_width 32"
+    ):
+        from_checkpoint("test_resnet", tmp_path / "older.pth", columns=6, options={**OPTIONS, "head_width": 64})
+    with pytest.raises(ValueError, match="has a head of 6 classes, the model has 4"):
+        from_checkpoint("test_resnet", tmp_path / "older.pth", columns=4, options=OPTIONS)
+    fresh = from_checkpoint("test_resnet", tmp_path / "older.pth", columns=4, options=OPTIONS, new_head=True)
+    body = "backbone.body.conv1.0.weight"
+    assert torch.equal(fresh.state_dict()[body], state[body])
+    save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="is none of a Faster R-CNN with a feature pyramid"):
+        read_shape(tmp_path / "other.safetensors")
+
+
+def test_levels_are_named(monkeypatch):
+    net = detector()
+    net.listen(["fpn1", -1])
+    assert net.taps == ("fpn1", "fpn3")
+    with pytest.raises(ValueError, match="unknown level 'fpn4'"):
+        net.listen(["fpn4"])

@@ -1,0 +1,167 @@
+"""A run of detection, there and back: its record, its folder as a teacher, a stop in mid-epoch."""
+
+import json
+
+import pytest
+import torch
+
+import pldistill
+from pldistill.data import open_boxes
+from pldistill.detector_teachers import open_detector
+from pldistill.interrupt import Interrupted
+from pldistill.recipe import completed, make_recipe
+from tiny_detectors import CE, NET, SMALL, detector, distilled, recipe
+from tiny_runs import StopAt, assert_same_run, rows
+
+AP = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+
+
+def train(made, out, **given):
+    return pldistill.train(made, out=out, device="cpu", workers=0, **given)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return train(recipe(epochs=1), tmp_path_factory.mktemp("detection") / "teacher")
+
+
+def test_a_run_leaves_its_figures_and_its_net(teacher, tmp_path):
+    run = train(recipe(method="pld", teacher=str(teacher.folder), ema=0.5), tmp_path / "run")
+    result, lines = run.result, rows(run.folder)
+    assert set(AP) < set(result) > {"AP_best", "best_epoch", "teacher_AP", "per_class", "teacher_parameters"}
+    assert [result[name] for name in AP] == [lines[-1][name] for name in AP]
+    assert set(lines[-1]["terms"]) == {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg", "pld"}
+    assert result["teacher_AP"] == pytest.approx(teacher.result["AP"])
+    assert result["parameters"] == result["teacher_parameters"]
+    assert list(result["per_class"]) == list(open_boxes(CE["data"]).classes)
+    assert json.loads((run.folder / "recipe.json").read_text())["task_options"]["rois_per_image"] == 16
+    figures = pldistill.evaluate(run, device="cpu", workers=0, batch_size=2)
+    assert figures == {**{name: pytest.approx(result[name]) for name in AP}, "pictures": 4}
+    net = run.load_detector().net
+    (found,) = net.detect((open_boxes(CE["data"]).val.picture(0),))
+    assert found.boxes.shape == (len(found.labels), 4)
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
+    """The samplers' draws come from torch's generator, whose state is in the checkpoint."""
+    made = distilled(accumulate=2, batch_size=2)
+    whole = train(made, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(made, tmp_path / "stopped", watch=StopAt(1, 2))
+    train(made, tmp_path / "stopped", resume=True)
+    assert_same_run(whole.folder, tmp_path / "stopped")
+
+
+def test_a_teacher_by_file_or_by_name(teacher, tmp_path):
+    data = open_boxes(CE["data"])
+    file = teacher.folder / "model.safetensors"
+    by_run = open_detector(recipe(method="pld", teacher=str(teacher.folder)), data)
+    by_file = open_detector(recipe(method="pld", teacher=f"{NET}@{file}"), data)
+    beside = open_detector(recipe(method="pld", teacher=NET, teacher_checkpoint=str(file)), data)
+    assert by_run.fingerprint() == by_file.fingerprint() == beside.fingerprint()
+    drawn = [open_detector(distilled(seed=seed), data).fingerprint() for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"teacher": NET},
+            r"must name its weights: fasterrcnn:resnet50\.coco_v1; or give a run folder or a checkpoint",
+        ),
+        ({"teacher": "resnet50"}, "teacher: expected fasterrcnn:BACKBONE in detection, got 'resnet50'"),
+        ({"teacher": "a/b"}, "teacher: expected a run folder or a net's name, got 'a/b', which is no folder"),
+        ({"teacher": "fasterrcnn:resnet50.coco_v1"}, "expected the data's class 'A' at 1, got 'person'"),
+    ],
+)
+def test_teachers_that_do_not_fit_are_refused(change, says):
+    with pytest.raises(ValueError, match=says):
+        open_detector(recipe(method="pld", **change), open_boxes(CE["data"]))
+
+
+def test_a_teacher_of_other_classes_is_refused_before_the_first_step(teacher, tmp_path):
+    config = json.loads((teacher.folder / "config.json").read_text())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.safetensors").symlink_to(teacher.folder / "model.safetensors")
+    names = config["label_names"]
+    (tmp_path / "other" / "config.json").write_text(
+        json.dumps({**config, "label_names": [names[1], names[0], *names[2:]]})
+    )
+    with pytest.raises(ValueError, match=f"expected the data's class '{names[0]}' at 0, got '{names[1]}'"):
+        train(recipe(method="pld", teacher=str(tmp_path / "other")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    torch.save(detector(columns=4).model.state_dict(), tmp_path / "four.pth")
+    with pytest.raises(
+        ValueError, match="expected logits for the background and the data's 12 classes, 13 or 13 in all, got 4"
+    ):
+        open_detector(recipe(method="pld", teacher=f"{NET}@{tmp_path / 'four.pth'}"), open_boxes(CE["data"]))
+
+
+def test_a_teacher_at_chance_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"validation boxes right .* go on with --trust-teacher"):
+        train(
+            recipe(method="pld", teacher=str(untrained(tmp_path)), data="scenes:train=6,val=40", trust_teacher=False),
+            tmp_path / "run",
+        )
+
+
+def untrained(folder):
+    return train(recipe(epochs=1, lr=1e-9), folder / "untrained").folder
+
+
+def test_the_recipe_has_the_tasks_defaults():
+    made = make_recipe({"task": "detection", "data": "scenes", "student": NET, "method": "dkd", "teacher": "t"})
+    assert (made.batch_size, made.lr, made.weight_decay, made.epochs) == (8, 0.01, 1e-4, 12)
+    assert made.options == {"alpha": 1.0, "beta": 0.25, "temperature": 1.0, "standardize": "none"}
+    assert made.weights == {
+        "loss_classifier": 1,
+        "loss_box_reg": 1,
+        "loss_objectness": 1,
+        "loss_rpn_box_reg": 1,
+        "dkd": 1,
+    }
+    assert make_recipe(json.loads(json.dumps(made.to_dict()))) == made
+    stored = made.to_dict()
+    del stored["task_options"]["anchor"]
+    assert completed(stored) == made.to_dict()
+    assert "/" not in made.name()
+    assert ":" not in made.name()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"mixup": 0.1}, "mixup: expected 0.0 in detection, got 0.1"),
+        ({"label_smoothing": 0.1}, "label_smoothing: expected 0.0 in detection"),
+        ({"repeats": 2}, "repeats: expected 1 in detection"),
+        ({"method": "at", "teacher": "t"}, "unknown method of detection 'at'"),
+        ({"method": "pld", "teacher": "ensemble:a+b"}, "teacher: expected one net in detection, got 'ensemble:a\\+b'"),
+        ({"task": "segmentation"}, "task: input should be 'classification' or 'detection', got 'segmentation'"),
+        ({"task_options": {"roi_per_image": 1}}, "unknown task option 'roi_per_image'; did you mean rois_per_image"),
+        ({"task_options": {"rois_per_image": 0}}, "task option rois_per_image: expected at least 1, got 0"),
+        (
+            {"task_options": {"rois_per_image": "many"}},
+            "task option rois_per_image: expected a whole number, got 'many'",
+        ),
+        ({"task_options": {"norm": "layer"}}, "unknown task option norm 'layer'"),
+        ({"task_options": {"trainable_layers": 6}}, "task option trainable_layers: expected 0 to 5, got 6"),
+        ({"task_options": {"positive_fraction": 2}}, r"task option positive_fraction: expected a number in \[0, 1\]"),
+        ({"task_options": {"short_sides": "800"}}, "task option short_sides: expected LEAST-MOST in pixels"),
+        ({"task": "classification", "task_options": {"norm": "batch"}}, "unknown task option 'norm'"),
+        (
+            {"method": "dist", "teacher": "t", "relation": "global", "task_options": {"background_rows": False}},
+            "relation: expected local where background_rows is false",
+        ),
+    ],
+)
+def test_what_detection_cannot_take_is_refused(change, says):
+    with pytest.raises(ValueError, match=says):
+        recipe(**change)
+
+
+def test_other_students_and_sides_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="student: expected fasterrcnn:BACKBONE in detection, got 'resnet18'"):
+        train(recipe(student="resnet18"), tmp_path / "run")
+    with pytest.raises(ValueError, match="task option short_sides: expected at most max_side, 100, got 200"):
+        train(recipe(task_options={**SMALL, "short_sides": "64-200", "max_side": 100}), tmp_path / "run")
