@@ -1,6 +1,7 @@
 """Detectors by name: their size, their parts, what they refuse; there and back through a folder or a file."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -8,15 +9,17 @@ from safetensors.torch import save_file
 from timm.layers.norm_act import FrozenBatchNormAct2d, GroupNormAct
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet18
-from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from pldistill.models import build_detector, count_parameters, load_detector, save_detector
 from pldistill.models.backbones import build_body
-from pldistill.models.detector_weights import from_checkpoint, read_shape
+from pldistill.models.detector_weights import PUBLISHED, from_checkpoint, published, read_shape
 from pldistill.task_options import DETECTION
 from tiny_detectors import NET, SMALL, detector, scenes
 
+COCO = PUBLISHED["resnet50.coco_v1"]
 OPTIONS = {**DETECTION, **SMALL}
 NAMES = {"architecture": NET, "classes": ("a", "b", "c"), "category_ids": (1, 2, 3), "image_size": 96, "max_side": 200}
 
@@ -107,6 +110,7 @@ def test_norms():
     ("name", "says"),
     [
         ("resnet19", "unknown backbone 'resnet19'; did you mean resnet18"),
+        ("resnet18.coco", "unknown weights of backbone resnet18: 'resnet18.coco'; "),
         ("vit_small_patch16_224", "expected a net that takes pictures of any size"),
         ("resnet8", "expected maps at strides 4, 8, 16 and 32, got"),
     ],
@@ -184,6 +188,30 @@ def test_a_file_says_the_shape_of_its_net(tmp_path):
     save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="is none of a Faster R-CNN with a feature pyramid"):
         read_shape(tmp_path / "other.safetensors")
+
+
+def test_torchvisions_weights_are_put_in_under_their_older_names(monkeypatch):
+    torch.manual_seed(0)
+    theirs = FasterRCNN(resnet_fpn_backbone(backbone_name="resnet50", weights=None), num_classes=91)
+    older = {
+        re.sub(r"(_blocks\.\d)\.0", r"\1", name).replace("conv.0.0.", "conv."): value
+        for name, value in theirs.state_dict().items()
+    }
+    assert "backbone.fpn.inner_blocks.0.weight" in older
+    monkeypatch.setattr(type(COCO), "get_state_dict", lambda self, **options: older)
+    ours = published("resnet50.coco_v1", options=DETECTION)
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+    # torchvision sets this for these weights, which were trained without.
+    assert {layer.eps for layer in ours.modules() if isinstance(layer, FrozenBatchNorm2d)} == {0.0}
+    with pytest.raises(ValueError, match="has a head of 91 classes, the model has 13"):
+        published("resnet50.coco_v1", options=DETECTION, columns=13)
+
+    def refuse(self, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(type(COCO), "get_state_dict", refuse)
+    with pytest.raises(ValueError, match=r"the weights of fasterrcnn:resnet50\.coco_v1 are not on this machine"):
+        published("resnet50.coco_v1", options=DETECTION)
 
 
 def test_levels_are_named(monkeypatch):

@@ -109,6 +109,8 @@ def train(
         return Run(run)
     data = open_pictures(recipe, download)
     shown = watch if watch is not None and processes.first() else Silent()
+    for note in make_task(recipe).notes(data):
+        shown.warn(note)
     loop = processes.everywhere(lambda: assemble(recipe, data, run, accelerator, workers=workers, watch=shown))
     env = record.environment(device=accelerator.device, world_size=processes.count())
     if not resume:  # a run that goes on has asked, and its teacher must be the same

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from timm.layers import freeze_batch_norm_2d
 from timm.layers.norm_act import BatchNormAct2d, GroupNormAct
-from timm.models import get_pretrained_cfg, is_model
+from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.mobilenetv2 import InvertedResidual
@@ -104,11 +104,14 @@ def _width(stage: nn.Module) -> int:
 
 
 def _timm(name: str, pretrained: bool) -> Body:
-    architecture = name.partition(".")[0]
+    architecture, _, tag = name.partition(".")
     if not is_model(architecture):
         raise ValueError(unknown("backbone", name, [*TORCHVISION, *timm.list_models()]))
-    cfg = get_pretrained_cfg(name, allow_unregistered=True)
-    if cfg is None or cfg.fixed_input_size:
+    if tag and name not in (tags := get_arch_pretrained_cfgs(architecture)):
+        raise ValueError(unknown(f"weights of backbone {architecture}:", name, tags))
+    cfg = get_pretrained_cfg(name)
+    assert cfg is not None  # timm knows the net
+    if cfg.fixed_input_size:
         raise ValueError(f"backbone {name!r}: expected a net that takes pictures of any size")
     if pretrained and not cfg.has_weights:
         raise ValueError(f"backbone {name!r} has no published weights")

@@ -83,6 +83,10 @@ class Task(ABC, Generic[Data, AnyNet]):
     def open(self, recipe: Recipe, *, download: bool) -> Data:
         """Open the recipe's data."""
 
+    def notes(self, data: Data) -> list[str]:
+        """Say what a user should know of the data before the run."""
+        return []
+
     @abstractmethod
     def student(self, recipe: Recipe, data: Data) -> AnyNet:
         """Build the net that is trained."""

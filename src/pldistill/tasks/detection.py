@@ -90,6 +90,10 @@ class Detection(Task[BoxData, Detector]):
             raise ValueError(f"task option short_sides: expected at most max_side, {most}, got {sides[1]}")
         return data
 
+    def notes(self, data: BoxData) -> list[str]:
+        odd = ", ".join(f"{count} {what}" for what, count in data.oddities.items())
+        return [f"data {data.spec!r}: {odd}"] if odd else []
+
     def student(self, recipe: Recipe, data: BoxData) -> Detector:
         name, unused = backbone_of(recipe.student, "student"), self.options["unused_ids"] == "keep"
         columns = columns_of(data, unused)
