@@ -5,21 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from pldistill import cli_cache, cli_studies
+from pldistill import cli_cache, cli_lists, cli_runs, cli_studies
 from pldistill import runs as training
 from pldistill.cli_studies import Device, Spread, Workers, console, whole
-from pldistill.data import SOURCES
-from pldistill.methods import METHODS, Ramp
-from pldistill.models import build, count_parameters, list_models, stages
 from pldistill.progress import Terminal
 from pldistill.recipe import Recipe, make_recipe, read_recipe
-from pldistill.record import RunRecord, find_runs
-from pldistill.suggest import unknown
+from pldistill.record import RunRecord
 from pldistill.version import __version__
 
 app = typer.Typer(
@@ -54,11 +47,10 @@ def demo(
 @app.command()
 def train(
     recipe: Annotated[Path | None, typer.Option(help="A recipe.json; the other options override it.")] = None,
-    data: Annotated[str | None, typer.Option(help="glyphs, digits, cifar100:PATH, cifar10:PATH, folder:PATH.")] = None,
+    task: Annotated[str | None, typer.Option(help="classification (default) or detection.")] = None,
+    data: Annotated[str | None, typer.Option(help="glyphs, cifar100:PATH, folder:PATH, coco:PATH, ...")] = None,
     student: Annotated[str | None, typer.Option(help="The net to train; see `pldistill list models`.")] = None,
     method: Annotated[str | None, typer.Option(help="See `pldistill list methods`; ce trains a teacher.")] = None,
-    task: Annotated[str | None, typer.Option(help="classification (default) or detection.")] = None,
-    task_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the task; repeatable.")] = None,
     teacher: Annotated[str | None, typer.Option(help="A run folder, NAME, NAME@FILE, ensemble:A+B.")] = None,
     teacher_checkpoint: Annotated[str | None, typer.Option(help="Weights of a teacher given by name.")] = None,
     teacher_cache: Annotated[str | None, typer.Option(help="A store that `pldistill cache` made.")] = None,
@@ -67,15 +59,16 @@ def train(
     new_head: Annotated[bool | None, typer.Option("--new-head", help="A fresh classifier on given weights.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the method; repeatable.")] = None,
     weight: Annotated[list[str] | None, typer.Option(help="TERM=VALUE or TERM=TO@PART (a ramp); repeatable.")] = None,
-    epochs: Annotated[str | None, typer.Option(metavar="N", help="Default 20.")] = None,
-    batch_size: Annotated[str | None, typer.Option(metavar="N", help="Default 128.")] = None,
+    task_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the task; repeatable.")] = None,
+    epochs: Annotated[str | None, typer.Option(metavar="N", help="Default 20; in detection 12.")] = None,
+    batch_size: Annotated[str | None, typer.Option(metavar="N", help="Default 128; in detection 8.")] = None,
     image_size: Annotated[str | None, typer.Option(metavar="N", help="Side in pixels; default the data's own.")] = None,
-    lr: Annotated[str | None, typer.Option(metavar="X", help="Default 0.05.")] = None,
+    lr: Annotated[str | None, typer.Option(metavar="X", help="Default 0.05; in detection 0.01.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd (default), adamw, or any of timm's.")] = None,
     momentum: Annotated[str | None, typer.Option(metavar="X", help="Default 0.9.")] = None,
-    weight_decay: Annotated[str | None, typer.Option(metavar="X", help="Default 5e-4.")] = None,
+    weight_decay: Annotated[str | None, typer.Option(metavar="X", help="Default 5e-4; in detection 1e-4.")] = None,
     decay_all: Annotated[bool | None, typer.Option(help="Weight decay on biases and norms too (default).")] = None,
-    schedule: Annotated[str | None, typer.Option(help="cosine (default), step or constant.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="cosine (default), step, two-step, constant.")] = None,
     warmup_epochs: Annotated[str | None, typer.Option(metavar="X", help="Default 0.")] = None,
     label_smoothing: Annotated[str | None, typer.Option(metavar="X", help="Of the cross-entropy; default 0.")] = None,
     clip_grad: Annotated[str | None, typer.Option(metavar="X", help="Largest gradient norm.")] = None,
@@ -159,84 +152,12 @@ def evaluate(
     console.print(f"{said}  {figures['pictures']} pictures", highlight=False)
 
 
-@app.command()
-def predict(
-    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
-) -> None:
-    """Print the first five classes of each picture with their probabilities."""
-    for picture, classes in zip(pictures, training.predict(training.load_run(run), pictures), strict=True):
-        console.print(str(picture), highlight=False, markup=False, soft_wrap=True)
-        for name, probability in classes:
-            console.print(f"  {100 * probability:6.2f} %  {name}", highlight=False, markup=False)
-
-
-@app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")],
-) -> None:
-    """Write one self-contained HTML page: table, curves, environment."""
-    from pldistill.analysis.report import write_report  # brings matplotlib
-
-    console.print(str(write_report(find_runs(runs), out)), highlight=False, markup=False, soft_wrap=True)
-
-
+app.command()(cli_runs.predict)
+app.command()(cli_runs.report)
 app.command(cls=Spread)(cli_studies.reproduce)
 app.command(cls=Spread)(cli_studies.landscape)
 app.command()(cli_cache.cache)
-
-
-@app.command(name="list")
-def list_(what: Annotated[str, typer.Argument(help="methods, models, data or studies.")]) -> None:
-    """List what can be named: methods with options, defaults and source; models; data; studies."""
-    tables = {"methods": _list_methods, "models": _list_models, "data": _list_data, "studies": _list_studies}
-    if what not in tables:
-        raise ValueError(unknown("list", what, tables))
-    console.print(tables[what]())
-
-
-def _list_methods() -> Table:
-    table = Table("method", "options", "weights", "source", box=None)
-    for name, spec in METHODS.items():
-        options = "\n".join(
-            f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in spec.options.items()
-        )
-        weights = "\n".join(f"{term}={_short(weight)}" for term, weight in spec.weights.items())
-        table.add_row(name, options, weights, spec.source + (f"\n[dim]{spec.note}[/]" if spec.note else ""))
-    return table
-
-
-def _short(weight: Any) -> str:
-    return f"{weight.to:g}@{weight.over:.4g}" if isinstance(weight, Ramp) else f"{weight:g}"
-
-
-def _list_models() -> Table:
-    caption = "for 100 classes; and every classifier of timm, by its name"
-    table = Table("model", "parameters", "stages (taps)", box=None, caption=caption, caption_justify="left")
-    for name in list_models():
-        with torch.device("meta"):
-            model = build(name, num_classes=100)
-        count = count_parameters(model)
-        table.add_row(name, f"{count:,}", " ".join(stages(model)))
-    return table
-
-
-def _list_data() -> Table:
-    table = Table("data", "what", box=None)
-    for source in SOURCES.values():
-        table.add_row(escape(source.grammar), source.description)
-    return table
-
-
-def _list_studies() -> Table:
-    from pldistill.recipes import STUDIES
-
-    table = Table("study", "what", "runs", "scales", box=None)
-    for study in STUDIES.values():
-        count = f"{len(study.pairs)} x {len(study.rows)}"
-        table.add_row(study.name, escape(study.title), count, " ".join(study.scales))
-    return table
+app.command(name="list")(cli_lists.list_)
 
 
 _PAIRS = ("options", "weights", "task_options")

@@ -14,6 +14,7 @@ from pldistill.recipe import Ramp, Recipe, make_recipe
 from pldistill.spec import split_spec
 from pldistill.study import Cell, Fields, Scale, Study
 from pldistill.suggest import unknown
+from pldistill.task_options import TASKS
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,9 @@ def plan(
     count = chosen.seeds if seeds is None else seeds
     spec = data or chosen.data
     if spec is None:
-        raise ValueError(f"data: expected the pictures for scale {scale!r}, as cifar100:PATH, got none")
+        raise ValueError(
+            f"data: expected the pictures for scale {scale!r}, as {study.data.partition(':')[0]}:PATH, got none"
+        )
     if sweep and validation is None:
         raise ValueError("sweep_scale: expected --validation N beside it, pictures to choose on, got none")
     if teacher_cache is not None and views is None:
@@ -105,7 +108,7 @@ def plan(
 def _label(study: Study, scale: Scale, data: str, views: int | None) -> str:
     """What a table must say where it is not the whole protocol on the pictures of the published one."""
     pictures = data_label(data)
-    other = "" if pictures in (study.data, scale.data) else f"other pictures: {pictures}"
+    other = "" if pictures in (study.data, *study.also, scale.data) else f"other pictures: {pictures}"
     again = "" if views is None else f"{views} augmented views of each picture, in turn"
     return "; ".join(part for part in (scale.label, other, again) if part)
 
@@ -151,9 +154,10 @@ def _cell(place: _Place, setting: Fields, whole: str) -> Cell:
     own = study.by_pair(row, place.column, setting)
     data = _narrowed(whole, train=place.scale.train)
     fields = {**setting, **study.rows[row], **own, "student": student, "data": data}
-    fields["options"] = {**study.rows[row].get("options", {}), **own.get("options", {})}
+    for name in ("options", "task_options"):
+        fields[name] = {**setting.get(name, {}), **study.rows[row].get(name, {}), **own.get(name, {})}
     fields |= {} if place.views is None else {"views": place.views}
-    teacher, spec = None, methods.find(fields["method"])
+    teacher, spec = None, methods.find(fields["method"], fields.get("task", "classification"))
     if spec.needs_teacher:
         if place.scale.teachers == "trained":
             teacher = _teacher(place, {**setting, "data": whole, "seed": 0})
@@ -166,7 +170,7 @@ def _cell(place: _Place, setting: Fields, whole: str) -> Cell:
     if place.factor != 1:
         recipe = scaled(recipe, place.factor)
     # Named by what is run, not by row and column: tables that share a run share its folder.
-    nets = "-".join([teacher_net, student] if recipe.teacher else [student]).replace("/", "_")
+    nets = _as_file("-".join([teacher_net, student] if recipe.teacher else [student]))
     times = "" if place.factor == 1 else f"-x{place.factor:g}"
     name = f"{recipe.method}{times}-seed{recipe.seed}-{address(recipe, teacher and teacher.recipe)}"
     folder = place.out / "cells" / nets / name
@@ -177,7 +181,12 @@ def _teacher(place: _Place, setting: Fields) -> Cell:
     # A pair's own learning rate is its student's: the large net trains at the study's.
     net = place.nets[0]
     recipe = make_recipe({**setting, **place.scale.teacher, "student": net, "method": "ce"})
-    return Cell("teacher", place.column, 1.0, (None, net), recipe, place.out / "teachers" / f"{net}-{address(recipe)}")
+    folder = place.out / "teachers" / f"{_as_file(net)}-{address(recipe)}"
+    return Cell("teacher", place.column, 1.0, (None, net), recipe, folder)
+
+
+def _as_file(net: str) -> str:
+    return net.replace("/", "_").replace(":", "-")
 
 
 def _unique(cells: Iterable[Cell]) -> Iterable[Cell]:
@@ -203,8 +212,12 @@ def address(recipe: Recipe, teacher: Recipe | None = None) -> str:
     Fields and options at their default have no part in it, so one that is added later leaves every address as it was.
     """
     content = {**recipe.model_dump(mode="json", exclude_defaults=True), "data": data_label(recipe.data)}
-    defaults = methods.find(recipe.method).options
+    defaults = methods.find(recipe.method, recipe.task).options
     content["options"] = {name: value for name, value in recipe.options.items() if value != defaults[name]}
+    defaults = TASKS[recipe.task].options
+    content["task_options"] = {name: value for name, value in recipe.task_options.items() if value != defaults[name]}
+    if not content["task_options"]:
+        del content["task_options"]
     if teacher is not None:
         content["teacher"] = address(teacher)
     if recipe.teacher_cache is not None:

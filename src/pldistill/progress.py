@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pldistill import processes
+from pldistill.analysis.layouts import METRICS, percent, score_in
 from pldistill.tally import Tally
 
 
@@ -124,7 +125,8 @@ class StudyWatch(Terminal):
         """Print what became of a run."""
         self.bar.advance(self.whole)
         if result is not None:
-            figures = f"top-1 {result['top1_last']:5.2f} %  {result['seconds']:,.0f} s"
+            metric, value = score_in(result)
+            figures = f"{METRICS[metric].short} {percent(value):>7}  {result['seconds']:,.0f} s"
             self.console.print(f"  {name}  {figures}", highlight=False, markup=False, soft_wrap=True)
         else:
             self.console.print(f"  {name}  failed: {failure}", style="red", markup=False, soft_wrap=True)

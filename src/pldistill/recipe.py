@@ -66,7 +66,8 @@ class Recipe(BaseModel):
         momentum: of the optimizers that have one.
         weight_decay: on every parameter, unless `decay_all` is False.
         decay_all: False spares biases and the parameters of normalisation (every tensor of one dimension).
-        schedule: cosine (each step, to 0), step (x0.1 after 150/240, 180/240 and 210/240 of the epochs) or constant.
+        schedule: cosine (each step, to 0), step (x0.1 after 150/240, 180/240 and 210/240 of the epochs), two-step (x0.1
+            after 2/3 and 8/9 of the steps) or constant.
         warmup_epochs: linear warm-up from 0 before the schedule takes over; may be a fraction.
         label_smoothing: of the task's cross-entropy.
         clip_grad: the largest gradient norm, or None.
@@ -119,7 +120,7 @@ class Recipe(BaseModel):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 5e-4
     decay_all: bool = True
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    schedule: Literal["cosine", "step", "two-step", "constant"] = "cosine"
     warmup_epochs: NotNegative = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_grad: Positive | None = None

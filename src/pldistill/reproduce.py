@@ -16,6 +16,7 @@ from pldistill.progress import StudyWatch
 from pldistill.recipe import Recipe
 from pldistill.record import write_atomically
 from pldistill.study import Cell
+from pldistill.task_options import TASKS
 
 # What may go wrong in one cell and leave the others sound: bad input, memory, a device, a file, an infinite loss.
 _FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError)
@@ -167,17 +168,19 @@ def _command(cell: Cell, processes: int) -> str:
 def _flags(recipe: Recipe) -> Iterable[str]:
     """The command line's flags for every field that is not at its default."""
     for name, value in recipe.to_dict().items():
-        if name in ("options", "weights") or value == Recipe.model_fields[name].default:
+        default = TASKS[recipe.task].defaults.get(name, Recipe.model_fields[name].default)
+        if name in ("options", "task_options", "weights") or value == default:
             continue
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             yield flag if value else flag.replace("--", "--no-", 1)
         else:
             yield from (flag, str(value))
-    spec = find(recipe.method)
-    for name, value in recipe.options.items():
-        if value != spec.options[name]:
-            yield from ("--option", f"{name}={str(value).lower() if isinstance(value, bool) else value}")
+    spec, task = find(recipe.method, recipe.task), TASKS[recipe.task]
+    for flag, given, known in (("--option", recipe.options, spec), ("--task-option", recipe.task_options, task)):
+        for name, value in given.items():
+            if value != known.options[name]:
+                yield from (flag, f"{name}={str(value).lower() if isinstance(value, bool) else value}")
     for name, weight in recipe.weights.items():
         if weight != spec.weights[name]:
             yield from ("--weight", f"{name}={weight}")

@@ -217,6 +217,7 @@ def _finish(loop: Loop, data: Any) -> None:
     """Export the net and write the result."""
     net, run, recipe, task = loop.evaluated, loop.record, loop.recipe, make_task(loop.recipe)
     task.save(net, run.folder, data, recipe)
+    task.show(net, loop.teacher, run, data)
     rows = run.epochs()
     run.write_result(
         {

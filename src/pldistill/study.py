@@ -58,6 +58,7 @@ class Study:
         source: how a header names the published figures.
         published: (row, column) to the published figures, metric to mean and deviation; empty where there are none.
         data: the pictures of the published table, without a path.
+        also: what else `data` is called: of COCO the folder's name is all that is known.
         pairs: column to (teacher, student).
         rows: row to the fields of its recipe.
         setting: the fields of every recipe.
@@ -80,6 +81,7 @@ class Study:
     setting: Fields
     scales: Mapping[str, Scale]
     by_pair: Callable[[str, str, Fields], Fields] = nothing_of_its_own
+    also: tuple[str, ...] = ()
     home: str = ""
     layout: Layout = field(default_factory=Panels)
     facts: Mapping[str, Facts] = field(default_factory=dict)

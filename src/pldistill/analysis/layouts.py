@@ -50,6 +50,17 @@ def last_of(result: Mapping[str, Any], metric: str) -> float | None:
     return result.get(metric if metric in BOXES else f"{metric}_last")
 
 
+def score_in(result: Mapping[str, Any]) -> tuple[str, float | None]:
+    """The metric that a finished run is ranked by, and its figure after the last epoch."""
+    metric = "AP" if "AP" in result else "top1"
+    return metric, last_of(result, metric)
+
+
+def percent(value: float | None) -> str:
+    """A figure in percent; a detector that was shown nothing to find has none."""
+    return "none" if value is None else f"{value:.2f} %"
+
+
 def score_of(recipe: Mapping[str, Any]) -> str:
     """The metric that a run is ranked by."""
     return SCORES[recipe.get("task", "classification")]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from pldistill.analysis.entries import Comparison, Entry, figure
 from pldistill.analysis.grids import Grid
-from pldistill.analysis.layouts import METRICS, Facts, last_of, score_of
+from pldistill.analysis.layouts import METRICS, Facts, percent, score_in
 from pldistill.analysis.tables import Stat
 from pldistill.record import RunRecord
 
@@ -153,9 +153,9 @@ def teacher_line(record: RunRecord | None) -> str:
     recipe, result = record.read_recipe(), record.read_result()
     if result is None:
         return f"Teacher {recipe['student']}: unfinished, {len(record.epochs())} of {recipe['epochs']} epochs done."
-    metric = score_of(recipe)
-    figure = f"{last_of(result, metric):.2f} % {METRICS[metric].short}"
-    return f"Teacher {recipe['student']}: {figure} after the last of {recipe['epochs']} epochs."
+    metric, figure = score_in(result)
+    scored = f"{percent(figure)} {METRICS[metric].short}"
+    return f"Teacher {recipe['student']}: {scored} after the last of {recipe['epochs']} epochs."
 
 
 def figures_csv(comparison: Comparison, metrics: Sequence[str]) -> str:

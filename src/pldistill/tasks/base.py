@@ -16,6 +16,7 @@ from pldistill.contracts import Mixture, Outputs
 
 if TYPE_CHECKING:
     from pldistill.recipe import Recipe
+    from pldistill.record import RunRecord
     from pldistill.teachers import Teacher
 
 Data = TypeVar("Data")
@@ -130,6 +131,10 @@ class Task(ABC, Generic[Data, AnyNet]):
     @abstractmethod
     def save(self, net: AnyNet, folder: Path, data: Data, recipe: Recipe) -> None:
         """Leave the trained net in the run's folder."""
+
+    def show(self, net: AnyNet, teacher: Teacher | None, run: RunRecord, data: Data) -> None:
+        """Leave in the run's folder what is to be looked at beside the figures; in most tasks nothing."""
+        return
 
     @abstractmethod
     def result(self, rows: Sequence[Mapping[str, Any]], data: Data) -> Figures:

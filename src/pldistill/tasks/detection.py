@@ -24,6 +24,7 @@ from pldistill import processes
 from pldistill.contracts import Boxes, Outputs, Scenes
 from pldistill.data import BoxData, BoxLoader, make_box_loader, open_boxes
 from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD
+from pldistill.detections import leave_detections
 from pldistill.detector_teachers import DetectorTeacher, backbone_of, columns_of, open_detector
 from pldistill.methods.base import Option
 from pldistill.methods.detection import OWN
@@ -31,6 +32,7 @@ from pldistill.models.detector import LEVELS, Detector, build_detector
 from pldistill.models.detector_folder import load_detector, save_detector
 from pldistill.models.detector_weights import PUBLISHED, from_checkpoint, published
 from pldistill.recipe import Recipe
+from pldistill.record import RunRecord
 from pldistill.task_options import short_sides
 from pldistill.tasks.base import Ask, Autocast, Figures, Loaders, Pair, Place, Task, evenly, first, float32
 from pldistill.tasks.coco_metric import COLUMNS
@@ -190,6 +192,11 @@ class Detection(Task[BoxData, Detector]):
             max_side=data.max_side,
             options=self.options,
         )
+
+    def show(self, net: Detector, teacher: Teacher | None, run: RunRecord, data: BoxData) -> None:
+        asked = None if teacher is None else teacher.members[0].net
+        assert asked is None or isinstance(asked, Detector)
+        leave_detections(run, data, net, asked)
 
     def result(self, rows: Sequence[Mapping[str, Any]], data: BoxData) -> Figures:
         """Give the columns after the last epoch, and the best epoch by AP."""

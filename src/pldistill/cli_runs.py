@@ -1,0 +1,108 @@
+"""The verbs that use what a run left: predict and report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pldistill import runs as training
+from pldistill.cli_studies import console
+from pldistill.data.pictures import open_picture
+from pldistill.record import find_runs
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of lines.")] = False,
+    score: Annotated[str | None, typer.Option(metavar="X", help="Least of a detector's boxes; default 0.5.")] = None,
+    draw: Annotated[Path | None, typer.Option(help="A folder for the pictures with a detector's boxes.")] = None,
+) -> None:
+    """Print each picture's first five classes with their probabilities, or what a detector finds with its boxes."""
+    opened = training.load_run(run)
+    if opened.recipe.task == "detection":
+        _detect(opened, pictures, as_json=as_json, least=_share("score", score, 0.5), draw=draw)
+        return
+    for name, given in (("score", score), ("draw", draw)):
+        if given is not None:
+            raise ValueError(f"{name}: expected a detector's run beside it, got one of {opened.recipe.task}")
+    answers = training.predict(opened, pictures)
+    if as_json:
+        _print_json(pictures, [[{"class": name, "probability": p} for name, p in each] for each in answers], "classes")
+        return
+    for picture, classes in zip(pictures, answers, strict=True):
+        console.print(str(picture), highlight=False, markup=False, soft_wrap=True)
+        for name, probability in classes:
+            console.print(f"  {100 * probability:6.2f} %  {name}", highlight=False, markup=False, soft_wrap=True)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")],
+) -> None:
+    """Write one self-contained HTML page: table, curves, environment, and pictures that detectors looked at."""
+    from pldistill.analysis.report import write_report  # brings matplotlib
+
+    console.print(str(write_report(find_runs(runs), out)), highlight=False, markup=False, soft_wrap=True)
+
+
+def _detect(run: training.Run, pictures: Sequence[Path], *, as_json: bool, least: float, draw: Path | None) -> None:
+    """Print what a detector finds, a line a box: score, class, left, top, right and bottom in pixels."""
+    from pldistill.detections import detect
+
+    files = [] if draw is None else _files(draw, pictures)
+    found = [[box for box in boxes if box["score"] >= least] for boxes in detect(run.folder, pictures)]
+    if as_json:
+        _print_json(pictures, found, "boxes")
+    else:
+        for picture, boxes in zip(pictures, found, strict=True):
+            console.print(str(picture), highlight=False, markup=False, soft_wrap=True)
+            for box in boxes or [None]:
+                line = "nothing" if box is None else _line(box)
+                console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    if draw is not None:
+        from pldistill.analysis.boxes import draw_boxes, jpeg  # brings matplotlib
+
+        draw.mkdir(parents=True, exist_ok=True)
+        for file, picture, boxes in zip(files, pictures, found, strict=True):
+            file.write_bytes(jpeg(draw_boxes(open_picture(str(picture)), boxes, least)))
+            if not as_json:
+                console.print(f"drawn   {file}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _line(box: dict[str, Any]) -> str:
+    edges = " ".join(f"{edge:7.1f}" for edge in box["box"])
+    return f"{box['score']:.3f}  {edges}  {box['class']}"
+
+
+def _files(folder: Path, pictures: Sequence[Path]) -> list[Path]:
+    """Where each picture is drawn, under its own name."""
+    files = [folder / f"{picture.stem}.jpg" for picture in pictures]
+    for file, picture in zip(files, pictures, strict=True):
+        if files.count(file) > 1:
+            raise ValueError(f"draw: expected pictures of different names, got several called {picture.stem!r}")
+        if file.exists() and file.samefile(picture):
+            raise ValueError(f"draw: expected a folder other than the pictures' own, got {str(folder)!r}")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"draw: expected a folder, got the file {str(folder)!r}")
+    return files
+
+
+def _print_json(pictures: Sequence[Path], answers: Sequence[Any], name: str) -> None:
+    content = [{"picture": str(picture), name: answer} for picture, answer in zip(pictures, answers, strict=True)]
+    print(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _share(name: str, text: str | None, default: float) -> float:
+    """Read a number in [0, 1]."""
+    try:
+        number = default if text is None else float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise ValueError(f"{name}: expected a number in [0, 1], got {text!r}")
+    return number

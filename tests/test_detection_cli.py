@@ -1,0 +1,252 @@
+"""Detection from the command line, end to end: train, distil, resume, evaluate, predict, report; and every mistake."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import pldistill
+from pldistill.__main__ import main
+from pldistill.analysis.layouts import BOXES
+from pldistill.data import open_boxes, write_coco
+from pldistill.detections import LEFT
+from pldistill.interrupt import Interrupted
+from pldistill.recipe import make_recipe
+from test_cli import run
+from tiny_detectors import NET, SMALL
+from tiny_runs import KillAt, Killed, StopAt, assert_same_run, rows
+
+DATA = "scenes:train=4,val=2"
+TINY = ["--task", "detection", "--data", DATA, "--student", NET, "--epochs", "1", "--batch-size", "2"]
+TINY += [word for name, value in SMALL.items() for word in ("--task-option", f"{name}={value}")]
+TINY += ["--device", "cpu", "--workers", "0"]
+METHODS = ["pld", "dkd", "kd", "dist", "listmle", "fitnet"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A teacher's folder, by the undistilled detector's method."""
+    folder = tmp_path_factory.mktemp("detector") / "teacher"
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *TINY, "--method", "ce", "--out", str(folder)])
+    assert stop.value.code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory, trained):
+    folder = tmp_path_factory.mktemp("detector") / "student"
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *TINY, "--method", "pld", "--teacher", str(trained), "--trust-teacher", "--out", str(folder)])
+    assert stop.value.code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    file = tmp_path_factory.mktemp("pictures") / "a picture.png"
+    open_boxes(DATA)
+    Image.fromarray(open_boxes(DATA).val.picture(0).permute(1, 2, 0).numpy()).resize((130, 100)).save(file)
+    return file
+
+
+def test_a_result_begins_with_the_six_columns(student):
+    result = json.loads((student / "result.json").read_text())
+    assert set(BOXES) <= set(result)
+    assert all(result[name] is None or 0 <= result[name] <= 100 for name in BOXES)
+    assert list(result["per_class"]) == list(open_boxes(DATA).classes)
+    assert result["AP_best"] == result["AP"]
+    assert result["teacher_parameters"] == result["parameters"] > 0
+    (row,) = rows(student)
+    assert {name: row[name] for name in BOXES} == {name: result[name] for name in BOXES}
+    terms = {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg", "pld"}
+    assert set(row["terms"]) == terms
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_distils(capsys, trained, tmp_path, method):
+    asked = ["--method", method, "--teacher", trained, "--trust-teacher"]
+    code, out, err = run(capsys, "train", *TINY, *asked, "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert "finished: AP" in out
+    assert method in json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["terms"]
+
+
+def test_evaluate_repeats_the_result(capsys, student):
+    code, out, _ = run(capsys, "evaluate", student, "--device", "cpu", "--workers", "0")
+    assert code == 0
+    assert f"AP {json.loads((student / 'result.json').read_text())['AP']:.2f}" in out
+
+
+def test_predict_gives_boxes_in_pixels_of_the_file(capsys, student, picture, tmp_path):
+    code, out, _ = run(capsys, "predict", student, picture, "--json", "--score", "0", "--draw", tmp_path / "drawn")
+    assert code == 0
+    ((found,),) = [json.loads(out)]
+    assert found["picture"] == str(picture)
+    assert found["boxes"]
+    scores = [box["score"] for box in found["boxes"]]
+    assert scores == sorted(scores, reverse=True)
+    for box in found["boxes"]:
+        left, top, right, bottom = box["box"]
+        assert 0 <= left <= right <= 130
+        assert 0 <= top <= bottom <= 100
+        assert box["class"] in open_boxes(DATA).classes
+    (drawn,) = (tmp_path / "drawn").iterdir()
+    assert drawn.name == "a picture.jpg"
+    with Image.open(drawn) as image:
+        assert image.size == (468, 360)
+    code, out, _ = run(capsys, "predict", student, picture, "--score", "0")
+    lines = out.splitlines()
+    assert lines[0] == str(picture)
+    assert len(lines) == 1 + len(scores)
+    assert lines[1].split()[0] == f"{scores[0]:.3f}"
+    code, out, _ = run(capsys, "predict", student, picture, "--score", "1")
+    assert out.splitlines()[1] == "  nothing"
+
+
+def test_a_run_leaves_pictures_and_the_page_shows_them(capsys, trained, student, tmp_path):
+    left = json.loads((student / "detections.json").read_text())["pictures"]
+    assert len(left) == min(LEFT, 2)
+    truth = open_boxes(DATA).val.objects(0)
+    assert [box["box"] for box in left[0]["truth"]] == truth.boxes.tolist()
+    assert [each["teacher"] is None for each in left] == [False, False]
+    own = json.loads((trained / "detections.json").read_text())["pictures"]
+    assert [each["teacher"] for each in own] == [None, None]
+    assert [each["student"] for each in own] == [each["teacher"] for each in left]  # the same net, the same pictures
+    page = tmp_path / "page.html"
+    code, _, _ = run(capsys, "report", trained, student, "--out", page)
+    assert code == 0
+    assert page.read_text(encoding="utf-8").count("<img ") == 2
+    assert len(list((tmp_path / "page-pictures").iterdir())) == 2
+
+
+def test_a_folder_in_coco_s_form_is_read(capsys, tmp_path):
+    write_coco(open_boxes(DATA), tmp_path / "mine")
+    arguments = [word if word != DATA else f"coco:{tmp_path / 'mine'}" for word in TINY]
+    code, _, err = run(capsys, "train", *arguments, "--method", "ce", "--image-size", "64", "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert list(json.loads((tmp_path / "run" / "result.json").read_text())["per_class"]) == list(
+        open_boxes(DATA).classes
+    )
+
+
+def distilled(teacher, **given):
+    fields = {"task": "detection", "data": "scenes:train=8,val=2", "student": NET, "method": "dkd", "epochs": 2}
+    fields |= {"batch_size": 2, "task_options": SMALL, "teacher": str(teacher), "trust_teacher": True}
+    return make_recipe({**fields, **given})
+
+
+def test_stopped_killed_and_resumed_is_the_uninterrupted_run(trained, tmp_path, every_step):
+    recipe = distilled(trained, ema=0.9, clip_grad=1.0)
+    pldistill.train(recipe, out=tmp_path / "whole", device="cpu", workers=0)
+    cut = tmp_path / "cut"
+    with pytest.raises(Interrupted):
+        pldistill.train(recipe, out=cut, device="cpu", workers=0, watch=StopAt(0, 2, signal.SIGTERM))
+    with pytest.raises(Killed):
+        pldistill.train(recipe, out=cut, device="cpu", workers=0, resume=True, watch=KillAt(1, 2))
+    assert not (cut / "result.json").exists()
+    pldistill.train(recipe, out=cut, device="cpu", workers=0, resume=True)
+    assert_same_run(tmp_path / "whole", cut)
+    whole, again = (json.loads((folder / "detections.json").read_text()) for folder in (tmp_path / "whole", cut))
+    assert whole == again
+
+
+CE = [*TINY, "--method", "ce"]
+PLD = [*TINY, "--method", "pld", "--trust-teacher"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([*CE, "--data", "scene"], "did you mean scenes"),
+        ([*CE, "--data", "coco:/nowhere"], "/nowhere"),
+        ([*CE, "--data", "glyphs"], "glyphs has labels and no boxes"),
+        ([*CE, "--student", "resnet18"], "fasterrcnn:BACKBONE"),
+        ([*CE, "--student", "fasterrcnn:resnet_18"], "did you mean"),
+        ([*TINY, "--method", "rkd"], "unknown method of detection 'rkd'"),
+        ([*TINY, "--method", "pld"], "method 'pld' needs a teacher"),
+        ([*PLD, "--teacher", "/nowhere"], "/nowhere"),
+        ([*PLD, "--teacher", "ensemble:a+b"], "expected one net in detection"),
+        ([*CE, "--task", "detections"], "detection"),
+        ([*CE, "--task-option", "rois_per_image"], "expected KEY=VALUE"),
+        ([*CE, "--task-option", "rois_per_image=none"], "rois_per_image"),
+        ([*CE, "--task-option", "rois=4"], "unknown task option 'rois'"),
+        ([*CE, "--task-option", "norm=layer"], "norm"),
+        ([*CE, "--weight", "task=0"], "task"),
+        ([*CE, "--mixup", "0.2"], "mixup"),
+        ([*CE, "--label-smoothing", "0.1"], "label_smoothing"),
+    ],
+)
+def test_a_mistake_is_one_plain_line(capsys, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, "train", *arguments)
+    assert code == 2
+    assert says in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in out + err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_of_other_classes_is_refused_before_the_first_step(capsys, trained, tmp_path):
+    data = open_boxes(DATA)
+    write_coco(data, tmp_path / "mine")
+    for name in ("train", "val"):
+        file = tmp_path / "mine" / f"instances_{name}.json"
+        content = json.loads(file.read_text())
+        content["categories"][0]["name"] = "another"
+        file.write_text(json.dumps(content))
+    arguments = [word if word != DATA else f"coco:{tmp_path / 'mine'}" for word in PLD]
+    code, _, err = run(capsys, "train", *arguments, "--teacher", trained, "--out", tmp_path / "run")
+    assert code == 2
+    assert "expected the data's class 'another' at 0, got 'A'" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--score", "2"], "score: expected a number in [0, 1], got '2'"),
+        (["--score", "high"], "score: expected a number in [0, 1], got 'high'"),
+        (["--draw", "."], "draw: expected a folder other than the pictures' own"),
+        (["sub/a.jpg", "--draw", "drawn"], "several called 'a'"),
+        (["missing.jpg"], "missing.jpg"),
+    ],
+)
+def test_what_predict_cannot_do_is_one_plain_line(capsys, student, tmp_path, monkeypatch, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    Path("sub").mkdir()
+    for name in ("a.jpg", "sub/a.jpg"):
+        Image.new("RGB", (40, 30)).save(name)
+    before = Path("a.jpg").read_bytes()
+    code, _, err = run(capsys, "predict", student, "a.jpg", *arguments)
+    assert code == 2
+    assert says in err
+    assert err.count("\n") == 1
+    assert Path("a.jpg").read_bytes() == before
+    assert not os.path.lexists("drawn")
+
+
+def test_what_a_classifier_s_run_has_not_is_refused(capsys, teacher, picture):
+    for name, value in (("score", "0.5"), ("draw", "drawn")):
+        code, _, err = run(capsys, "predict", teacher.folder, picture, f"--{name}", value)
+        assert code == 2
+        assert f"{name}: expected a detector's run beside it, got one of classification" in err
+    code, out, _ = run(capsys, "predict", teacher.folder, picture, "--json")
+    (answer,) = json.loads(out)
+    assert len(answer["classes"]) == 5
+
+
+def test_lists_name_what_detection_has(capsys):
+    for what, names in (
+        ("methods", ("--task detection", "loss_classifier=1", "fpn0")),
+        ("models", ("fasterrcnn:BACKBONE",)),
+        ("data", ("coco:PATH", "scenes", "glyphs")),
+        ("tasks", ("rois_per_image=512", "background_rows=true")),
+        ("studies", ("table7",)),
+    ):
+        code, out, _ = run(capsys, "list", what)
+        assert code == 0
+        assert all(name in " ".join(out.split()) for name in names)
