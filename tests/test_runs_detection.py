@@ -42,7 +42,7 @@ def test_a_run_leaves_its_figures_and_its_net(teacher, tmp_path):
     assert found.boxes.shape == (len(found.labels), 4)
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path):
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, every_step):
     """The samplers' draws come from torch's generator, whose state is in the checkpoint."""
     made = distilled(accumulate=2, batch_size=2)
     whole = train(made, tmp_path / "whole")
