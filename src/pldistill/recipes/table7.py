@@ -61,7 +61,7 @@ def by_pair(row: str, pair: str, setting: Fields) -> Fields:
 
 
 # Nets that learn from drawn scenes in minutes, shown where a pair itself would take days; and nets that take no time.
-SMALL_PAIR = ("fasterrcnn:resnet18", "fasterrcnn:resnet10t")
+SMALL_PAIR = ("fasterrcnn:resnet18", "fasterrcnn:test_resnet")
 TINY_PAIR = ("fasterrcnn:test_resnet", "fasterrcnn:test_resnet")
 SMALL: Fields = {
     "fpn_channels": 64,
@@ -87,9 +87,9 @@ def real_in(shown: str, row: str, column: str) -> tuple[str, str]:
 
 
 SHORT = Scale(
-    label="short: small nets on drawn scenes, 4 epochs of 2,000 pictures, teacher 6",
+    label="short: small nets on drawn scenes, 3 epochs of 2,000 pictures, teacher 4",
     setting={
-        "epochs": 4,
+        "epochs": 3,
         "batch_size": 8,
         "accumulate": 1,
         "optimizer": "adamw",
@@ -102,8 +102,8 @@ SHORT = Scale(
         "amp": "bf16",
         "task_options": SMALL,
     },
-    teacher={"epochs": 6},
-    data="scenes:train=2000,val=500",
+    teacher={"epochs": 4},
+    data="scenes:train=2000,val=300",
     pairs=("resnet101>resnet18_fpn",),
     seeds=3,
     nets=small_pair,
