@@ -58,8 +58,11 @@ def ranked(logits, column, classes, label):
     most: tl.constexpr = 0x7FFFFFFF if size == 32 else 0x7FFF
     bits = logits.to(bits_type, bitcast=True).to(tl.int32)
     keys = ~ordered(tl.where(bits == ~most, 0, bits), most)  # of the two zeros, one
-    keys = tl.where(column == label, ~most, tl.where(column < classes, keys, most))
-    words = tl.sort((keys.to(word_type) << size) | column)
+    keys = tl.where(column < classes, tl.where(column == label, ~most, keys), most)
+    words = (keys.to(word_type) << size) | column
+    # Any order will do to start from, and this one moves nothing: what a thread has eight apart it gets side by side,
+    # where sorting compares most.
+    words = tl.sort(tl.reshape(tl.trans(tl.reshape(words, [8, words.shape[0] // 8])), words.shape))
     order, bits = (words & most).to(tl.int32), ordered(~(words >> size).to(tl.int32), most)
     return order, bits.to(bits_type).to(logits.dtype, bitcast=True).to(tl.float32)
 
@@ -72,11 +75,7 @@ def pld_row(
 ):  # fmt: skip
     """Loss of row `program_id(0)`, and its gradient over `count`, if given. Classes of a row lie side by side."""
     row = tl.program_id(0).to(tl.int64)
-    student, teacher, gradient = (
-        student + row * student_stride,
-        teacher + row * teacher_stride,
-        gradient + row * classes,
-    )
+    student, teacher = student + row * student_stride, teacher + row * teacher_stride
     label = tl.load(labels + row).to(tl.int64)
     kept, known = label != ignore_index, (label >= 0) & (label < classes)
     column = tl.arange(0, BLOCK)

@@ -64,7 +64,7 @@ def _launch(
     with torch.cuda.device_of(student):
         pld_row[(rows,)](
             student, teacher, labels.contiguous(), losses, gradient, count,
-            student.stride(0), teacher.stride(0), classes, ignore_index, temperature,
+            student.stride(0), teacher.stride(0), classes, ignore_index, float(temperature),
             BLOCK=block, num_warps=warps, enable_fp_fusion=True,
         )  # fmt: skip
 
