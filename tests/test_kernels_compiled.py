@@ -2,13 +2,12 @@
 
 import re
 import subprocess
-from importlib.util import find_spec
 
 import pytest
 
-from pldistill.kernels.cuda import launch_shape
+from pldistill.kernels import cuda
 
-pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed here")
+pytestmark = pytest.mark.skipif(not cuda.HAS_TRITON, reason="Triton is not installed here")
 
 # Registers of a thread: with 4 warps a row, 128 leave room for 4 rows at a time on a multiprocessor of 65536.
 MOST_REGISTERS = 128
@@ -24,7 +23,7 @@ def usage(classes: int, student: str, teacher: str, tmp_path) -> dict[str, int]:
 
     from pldistill.kernels._row_kernel import pld_row
 
-    block, warps = launch_shape(classes)
+    block, warps = cuda.launch_shape(classes)
     logits = {"student": f"*{student}", "teacher": f"*{teacher}", "gradient": "*fp32"}
     types = {**logits, **POINTERS, **NUMBERS, "temperature": "fp32", "BLOCK": "constexpr"}
     source = ASTSource(pld_row, {name: types[name] for name in pld_row.arg_names}, constexprs={"BLOCK": block})

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,10 +14,11 @@ from torch import Tensor
 
 import reference
 from numeric_cases import CASES
+from pldistill import kernels
 from pldistill.kernels import cuda
 from pldistill.losses import pld
 
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed here")
+needs_triton = pytest.mark.skipif(not cuda.HAS_TRITON, reason="Triton is not installed here")
 
 
 @dataclass(frozen=True)
@@ -291,12 +291,15 @@ def test_a_block_holds_a_row(classes, block):
     assert cuda.launch_shape(classes)[0] == block
 
 
-def test_who_fits():
+def test_who_is_for_whom():
     def on_device(classes: int, dtype: torch.dtype) -> object:
-        return SimpleNamespace(is_cuda=True, dtype=dtype, shape=(2, classes))
+        return SimpleNamespace(device=torch.device("cuda"), dtype=dtype, shape=(2, classes))
 
-    small = on_device(1000, torch.float32)
-    assert cuda.fits(small, on_device(1000, torch.bfloat16)) == (find_spec("triton") is not None)
-    assert not cuda.fits(small, on_device(1000, torch.float64))
-    assert not cuda.fits(on_device(1025, torch.float32), on_device(1025, torch.float32))
-    assert not cuda.fits(torch.ones(2, 3), torch.ones(2, 3))
+    def kernel(classes: int, student: torch.dtype, teacher: torch.dtype) -> object:
+        return kernels.kernel_for(on_device(classes, student), on_device(classes, teacher))
+
+    expected = cuda.pld if cuda.HAS_TRITON else None
+    assert kernel(1024, torch.float32, torch.bfloat16) is expected
+    assert kernel(1025, torch.float32, torch.float32) is None
+    assert kernel(10, torch.float64, torch.float32) is None
+    assert kernel(10, torch.float32, torch.float64) is None

@@ -1,18 +1,16 @@
 """PLD on a CUDA device: the kernel beside the plain version, the same bits on every run, no wait, in a CUDA graph."""
 
-from importlib.util import find_spec
-
 import pytest
 import torch
 from torch import Tensor
 
 from numeric_cases import CASES
-from pldistill.kernels import cuda
+from pldistill.kernels import cuda, kernel_for
 from pldistill.losses import pld
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
-    pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed here"),
+    pytest.mark.skipif(not cuda.HAS_TRITON, reason="Triton is not installed here"),
 ]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -44,7 +42,7 @@ def test_the_numeric_table(case):
 def test_says_what_the_plain_version_says(classes, dtype):
     student, teacher, labels = drawn(37, classes, dtype)
     labels[3] = -100
-    assert cuda.fits(student, teacher) == (classes <= 1024)
+    assert (kernel_for(student, teacher) is cuda.pld) == (classes <= cuda.MOST_CLASSES)
     loss, gradient = loss_and_gradient(student, teacher, labels, temperature=2.0)
     wide = student.detach().double().requires_grad_()
     expected, expected_gradient = loss_and_gradient(wide, teacher.double(), labels, temperature=2.0)

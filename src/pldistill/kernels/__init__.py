@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from . import packed
+from . import cuda, packed
 from .dtypes import LOGITS, gradient_dtype
 
 __all__ = ["gradient_dtype", "kernel_for", "switched_off"]
@@ -34,6 +34,8 @@ def kernel_for(student: Tensor, teacher: Tensor) -> Kernel | None:
         return None
     if student.device.type == "cpu" and student.shape[1] <= packed.MOST_CLASSES:
         return packed.pld
+    if student.device.type == "cuda" and student.shape[1] <= cuda.MOST_CLASSES and cuda.HAS_TRITON:
+        return cuda.pld
     return None
 
 

@@ -7,21 +7,15 @@ first call alone: it comes with torch on Linux, and the package does without it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from .dtypes import LOGITS, gradient_dtype
+from .dtypes import gradient_dtype
 
+HAS_TRITON = find_spec("triton") is not None
 MOST_CLASSES = 1024  # a row lies in the registers of a program; beyond, torch's own sort is the cheaper one
-
-
-def fits(student: Tensor, teacher: Tensor) -> bool:
-    """Whether `pld` takes these (M, C) rows: by device, dtypes and C, never by values."""
-    narrow = student.dtype in LOGITS and teacher.dtype in LOGITS
-    return student.is_cuda and narrow and student.shape[1] <= MOST_CLASSES and _triton_is_here()
 
 
 def pld(
@@ -31,7 +25,7 @@ def pld(
     temperature: float,
     ignore_index: int,
     reduction: str,
-    plain: Callable[..., tuple[Tensor, Tensor]] | None = None,
+    plain: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A kernel, see `kernels`; `plain` is not needed. A label that is no class makes its row NaN."""
     count = (labels != ignore_index).sum() if reduction == "mean" else None
@@ -73,8 +67,3 @@ def launch_shape(classes: int) -> tuple[int, int]:
     """Places of a program, a power of two, and its warps: about eight places a thread."""
     block = max(16, 1 << (classes - 1).bit_length())
     return block, max(1, block // 256)
-
-
-@cache
-def _triton_is_here() -> bool:
-    return find_spec("triton") is not None
