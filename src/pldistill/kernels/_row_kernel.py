@@ -11,6 +11,9 @@ The 1 is the largest itself, so that r_k keeps the digits of a student that is s
 r_k / (1 + r_k) where the largest stands at place k. The m_k never rise with k: no exponent is above 0.
 """
 
+# Triton compiles what follows; a type checker that takes it for Python is wrong about it.
+# pyright: reportOperatorIssue=false, reportAssignmentType=false
+
 import triton
 import triton.language as tl
 

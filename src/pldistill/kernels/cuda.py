@@ -59,7 +59,7 @@ def _launch(
         pld_row[(rows,)](
             student, teacher, labels.contiguous(), losses, gradient, count,
             student.stride(0), teacher.stride(0), classes, ignore_index, float(temperature),
-            BLOCK=block, num_warps=warps, enable_fp_fusion=True,
+            BLOCK=block, num_warps=warps, enable_fp_fusion=True,  # pyright: ignore[reportCallIssue]
         )  # fmt: skip
 
 
