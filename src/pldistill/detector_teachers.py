@@ -31,10 +31,13 @@ class DetectorTeacher(LiveTeacher):
     Its backbone, pyramid and box head run; its own proposals are never asked for.
     """
 
-    net: Detector
+    net: Detector  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def __init__(self, net: Detector) -> None:
+        super().__init__(net)  # pyright: ignore[reportArgumentType]  # fixed and put in eval mode as any net
 
     @torch.no_grad()
-    def __call__(self, batch: Scenes) -> Outputs:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __call__(self, batch: Scenes) -> Outputs:
         return self.net.answer(batch)
 
 

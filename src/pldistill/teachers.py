@@ -42,8 +42,8 @@ class Teacher(ABC):
     members: tuple[LiveTeacher, ...]
 
     @abstractmethod
-    def __call__(self, batch: Batch) -> Outputs:
-        """Give the teacher's outputs for `batch`, on its device."""
+    def __call__(self, batch: Any) -> Outputs:
+        """Give the teacher's outputs for `batch` (a `Batch`, or `Scenes` with regions), on its device."""
 
     @abstractmethod
     def fingerprint(self) -> str:

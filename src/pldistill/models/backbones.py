@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -55,7 +55,7 @@ class _Cut(nn.ModuleDict):
     """torchvision's layers up to the last stage, under their own names."""
 
     def __init__(self, layers: nn.Module, stages: Sequence[str]) -> None:
-        super().__init__(IntermediateLayerGetter(layers, {stage: stage for stage in stages}).items())
+        super().__init__(dict(IntermediateLayerGetter(layers, {stage: stage for stage in stages}).items()))
         self.stages = tuple(stages)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -91,7 +91,7 @@ def build_body(name: str, *, pretrained: bool, norm: str) -> Body:
 
 
 def _torchvision(name: str, pretrained: bool) -> Body:
-    net = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
+    net: Any = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
     layers, stages = net.features if name == "mobilenet_v2" else net, TORCHVISION[name]
     return Body(_Cut(layers, stages), [_width(layers.get_submodule(stage)) for stage in stages], list(stages))
 
@@ -117,7 +117,7 @@ def _timm(name: str, pretrained: bool) -> Body:
         raise ValueError(f"backbone {name!r} has no published weights")
     try:
         with torch.device("meta"):
-            listed = timm.create_model(name, features_only=True).feature_info
+            listed: Any = timm.create_model(name, features_only=True).feature_info
     except RuntimeError as error:  # timm's word for a net without stages
         raise ValueError(f"backbone {name!r}: expected a net with stages, got {str(error).splitlines()[0]}") from error
     found = {info["reduction"]: number for number, info in enumerate(listed.info)}
@@ -141,7 +141,7 @@ def _grouped(module: nn.Module) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             channels = child.num_features
-            group: nn.Module = nn.GroupNorm(math.gcd(32, channels), channels)
+            group: Any = nn.GroupNorm(math.gcd(32, channels), channels)
             if isinstance(child, BatchNormAct2d):
                 group = GroupNormAct(channels, math.gcd(32, channels))
                 group.drop, group.act = child.drop, child.act

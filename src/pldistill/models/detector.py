@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ def build_detector(
         box_detections_per_img=number["detections"],
     )
     # What `load_weights` asks of a net: where its head is.
-    model.pretrained_cfg = {"classifier": HEADS}  # pyright: ignore[reportAttributeAccessIssue]
+    model.pretrained_cfg = {"classifier": HEADS}  # pyright: ignore[reportArgumentType]
     return model
 
 
@@ -108,6 +109,7 @@ class Detector(nn.Module):
         unused: let the columns that are no label's stand in `answer`.
     """
 
+    model: Any  # torchvision's parts have no types
     mean: Tensor
     std: Tensor
     columns: Tensor
@@ -123,7 +125,7 @@ class Detector(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.width = self._part("roi_heads.box_predictor.cls_score", nn.Linear).out_features
+        self.width = int(self.model.roi_heads.box_predictor.cls_score.out_features)
         self.unused = unused
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(3, 1, 1), persistent=False)
@@ -204,8 +206,3 @@ class Detector(nn.Module):
                 *found, images.image_sizes, sizes or images.image_sizes, strict=True
             )
         ]
-
-    def _part(self, name: str, kind: type[nn.Linear]) -> nn.Linear:
-        part = self.model.get_submodule(name)
-        assert isinstance(part, kind)
-        return part

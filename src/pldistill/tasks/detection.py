@@ -170,13 +170,14 @@ class Detection(Task[BoxData, Detector]):
         """Ask the teacher what stands in the true boxes of fewer pictures, which have several each."""
         some = data.val.subset(evenly(len(data.val), max(1, most // _BOXES_A_PICTURE)).tolist())
         loader = _scored(replace(data, val=some), min(recipe.batch_size, len(some)), place, alone=True)
-        columns = teacher.members[0].net.columns
+        (asked,) = (member.net for member in teacher.members)
+        assert isinstance(asked, Detector)
         hits, labels = 0, [torch.zeros(0, dtype=torch.int64)]
         for batch in loader.epoch(0):
             with autocast():
                 answers = teacher(replace(batch, regions=tuple(each.boxes for each in batch.targets))).logits
             own = torch.cat([each.labels for each in batch.targets])
-            wanted = columns[own] if self.options["unused_ids"] == "keep" else own
+            wanted = asked.columns[own] if self.options["unused_ids"] == "keep" else own
             hits += int((answers.argmax(dim=1) == wanted).sum())
             labels.append(own.cpu())
         return hits, torch.cat(labels), len(data.classes)
