@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pldistill.analysis.figures import top1_by_epoch
+from pldistill.analysis.figures import score_by_epoch
 from pldistill.analysis.groups import group_runs
 from pldistill.analysis.report import write_report
 from pldistill.analysis.tables import rich_table, rows_of
@@ -55,7 +55,7 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
     records = [run.record for run in runs]
     page = write_report(records, out / "report.html", title="pldistill demo")
     groups = group_runs(records)
-    picture = top1_by_epoch(groups)
+    picture = score_by_epoch(groups)
     assert picture is not None  # every row is finished
     write_atomically(out / "accuracy.svg", picture.encode())
     console.print()
