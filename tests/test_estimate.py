@@ -80,7 +80,7 @@ def test_a_real_timing(amp):
 @pytest.mark.parametrize(("batch_size", "timed"), [(128, 64), (8, 8)])
 def test_a_rate_is_the_median_of_three_steps_over_a_small_batch(monkeypatch, batch_size, timed):
     steps = iter([100.0, 1.0, 9.0, 2.0])  # the first is the warm-up
-    monkeypatch.setattr(estimate, "_timed", lambda step, device: next(steps))
+    monkeypatch.setattr(estimate, "timed", lambda step, device: next(steps))
     work = Work("resnet8", False, batch_size=batch_size, classes=10, image_size=32, amp="off", device="cpu")
     assert time_work(work) == pytest.approx(2.0 / timed)
 

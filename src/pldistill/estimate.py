@@ -16,7 +16,7 @@ from pldistill.models import Net
 # A net's seconds a picture settle well below a CPU's usual batch; a GPU's do not, so there the whole batch is timed.
 _CPU_BATCH = 64
 _STEPS = 3
-_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Job:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.val_pictures < 0:
             raise ValueError(f"val_pictures: expected at least 0, got {self.val_pictures}")
-        if self.amp not in _PRECISIONS:
-            raise ValueError(f"amp: expected {', '.join(_PRECISIONS)}, got {self.amp!r}")
+        if self.amp not in PRECISIONS:
+            raise ValueError(f"amp: expected {', '.join(PRECISIONS)}, got {self.amp!r}")
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ def time_work(work: Work) -> float:
     batch_size = min(work.batch_size, _CPU_BATCH) if device.type == "cpu" else work.batch_size
     with torch.random.fork_rng(devices=[]):
         step = _step(work, device, batch_size)
-        _timed(step, device)  # the first step also sets up what later ones reuse
-        return statistics.median(_timed(step, device) for _ in range(_STEPS)) / batch_size
+        timed(step, device)  # the first step also sets up what later ones reuse
+        return statistics.median(timed(step, device) for _ in range(_STEPS)) / batch_size
 
 
 def _step(work: Work, device: torch.device, batch_size: int) -> Callable[[], None]:
@@ -121,7 +121,7 @@ def _step(work: Work, device: torch.device, batch_size: int) -> Callable[[], Non
     def step() -> None:
         with (
             torch.set_grad_enabled(work.learns),
-            torch.autocast(device.type, dtype=_PRECISIONS[work.amp], enabled=work.amp != "off"),
+            torch.autocast(device.type, dtype=PRECISIONS[work.amp], enabled=work.amp != "off"),
         ):
             logits = net(images).logits
         if work.learns:
@@ -132,7 +132,8 @@ def _step(work: Work, device: torch.device, batch_size: int) -> Callable[[], Non
     return step
 
 
-def _timed(step: Callable[[], None], device: torch.device) -> float:
+def timed(step: Callable[[], object], device: torch.device) -> float:
+    """Seconds that one call of `step` takes."""
     began = time.perf_counter()
     step()
     if device.type != "cpu":  # a GPU works on after a call returns

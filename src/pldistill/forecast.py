@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from rich.table import Table
 
 from pldistill.analysis.tables import duration
 from pldistill.assemble import make_accelerator
-from pldistill.data import Dataset, open_data
+from pldistill.data import Dataset
 from pldistill.estimate import Job, seconds_of
 from pldistill.plan import Plan
 from pldistill.study import Cell
+from pldistill.tasks import make_task
 
 
 def forecast(plan: Plan, *, device: str = "auto", download: bool = False) -> Table:
@@ -21,12 +25,12 @@ def forecast(plan: Plan, *, device: str = "auto", download: bool = False) -> Tab
         ValueError: for pictures or a device that are not there.
     """
     device_type = make_accelerator(plan.runs[0].recipe.amp, device).device.type
-    opened: dict[str, Dataset] = {}
+    opened: dict[str, Any] = {}
     for cell in plan.runs:
         if cell.recipe.data not in opened:
-            opened[cell.recipe.data] = open_data(cell.recipe.data, image_size=cell.recipe.image_size, download=download)
+            opened[cell.recipe.data] = make_task(cell.recipe).open(cell.recipe, download=download)
     left = [cell for cell in plan.runs if not cell.record.finished]
-    estimates = seconds_of(_job(cell, opened[cell.recipe.data], device_type) for cell in left)
+    estimates = _seconds([(cell, opened[cell.recipe.data]) for cell in left], device_type)
     expected = {cell.folder: seconds for cell, seconds in zip(left, estimates, strict=True)}
     caption = f"left: {duration(sum(expected.values()))} on this machine, estimated from a few steps of each net"
     table = Table("run", "time", "state", box=None, caption=caption, caption_justify="left")
@@ -36,6 +40,17 @@ def forecast(plan: Plan, *, device: str = "auto", download: bool = False) -> Tab
         state = "finished" if result is not None else _state(cell)
         table.add_row(cell.name, duration(seconds), state)
     return table
+
+
+def _seconds(cells: Sequence[tuple[Cell, Any]], device: str) -> list[float]:
+    """The estimates; all runs of a study have one task."""
+    if cells and cells[0][0].recipe.task == "detection":
+        from pldistill.estimate_boxes import BoxJob, seconds_of_detectors  # brings torchvision's detectors
+
+        asked = [cell.nets[0] if cell.recipe.teacher is not None else None for cell, _ in cells]
+        jobs = [BoxJob(cell.recipe, net, data, device) for (cell, data), net in zip(cells, asked, strict=True)]
+        return seconds_of_detectors(jobs)
+    return seconds_of(_job(cell, data, device) for cell, data in cells)
 
 
 def _job(cell: Cell, dataset: Dataset, device: str) -> Job:
