@@ -25,11 +25,12 @@ from typing import Any
 
 import torch
 from loader import append
-from step import WARM_UP, quartiles, whole
+from step import WARM_UP, whole
 
 from pldistill import runs
 from pldistill.answers import About
 from pldistill.assemble import assemble, make_accelerator
+from pldistill.bench import quartiles
 from pldistill.data import open_data
 from pldistill.loop import Loop
 from pldistill.progress import Silent

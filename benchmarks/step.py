@@ -19,7 +19,6 @@ Lines are added to the CSV, with the machine, versions and commit in each.
 import argparse
 import copy
 import itertools
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +37,7 @@ from torchvision import transforms
 from pldistill import runs
 from pldistill.answers import About
 from pldistill.assemble import assemble, make_accelerator
+from pldistill.bench import quartiles
 from pldistill.contracts import Outputs
 from pldistill.data import Dataset as Data
 from pldistill.data import TensorSplit, open_data
@@ -236,15 +236,6 @@ def lines(rates: Mapping[str, Sequence[float]], asked: argparse.Namespace, env: 
             figures |= quartiles(name, paired or [])
         found.append({"what": what, "floor": FLOOR.get(what), **setting, **figures, **env})
     return found
-
-
-def quartiles(name: str, values: Sequence[float]) -> dict[str, float | None]:
-    """Median and quartiles, None of nothing."""
-    if len(values) > 1:
-        low, middle, high = statistics.quantiles(values, method="inclusive")
-    else:
-        low = middle = high = values[0] if values else None
-    return {name: middle, f"{name}_q1": low, f"{name}_q3": high}
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pldistill import cli_cache, cli_lists, cli_runs, cli_studies
+from pldistill import cli_bench, cli_cache, cli_lists, cli_runs, cli_studies
 from pldistill import runs as training
 from pldistill.cli_studies import Device, Spread, Workers, console, whole
 from pldistill.progress import Terminal
@@ -157,6 +157,7 @@ app.command()(cli_runs.report)
 app.command(cls=Spread)(cli_studies.reproduce)
 app.command(cls=Spread)(cli_studies.landscape)
 app.command()(cli_cache.cache)
+app.add_typer(cli_bench.app, name="bench")
 app.command(name="list")(cli_lists.list_)
 
 

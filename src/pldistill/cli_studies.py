@@ -23,7 +23,7 @@ Workers = Annotated[
 class Spread(TyperCommand):
     """A command whose list options take several values behind one flag: `--pairs A B`."""
 
-    SEVERAL = ("--pairs", "--methods", "--sweep-scale", "--temperatures")
+    SEVERAL = ("--pairs", "--methods", "--sweep-scale", "--temperatures", "--shape")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Repeat the flag before each of its values."""
