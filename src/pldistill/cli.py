@@ -149,7 +149,7 @@ def evaluate(
     else:
         top5 = "" if figures["top5"] is None else f"  top-5 {figures['top5']:.2f} %"
         said = f"top-1 {figures['top1']:.2f} %{top5}  cross-entropy {figures['val_loss']:.4f}"
-    console.print(f"{said}  {figures['pictures']} pictures", highlight=False)
+    console.print(f"{said}  {figures['pictures']} pictures", highlight=False, soft_wrap=True)
 
 
 app.command()(cli_runs.predict)
