@@ -229,6 +229,8 @@ def test_timm_manners(name):
     assert (cfg.architecture, cfg.input_size, cfg.num_classes) == (name, (3, 32, 32), 100)
     assert timm.is_model(name)
     assert not timm.models.is_model_pretrained(name)
+    if name != "cifar_resnet50":
+        assert timm.create_model(name, in_chans=1).in_chans == 1
     if name in ("cifar_resnet50", "resnet32x4"):
         return  # the rest is the same code, only slower
     model = timm.create_model(name, num_classes=4).eval()

@@ -38,11 +38,12 @@ class CifarNet(nn.Module, ABC):
 
     global_pool: SelectAdaptivePool2d
 
-    def __init__(self, num_classes: int, num_features: int, classifier: str) -> None:
+    def __init__(self, num_classes: int, num_features: int, classifier: str, in_chans: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = num_features
         self.classifier_name = classifier
+        self.in_chans = in_chans  # timm's training tasks ask for it
         self.feature_info: list[dict[str, Any]] = []
 
     def init_convolutions(self) -> None:

@@ -46,7 +46,7 @@ class CifarMobileNetV2(CifarNet):
     """
 
     def __init__(self, width: float = 0.5, num_classes: int = 100, in_chans: int = 3, global_pool: str = "avg") -> None:
-        super().__init__(num_classes, 1280, "classifier.0")
+        super().__init__(num_classes, 1280, "classifier.0", in_chans)
         inputs = int(32 * width)
         self.conv1 = nn.Sequential(
             nn.Conv2d(in_chans, inputs, 3, 2, 1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)

@@ -78,7 +78,7 @@ class CifarResNet(CifarNet):
         in_chans: int = 3,
         global_pool: str = "avg",
     ) -> None:
-        super().__init__(num_classes, widths[-1] * block.expansion, classifier)
+        super().__init__(num_classes, widths[-1] * block.expansion, classifier, in_chans)
         stem, *widths_of_stages = widths
         self.conv1 = nn.Conv2d(in_chans, stem, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)

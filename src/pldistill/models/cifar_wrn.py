@@ -54,7 +54,7 @@ class WideResNet(CifarNet):
     def __init__(
         self, depth: int, width: int, num_classes: int = 100, in_chans: int = 3, global_pool: str = "avg"
     ) -> None:
-        super().__init__(num_classes, 64 * width, "fc")
+        super().__init__(num_classes, 64 * width, "fc", in_chans)
         count = (depth - 4) // 6
         self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False)
         self.block1 = Stage(count, 16, 16 * width, 1)
