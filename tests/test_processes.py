@@ -25,6 +25,7 @@ from pldistill.progress import StudyWatch
 from pldistill.recipe import make_recipe
 from pldistill.recipes import find_study
 from pldistill.reproduce import reproduce
+from pldistill.tasks import make_task
 from two_processes import recipes
 
 CLOCKS = ("seconds", "images_per_second")
@@ -221,8 +222,8 @@ def test_a_study_wants_one_process(monkeypatch, tmp_path):
 
 def test_a_student_may_have_its_statistics_over_all_processes():
     recipe, dataset = make_recipe({**CE, "sync_batchnorm": True}), open_data(CE["data"])
-    ours = assemble._student(recipe, dataset).model
-    theirs = assemble._student(make_recipe(CE), dataset).model
+    ours = make_task(recipe).student(recipe, dataset).model
+    theirs = make_task(make_recipe(CE)).student(make_recipe(CE), dataset).model
     assert sum(isinstance(module, torch.nn.SyncBatchNorm) for module in ours.modules()) == sum(
         isinstance(module, torch.nn.BatchNorm2d) for module in theirs.modules()
     )

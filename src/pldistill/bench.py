@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pldistill import kernels, losses
+from pldistill import losses
+from pldistill.losses import ranking
 from pldistill.suggest import unknown
 
 Logits = tuple[Tensor, Tensor, Tensor]  # student (N, C), teacher (N, C), labels (N,)
@@ -61,7 +62,7 @@ def eager_kd(student: Tensor, teacher: Tensor, labels: Tensor, temperature: floa
 
 def plain_pld(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     """PLD without its kernels."""
-    with kernels.switched_off():
+    with ranking.kernels.switched_off():
         return losses.pld(student, teacher, labels)
 
 
