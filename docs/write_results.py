@@ -81,6 +81,12 @@ def ablation(name: str) -> Comparison:
     return compare(plan(find_study(name), out=folder, scale="short", data="cifar100:PATH"), folder)
 
 
+def detection() -> Comparison:
+    """The short study of Table 7."""
+    folder = RECORDS / "table7-short"
+    return compare(plan(find_study("table7"), out=folder, scale="short"), folder)
+
+
 def steps_table() -> str:
     """Milliseconds a training step, from the benchmark's committed rows."""
     return steps_markdown(read_steps(ROOT / "benchmarks" / "steps-cpu.csv")).strip()
@@ -119,10 +125,10 @@ def documents() -> dict[Path, str]:
     readme, results = ROOT / "README.md", ROOT / "docs" / "results.md"
     shown, detailed = readme.read_text(encoding="utf-8"), results.read_text(encoding="utf-8")
     shown = filled(filled(shown, "demo", demo_table()), "cifar", cifar_table())
-    for name in ("demo", "demo-again", "glyphs-difficulty", "cifar100-short", "folder"):
+    for name in ("demo", "demo-again", "glyphs-difficulty", "cifar100-short", "folder", "coco-overfit"):
         detailed = filled(detailed, name, markdown_table(rows(name)).strip())
     compared = {"table1-short": study(), "cifar100-sgd-short": sweep()}
-    compared |= {f"{name}-short": ablation(name) for name in ABLATIONS}
+    compared |= {f"{name}-short": ablation(name) for name in ABLATIONS} | {"table7-short": detection()}
     for name, comparison in compared.items():
         detailed = filled(detailed, name, lowered(comparison_markdown(comparison)))
     detailed = filled(detailed, "steps", lowered(steps_table()))
