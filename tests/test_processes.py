@@ -26,6 +26,7 @@ from pldistill.recipe import make_recipe
 from pldistill.recipes import find_study
 from pldistill.reproduce import reproduce
 from pldistill.tasks import make_task
+from pldistill.tasks.coco_metric import COLUMNS
 from two_processes import recipes
 
 CLOCKS = ("seconds", "images_per_second")
@@ -95,6 +96,21 @@ def test_each_picture_is_evaluated_once(launched, said):
     alone = runs.evaluate(pldistill.load_run(launched[0] / "kd"), device="cpu")
     for one in said:
         assert one["figures"] == pytest.approx(alone, rel=1e-6)
+
+
+def test_two_processes_distil_a_detector(launched, said):
+    """Each picture is learnt from once and scored once; the samplers draw for themselves in each process."""
+    folder = launched[0] / "boxes"
+    run = pldistill.load_run(folder)
+    (row,) = run.record.epochs()
+    assert set(row["terms"]) == {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg", "pld"}
+    assert (run.record.read_environment()["world_size"], len(run.result["per_class"])) == (2, 12)
+    alone = runs.evaluate(run, device="cpu", workers=0)
+    assert alone["pictures"] == 5
+    measured = [name for name in COLUMNS if alone[name] is not None]
+    assert "AP50" in measured
+    for one in (*(each["boxes"] for each in said), run.result):
+        assert {name: one[name] for name in measured} == pytest.approx({name: alone[name] for name in measured})
 
 
 def test_a_signal_to_one_stops_both_and_the_run_goes_on_as_if_nothing_had_been(launched, said):

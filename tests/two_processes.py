@@ -14,8 +14,9 @@ import pldistill
 from pldistill import processes, runs
 from pldistill.__main__ import main
 from pldistill.progress import Silent
-from pldistill.recipe import make_recipe
+from pldistill.recipe import Recipe, make_recipe
 from pldistill.tally import Tally
+from tiny_detectors import distilled
 
 # The last step of an epoch has 101 - 6 * 16 = 5 pictures: three and two.
 UNEVEN, EVEN = "glyphs:train=101,val=101", "glyphs:train=112,val=101"
@@ -42,6 +43,11 @@ def recipes(folder: Path, world: int) -> dict[str, dict]:
 def resumed() -> dict:
     """A run with BatchNorm, whose statistics are each process's own, and a learning rate that changes by the step."""
     return {"data": UNEVEN, "student": "resnet8", "method": "ce", "epochs": 2, "batch_size": 16, "warmup_epochs": 0.5}
+
+
+def detected() -> Recipe:
+    """A detector that two processes distil: 7 pictures, the last step's share uneven."""
+    return distilled(data="scenes:train=7,val=5", epochs=1, batch_size=2)
 
 
 class At(Silent):
@@ -90,6 +96,9 @@ def together(folder: Path, rank: int) -> None:
     said["on_first"] = [processes.on_first(lambda: rank + 7), says(lambda: processes.on_first(lambda: fail_in(0)))]
     said["bad step"] = says(lambda: bad_step(rank))
     said["figures"] = runs.evaluate(pldistill.load_run(folder / "kd"), device="cpu", batch_size=16)
+
+    boxes = pldistill.train(detected(), out=folder / "boxes", device="cpu", workers=0)
+    said["boxes"] = runs.evaluate(boxes, device="cpu", workers=0, batch_size=2)
 
     runs.Loop.LOOK_EVERY = -1.0
     recipe = make_recipe(resumed())
