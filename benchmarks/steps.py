@@ -18,7 +18,6 @@ import torch
 from pldistill import runs
 from pldistill.analysis.steps import StepTime, steps_csv, steps_markdown
 from pldistill.assemble import assemble, make_accelerator
-from pldistill.data import open_data
 from pldistill.interrupt import Interrupts
 from pldistill.loop import Loop
 from pldistill.plan import Plan, plan
@@ -27,6 +26,7 @@ from pldistill.recipes import table1
 from pldistill.record import RunRecord, environment, write_atomically
 from pldistill.study import Scale
 from pldistill.tally import Tally
+from pldistill.tasks import make_task
 
 TEACHER_STEPS = 20
 WARM_UP = 2  # rounds that do not count
@@ -48,7 +48,7 @@ def open_loops(layout: Plan) -> dict[str, Loop]:
     (teacher,) = layout.teachers
     runs.train(teacher.recipe, out=teacher.folder, device="cpu")
     accelerator = make_accelerator(teacher.recipe.amp, "cpu")
-    dataset = open_data(teacher.recipe.data)
+    dataset = make_task(teacher.recipe).open(teacher.recipe, download=False)
     loops = {}
     for cell in layout.cells:
         loop = assemble(cell.recipe, dataset, RunRecord(cell.folder), accelerator, workers=0, watch=Silent())

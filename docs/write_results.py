@@ -5,6 +5,7 @@ A test runs it and expects no change, so that no document shows a figure that a 
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from pathlib import Path
@@ -92,6 +93,24 @@ def steps_table() -> str:
     return steps_markdown(read_steps(ROOT / "benchmarks" / "steps-cpu.csv")).strip()
 
 
+def detection_steps_table() -> str:
+    """Milliseconds a step of a detector by method, from the benchmark's committed rows."""
+    with (ROOT / "benchmarks" / "detection-steps-cpu.csv").open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    first = lines[0]
+    shown = [
+        f"Batch {first['batch_size']}; rounds: {first['rounds']}; {first['device_name']}, threads: {first['threads']}; "
+        f"torch {first['torch']}, commit {first['commit'][:10]}",
+        "",
+        "| method | ms | quartiles | to ce |",
+        "|---|---:|---:|---:|",
+    ]
+    for line in lines:
+        middle, low, high = (1000 * float(line[name]) for name in ("seconds", "seconds_q1", "seconds_q3"))
+        shown.append(f"| {line['row']} | {middle:.1f} | {low:.1f} to {high:.1f} | {float(line['to_ce']):.2f} |")
+    return "\n".join(shown)
+
+
 def lowered(markdown: str) -> str:
     """The same with its headings one level lower."""
     return re.sub("^#", "##", markdown.strip(), flags=re.MULTILINE)
@@ -132,6 +151,7 @@ def documents() -> dict[Path, str]:
     for name, comparison in compared.items():
         detailed = filled(detailed, name, lowered(comparison_markdown(comparison)))
     detailed = filled(detailed, "steps", lowered(steps_table()))
+    detailed = filled(detailed, "detection-steps", detection_steps_table())
     return {readme: shown, results: detailed}
 
 
