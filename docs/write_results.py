@@ -95,12 +95,9 @@ def steps_table() -> str:
 
 def detection_steps_table() -> str:
     """Milliseconds a step of a detector by method, from the benchmark's committed rows."""
-    with (ROOT / "benchmarks" / "detection-steps-cpu.csv").open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
-    first = lines[0]
+    lines = benchmark("detection-steps-cpu.csv")
     shown = [
-        f"Batch {first['batch_size']}; rounds: {first['rounds']}; {first['device_name']}, threads: {first['threads']}; "
-        f"torch {first['torch']}, commit {first['commit'][:10]}",
+        f"Batch {lines[0]['batch_size']}; rounds: {lines[0]['rounds']}; {machine(lines[0])}",
         "",
         "| method | ms | quartiles | to ce |",
         "|---|---:|---:|---:|",
@@ -109,6 +106,50 @@ def detection_steps_table() -> str:
         middle, low, high = (1000 * float(line[name]) for name in ("seconds", "seconds_q1", "seconds_q3"))
         shown.append(f"| {line['row']} | {middle:.1f} | {low:.1f} to {high:.1f} | {float(line['to_ce']):.2f} |")
     return "\n".join(shown)
+
+
+def loader_table() -> str:
+    """Pictures a second of the loader, the step and both, from the benchmark's committed rows."""
+    lines = benchmark("loader-cpu.csv")
+    first = lines[0]
+    shown = [
+        f"{first['picture']} JPEGs to {first['image_size']} x {first['image_size']}; step: {first['student']}, batch "
+        f"{first['batch_size']}, amp {first['amp']}; rounds: {first['rounds']}; {machine(first)}",
+        "",
+        "| what | workers | images/s | quartiles |",
+        "|---|---:|---:|---:|",
+    ]
+    for line in lines:
+        middle, low, high = (float(line[name]) for name in ("images_per_second", "q1", "q3"))
+        shown.append(f"| {line['what']} | {line['workers']} | {middle:.1f} | {low:.1f} to {high:.1f} |")
+    return "\n".join(shown)
+
+
+def full_table() -> str:
+    """What the published protocol would take on the machine that was timed."""
+    lines = benchmark("full-cpu.csv")
+    shown = [
+        machine(lines[0]),
+        "",
+        "| table | runs of its own | epochs | days |",
+        "|---|---:|---:|---:|",
+    ]
+    shown += [f"| {line['table']} | {line['runs']} | {line['epochs']} | {float(line['days']):,.0f} |" for line in lines]
+    return "\n".join(shown)
+
+
+def benchmark(name: str) -> list[dict[str, str]]:
+    """The lines of a benchmark's CSV."""
+    with (ROOT / "benchmarks" / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def machine(line: dict[str, str]) -> str:
+    """Where a benchmark's line was measured."""
+    return (
+        f"{line['device_name']}, {line['cores']} cores, threads: {line['threads']}; torch {line['torch']}, "
+        f"commit {line['commit'][:10]}"
+    )
 
 
 def lowered(markdown: str) -> str:
@@ -151,7 +192,12 @@ def documents() -> dict[Path, str]:
     for name, comparison in compared.items():
         detailed = filled(detailed, name, lowered(comparison_markdown(comparison)))
     detailed = filled(detailed, "steps", lowered(steps_table()))
-    detailed = filled(detailed, "detection-steps", detection_steps_table())
+    for name, table in (
+        ("detection-steps", detection_steps_table()),
+        ("loader", loader_table()),
+        ("full", full_table()),
+    ):
+        detailed = filled(detailed, name, table)
     return {readme: shown, results: detailed}
 
 
