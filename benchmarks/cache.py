@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from loader import append
-from step import WARM_UP, whole
+from step import WARM_UP, parsed, whole
 
 from pldistill import runs
 from pldistill.answers import About
@@ -156,13 +156,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--amp", default="bf16", choices=("bf16", "off"))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, help="of torch; its own choice where not given")
-    asked = parser.parse_args()
-    for name, least in (("rounds", 1), ("steps", 1), ("views", 1), ("batch_size", 2)):
-        if getattr(asked, name) < least:
-            parser.error(f"--{name.replace('_', '-')}: expected at least {least}, got {getattr(asked, name)}")
-    if asked.batch_size * asked.steps < 100:  # the drawn characters are of as many classes
-        parser.error(f"--steps: expected at least 100 pictures in an epoch, got {asked.batch_size * asked.steps}")
-    return asked
+    return parsed(parser, "an epoch", views=1)
 
 
 def main() -> None:

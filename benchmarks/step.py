@@ -261,12 +261,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="of the plain loop's DataLoader")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, help="of torch; its own choice where not given")
+    return parsed(parser, "a group", workers=0)
+
+
+def parsed(parser: argparse.ArgumentParser, steps: str, **least: int) -> argparse.Namespace:
+    """Read the command line; `least` bounds further numbers than those all have, `steps` says what steps are called."""
     asked = parser.parse_args()
-    for name, least in (("rounds", 1), ("steps", 1), ("batch_size", 2), ("workers", 0)):
-        if getattr(asked, name) < least:
-            parser.error(f"--{name.replace('_', '-')}: expected at least {least}, got {getattr(asked, name)}")
+    for name, bound in {"rounds": 1, "steps": 1, "batch_size": 2, **least}.items():
+        if getattr(asked, name) < bound:
+            parser.error(f"--{name.replace('_', '-')}: expected at least {bound}, got {getattr(asked, name)}")
     if asked.batch_size * asked.steps < 100:  # the drawn characters are of as many classes
-        parser.error(f"--steps: expected at least 100 pictures in a group, got {asked.batch_size * asked.steps}")
+        parser.error(f"--steps: expected at least 100 pictures in {steps}, got {asked.batch_size * asked.steps}")
     return asked
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from pldistill.analysis.comparison import Comparison, comparison_markdown, measured
 from pldistill.analysis.steps import read_steps, steps_markdown
 from pldistill.analysis.tables import Row, Stat, markdown_table, summarise
+from pldistill.analysis.times import machine_name
 from pldistill.plan import plan
 from pldistill.recipes import find_study
 from pldistill.record import find_runs
@@ -146,10 +147,7 @@ def benchmark(name: str) -> list[dict[str, str]]:
 
 def machine(line: dict[str, str]) -> str:
     """Where a benchmark's line was measured."""
-    return (
-        f"{line['device_name']}, {line['cores']} cores, threads: {line['threads']}; torch {line['torch']}, "
-        f"commit {line['commit'][:10]}"
-    )
+    return f"{machine_name(line)}; torch {line['torch']}, commit {line['commit'][:10]}"
 
 
 def lowered(markdown: str) -> str:

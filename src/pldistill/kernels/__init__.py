@@ -18,11 +18,10 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from . import cuda, packed
-from .dtypes import LOGITS, gradient_dtype
+from .dtypes import LOGITS, Plain, gradient_dtype
 
 __all__ = ["gradient_dtype", "kernel_for", "switched_off"]
 
-Plain = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 Kernel = Callable[[Tensor, Tensor, Tensor, float, int, str, Plain], tuple[Tensor, Tensor]]
 
 _switched_off = 0

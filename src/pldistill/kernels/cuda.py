@@ -6,13 +6,12 @@ first call alone: it comes with torch on Linux, and the package does without it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from .dtypes import gradient_dtype
+from .dtypes import Plain, gradient_dtype
 
 HAS_TRITON = find_spec("triton") is not None
 MOST_CLASSES = 1024  # a row lies in the registers of a program; beyond, torch's own sort is the cheaper one
@@ -25,7 +24,7 @@ def pld(
     temperature: float,
     ignore_index: int,
     reduction: str,
-    plain: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] | None = None,
+    plain: Plain | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A kernel, see `kernels`; `plain` is not needed. A label that is no class makes its row NaN."""
     count = (labels != ignore_index).sum() if reduction == "mean" else None

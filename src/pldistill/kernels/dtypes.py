@@ -1,9 +1,13 @@
-"""Which logits the kernels take, and the dtype of the gradient that they give: known before anything is computed."""
+"""Which logits the kernels take, the dtype of the gradient that they give, and what they are handed for hard rows."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
 
+import torch
+from torch import Tensor
+
+Plain = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]  # the plain arithmetic; see `kernels`
 LOGITS = (torch.float32, torch.bfloat16, torch.float16)
 
 

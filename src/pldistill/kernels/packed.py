@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .dtypes import gradient_dtype
+from .dtypes import Plain, gradient_dtype
 
 MOST_CLASSES = 2**24
 _CHUNK = 2**16
@@ -32,7 +31,6 @@ _BELOW_ALL = -(2.0**1000)  # as a float32, -inf; its mantissa has room for an in
 _SMALLEST = math.exp(-70)  # of the worth that may be left: what is lost below float32's range is 3e-8 of it
 _TINY = float(np.finfo(np.float32).tiny)
 
-Plain = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 Bits = NDArray[np.int64]
 
 
