@@ -4,13 +4,14 @@ import math
 import warnings
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 
 import reference
 from pldistill import kernels
-from pldistill.kernels import packed
-from pldistill.losses import pld
+from pldistill.kernels import keys, packed, rooms
+from pldistill.losses import pld, teacher_optimal_ranking
 
 
 def draw(rows=7, classes=40, dtype=torch.float32, scale=3.0):
@@ -69,9 +70,13 @@ def test_few_classes(classes):
     assert_same(*draw(classes=classes), reduction="none")
 
 
-def test_ties_go_to_the_lower_class():
+HALVES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_ties_go_to_the_lower_class(dtype):
     student, _, labels = draw(rows=5, classes=300)
-    teacher = torch.randint(-2, 3, (5, 300), generator=torch.Generator().manual_seed(0)).float()
+    teacher = torch.randint(-2, 3, (5, 300), generator=torch.Generator().manual_seed(0)).to(dtype)
     teacher[:, ::7] = -0.0
     teacher[4] = 1.0
     labels[3] = 299
@@ -89,19 +94,40 @@ def test_neighbouring_floats_are_no_ties():
     assert_same(student, torch.stack([up, -up]), torch.tensor([5, 9]), reduction="none")
 
 
+def test_every_half_logit_has_its_place():
+    for dtype in HALVES[1:]:
+        every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+        teacher = every[every.isfinite()][None]
+        classes = teacher.shape[1]
+        room = rooms.room_for(1, classes)
+        keys.rank(room, teacher, np.array([7]), np.zeros(1, dtype=bool))
+        expected = teacher_optimal_ranking(teacher, torch.tensor([7])).flip(1)
+        assert torch.equal(torch.from_numpy(room.bits), expected)
+        assert torch.equal(room.t, teacher.float().gather(1, expected))
+
+
+@pytest.mark.parametrize("classes", [2**16, 2**16 + 1])
+def test_half_logits_of_many_classes(classes):
+    student, teacher, labels = draw(rows=2, classes=classes)
+    assert_same(student, teacher.bfloat16(), labels)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("teacher_value", [-math.inf, -3e38, -1e9])
 @pytest.mark.parametrize("student_value", [-math.inf, -1e9, 0.0, 30.0])
-def test_masked_classes(student_value, teacher_value):
+def test_masked_classes(student_value, teacher_value, dtype):
     student, teacher, labels = draw()
     with torch.no_grad():
         student[:4, ::3] = student_value
     teacher[1:6, ::3] = teacher_value
-    assert_same(student, teacher, labels, reduction="none")
+    assert_same(student, teacher.to(dtype), labels, reduction="none")
 
 
+@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_stays_in_its_row(bad):
+def test_what_is_not_finite_stays_in_its_row(bad, dtype):
     student, teacher, labels = draw()
+    teacher = teacher.to(dtype)
     labels[6] = -100
     teacher[5] = -math.inf
     with torch.no_grad():

@@ -28,21 +28,23 @@ class Fused(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor, labels: Tensor, compute: Compute) -> Tensor:
         loss, gradient = compute(student, teacher, labels)
         ctx.save_for_backward(student, teacher, labels)
-        ctx.compute, ctx.kept = compute, [gradient]
+        ctx.compute, ctx.kept, ctx.dtype = compute, [gradient], student.dtype
         return loss
 
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:
         (from_above,) = above
-        student, teacher, labels = ctx.saved_tensors
-        gradient = ctx.kept.pop() if ctx.kept else ctx.compute(student.detach(), teacher, labels)[1]
+        gradient = ctx.kept.pop() if ctx.kept else _again(ctx)
         if torch.is_grad_enabled():
-            product = from_above.view(-1, 1) * FirstDerivative.apply(gradient, student)
-        elif from_above.dim() == 0 and from_above.device.type == "cpu" and from_above.item() == 1:
-            product = gradient
-        else:
-            product = gradient.mul_(from_above.view(-1, 1))
-        return product.to(student.dtype), None, None, None
+            gradient = from_above.view(-1, 1) * FirstDerivative.apply(gradient, ctx.saved_tensors[0])
+        elif not (from_above.dim() == 0 and from_above.is_cpu and from_above.item() == 1):
+            gradient.mul_(from_above.view(-1, 1))
+        return gradient.to(ctx.dtype), None, None, None
+
+
+def _again(ctx: Any) -> Tensor:
+    student, teacher, labels = ctx.saved_tensors
+    return ctx.compute(student.detach(), teacher, labels)[1]
 
 
 def operator(

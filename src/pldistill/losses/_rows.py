@@ -13,7 +13,7 @@ from torch import Tensor
 
 def to_rows(tensor: Tensor) -> Tensor:
     """(N, C, d1, ...) -> (N * d1 * ..., C)."""
-    return tensor.movedim(1, -1).flatten(0, -2)
+    return tensor if tensor.dim() == 2 else tensor.movedim(1, -1).flatten(0, -2)
 
 
 def computing_dtype(*tensors: Tensor) -> torch.dtype:

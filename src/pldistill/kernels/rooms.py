@@ -1,0 +1,76 @@
+"""Memory to work on a chunk of rows in, kept from call to call.
+
+The system takes longer to give fresh memory than the sums over it take, and a view of a tensor takes as long to make as
+a thousand logits to add.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import torch
+
+_SHAPES = 8  # whose views are kept
+
+
+class Memory:
+    """For so many logits."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.places = np.arange(size)
+        self.keys = np.empty(size)
+        self.floats = [torch.empty(size) for _ in range(3)]
+        self.sums = [torch.zeros(1 + size) for _ in range(2)]
+        self.ties = np.empty(size, dtype=bool)
+
+
+class Room:
+    """Arrays (R, C) and the views of them that are needed; those that torch writes are there for both libraries."""
+
+    def __init__(self, memory: Memory, rows: int, classes: int) -> None:
+        size = rows * classes
+        self.rows, self.classes = rows, classes
+        self.starts = np.arange(rows) * classes
+        self.places = memory.places[:size].reshape(rows, classes)
+        self.keys = memory.keys[:size].reshape(rows, classes)
+        self.bits = self.keys.view(np.int64)
+        self.flat_keys, self.flat_bits = self.keys.reshape(-1), self.bits.reshape(-1)
+        self.torch_keys = torch.from_numpy(self.keys)
+        self.p, self.worth, self.t = (each[:size].view(rows, classes) for each in memory.floats)
+        # Running sums and, of the same memory a place on, those of the place before.
+        (self.left, self.one_left), (self.upto, self.before) = (
+            (each[1 : 1 + size].view(rows, classes), each[:size].view(rows, classes)) for each in memory.sums
+        )
+        self.numpy_p, self.numpy_worth, self.numpy_t = self.p.numpy(), self.worth.numpy(), self.t.numpy()
+        self.numpy_left, self.numpy_one_left, self.numpy_upto = (
+            each.numpy() for each in (self.left, self.one_left, self.upto)
+        )
+        self.flat_p, self.flat_t = self.numpy_p.reshape(-1), self.numpy_t.reshape(-1)
+        self.ties = memory.ties[: max(size - 1, 0)]
+        self.from_last = np.arange(classes - 1, -1, -1, dtype=np.int32)
+        self.ends = self.starts[:, None] + (classes - 1)
+
+
+class _Rooms(threading.local):
+    """Of one thread: while torch or NumPy work, another may run."""
+
+    def __init__(self) -> None:
+        self.memory = Memory(0)
+        self.rooms: dict[tuple[int, int], Room] = {}
+
+
+_kept = _Rooms()
+
+
+def room_for(rows: int, classes: int) -> Room:
+    if rows * classes > _kept.memory.size:
+        _kept.memory = Memory(rows * classes)
+        _kept.rooms.clear()
+    found = _kept.rooms.get((rows, classes))
+    if found is None:
+        if len(_kept.rooms) == _SHAPES:
+            _kept.rooms.clear()
+        found = _kept.rooms[rows, classes] = Room(_kept.memory, rows, classes)
+    return found
