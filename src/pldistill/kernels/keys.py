@@ -25,6 +25,7 @@ _SHORT_LABEL = np.int32(0x7FFF0000)  # above every short logit but a NaN
 
 Bits = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Floats = NDArray[np.float32]
 
 
 def rank(room: Room, teacher: Tensor, labels: Bits, hard: Flags) -> None:
@@ -35,7 +36,7 @@ def rank(room: Room, teacher: Tensor, labels: Bits, hard: Flags) -> None:
     if teacher.dtype != torch.float32 and room.classes <= 2**16:
         _rank_short(room, teacher, labels)
     else:
-        _rank_wide(room, teacher, labels, hard)
+        _rank_wide(room, teacher.float().numpy(), labels, hard)
 
 
 def _rank_short(room: Room, teacher: Tensor, labels: Bits) -> None:
@@ -59,25 +60,25 @@ def _rank_short(room: Room, teacher: Tensor, labels: Bits) -> None:
     np.take(room.flat_p, room.bits, out=room.numpy_t, mode="wrap")  # "raise" would copy
 
 
-def _rank_wide(room: Room, teacher: Tensor, labels: Bits, hard: Flags) -> None:
+def _rank_wide(room: Room, logits: Floats, labels: Bits, hard: Flags) -> None:
     """By float64 keys: a float32 widened to one leaves 29 bits of its mantissa at 0, which the class takes."""
     at = room.starts + labels
     marks = at | _LABEL
-    label_logits = _sort_wide(room, teacher, at, marks, tame=False)
-    if not (room.bits[:, -1] == marks).all():  # a NaN is above all, and -inf with an index is one
-        hard |= ~(teacher.amax(1) < math.inf).numpy()
-        label_logits = _sort_wide(room, teacher, at, marks, tame=True)
+    label_logits = _sort_wide(room, logits, at, marks, tame=False)
+    if np.count_nonzero(room.bits[:, -1] != marks):  # a NaN is above all, and -inf with an index is one
+        hard |= ~(np.maximum.reduce(logits, axis=1) < math.inf)
+        label_logits = _sort_wide(room, logits, at, marks, tame=True)
     np.copyto(room.numpy_t, room.keys, casting="same_kind")
     room.numpy_t[:, -1] = label_logits
     np.bitwise_and(room.bits, _INDEX, out=room.bits)
     np.equal(room.flat_t[:-1], room.flat_t[1:], out=room.ties)
-    if room.ties.any():
+    if np.count_nonzero(room.ties):
         _order_ties(room, np.flatnonzero(room.ties))
 
 
-def _sort_wide(room: Room, teacher: Tensor, at: Bits, marks: Bits, *, tame: bool) -> NDArray[np.float64]:
+def _sort_wide(room: Room, logits: Floats, at: Bits, marks: Bits, *, tame: bool) -> NDArray[np.float64]:
     """Sort the keys; return the labels' logits, in whose place `marks` stand."""
-    room.torch_keys.copy_(teacher)
+    np.copyto(room.keys, logits)
     label_logits = room.flat_keys[at]
     if tame:
         np.nan_to_num(room.keys, copy=False, nan=0.0, posinf=0.0, neginf=_BELOW_ALL)
@@ -93,11 +94,14 @@ def _order_ties(room: Room, ties: Bits) -> None:
     `ties` are the places whose logit the next one has too, be it a label's or of the next row by chance.
     """
     first = ties[(room.flat_t[ties] >= 0) & (ties % room.classes < room.classes - 2)]
-    if first.size == 0:
+    after = first + 1
+    if not np.count_nonzero(first[1:] == after[:-1]):  # pairs alone, as a rule
+        one, other = room.flat_bits[first], room.flat_bits[after]
+        room.flat_bits[first], room.flat_bits[after] = np.maximum(one, other), np.minimum(one, other)
         return
     starts = np.diff(first, prepend=-2) > 1
     run = np.cumsum(starts)
-    members = np.concatenate([first[starts], first + 1])
+    members = np.concatenate([first[starts], after])
     keys = np.concatenate([run[starts], run]) << 29 | (_INDEX - room.flat_bits[members])
     keys.sort()
     members.sort()

@@ -6,7 +6,7 @@ are few.
 
 The sums run over ascending teacher logits, the label last: X_k is a running sum there, and G_k one from the other end
 (symbols as in `losses.ranking`). In float32 they are exact to its rounding as long as no X_k of a place with weight is
-many orders below the row's sum; torch adds them up in float64. Rows of which that is not so, and rows that hold a NaN
+many orders below the largest; torch adds them up in float64. Rows of which that is not so, and rows that hold a NaN
 or an infinity that counts, are given to the plain way.
 """
 
@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .dtypes import Plain, gradient_dtype
-from .keys import MOST_CLASSES, Bits, Flags, rank
+from .keys import MOST_CLASSES, Bits, Flags, Floats, rank
 from .rooms import Room, room_for
 
 __all__ = ["MOST_CLASSES", "pld"]
@@ -30,8 +29,6 @@ __all__ = ["MOST_CLASSES", "pld"]
 _CHUNK = 3 * 2**14  # logits: their 45 bytes each are what a core's cache holds, and two rows of 21,841 classes
 _TINY = float(np.finfo(np.float32).tiny)
 _LOST = 2.0**24 * _TINY  # a worth below float32's range is no digit of a sum above this
-
-Floats = NDArray[np.float32]
 
 
 def pld(
@@ -47,9 +44,8 @@ def pld(
     rows, classes = student.shape
     y = labels.numpy()
     left_out = y == ignore_index
-    count = rows
-    if left_out.any():
-        count -= int(left_out.sum())
+    count = rows - np.count_nonzero(left_out)
+    if count < rows:
         y = np.where(left_out, 0, y)
     over = max(count, 1) if reduction == "mean" else 1
     losses = torch.empty(rows)
@@ -59,8 +55,8 @@ def pld(
     with np.errstate(all="ignore"):
         for chunk in _chunks(rows, classes, whole):
             _compute(temperature, over, *chunk)
-    total = losses.numpy().sum(dtype=np.float64)
-    if count < rows or hard.any() or not np.isfinite(total):
+    total = np.add.reduce(losses.numpy(), dtype=np.float64)
+    if count < rows or np.count_nonzero(hard) or not math.isfinite(total):
         hard = (hard | ~np.isfinite(losses.numpy())) & ~left_out
         at = torch.from_numpy(np.flatnonzero(hard))
         exact, slopes = plain(student[at], teacher[at], torch.from_numpy(y)[at], temperature)
@@ -69,10 +65,12 @@ def pld(
         out = torch.from_numpy(np.flatnonzero(left_out))
         losses[out] = 0
         gradient[out] = 0
-        total = losses.numpy().sum(dtype=np.float64)
+        total = np.add.reduce(losses.numpy(), dtype=np.float64)
     if reduction == "none":
         return losses, gradient
-    return torch.tensor(total if count or reduction == "sum" else math.nan, dtype=torch.float32), gradient
+    loss = torch.empty(())
+    loss.numpy()[()] = total if count or reduction == "sum" else math.nan
+    return loss, gradient
 
 
 def _chunks(rows: int, classes: int, whole: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
@@ -107,7 +105,7 @@ def _compute(
     _weigh(room, temperature, over)
     torch.cumsum(room.worth, 1, out=room.left)
     smallest = _LOST * room.classes
-    masked = not left[:, 0].min() >= smallest
+    masked = not np.minimum.reduce(left[:, 0]) >= smallest
     if masked:
         hard |= ~(np.where(alpha < 0, left, 1).min(1) >= smallest)
         np.maximum(left, _TINY, out=left)
@@ -115,8 +113,9 @@ def _compute(
     left[:, -1] = 0  # so that `one_left` is nothing at a row's last place, and `before` at its first
     torch.cumsum(room.t.flip(1), 1, out=room.upto)
     room.numpy_upto[:, -1] = 0
+    before = room.before.flip(1).numpy()
     np.multiply(share, one_left, out=share)
-    room.t.addcmul_(room.worth, room.before.flip(1), value=-1)
+    np.subtract(share, np.multiply(worth, before, out=before), out=share)
     np.divide(one_left, worth, out=room.numpy_upto)
     costs = np.multiply(room.upto.log1p_().numpy(), alpha, out=room.numpy_upto)
     if masked:
@@ -127,18 +126,18 @@ def _compute(
 
 
 def _take(room: Room, student: Tensor) -> None:
-    """Bring the student's probabilities into the ranking's order, in `worth`: X_k / X_1 are as good as X_k."""
-    if student.dtype != torch.float32:
-        student = room.worth.copy_(student)
-    torch.softmax(student, 1, out=room.p)
+    """Bring the student's worths into the ranking's order, in `worth`: they are as good over the row's largest."""
+    s = (student if student.dtype == torch.float32 else room.worth.copy_(student)).numpy()
+    np.subtract(s, np.maximum.reduce(s, axis=1, keepdims=True), out=room.numpy_p)
+    room.p.exp_()
     np.take(room.flat_p, room.bits, out=room.numpy_worth, mode="wrap")  # "raise" would copy
 
 
 def _weigh(room: Room, temperature: float, over: int) -> None:
     """Leave -α / over in `p`."""
     t, p = room.numpy_t, room.numpy_p
+    np.subtract(t, np.maximum.reduce(t[:, -2:], axis=1, keepdims=True), out=t)
     if temperature != 1:
-        np.subtract(t, t[:, -2:].max(1, keepdims=True), out=t)
         np.divide(t, np.float32(temperature), out=t)
-    torch.softmax(room.t, 1, out=room.p)
-    np.divide(p, p.sum(1, keepdims=True) * np.float32(-over), out=p)  # softmax adds up one after the other
+    worths = torch.exp(room.t, out=room.p)
+    np.divide(p, worths.sum(1, keepdim=True).numpy() * np.float32(-over), out=p)

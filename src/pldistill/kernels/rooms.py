@@ -37,7 +37,6 @@ class Room:
         self.keys = memory.keys[:size].reshape(rows, classes)
         self.bits = self.keys.view(np.int64)
         self.flat_keys, self.flat_bits = self.keys.reshape(-1), self.bits.reshape(-1)
-        self.torch_keys = torch.from_numpy(self.keys)
         self.p, self.worth, self.t = (each[:size].view(rows, classes) for each in memory.floats)
         # Running sums and, of the same memory a place on, those of the place before.
         (self.left, self.one_left), (self.upto, self.before) = (

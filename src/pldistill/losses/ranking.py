@@ -137,11 +137,11 @@ def pld(
     """
     check_temperature(temperature)
     _check(student_logits, teacher_logits, labels, reduction, ignore_index)
-    options = (temperature, ignore_index, reduction)
+    options = {"temperature": temperature, "ignore_index": ignore_index, "reduction": reduction}
     if is_plain_eager(student_logits, teacher_logits, labels) and _has_kernel(student_logits, teacher_logits):
-        loss = Fused.apply(*_as_rows(student_logits, teacher_logits, labels), partial(_by_kernel, *options))
+        loss = Fused.apply(*_as_rows(student_logits, teacher_logits, labels), partial(_by_kernel, **options))
     elif torch.compiler.is_compiling() and _has_kernel(student_logits, teacher_logits):
-        loss, _ = _operator(*_as_rows(student_logits, teacher_logits, labels), *options)
+        loss, _ = _operator(*_as_rows(student_logits, teacher_logits, labels), **options)
     else:
         ranking, kept = _ranking(teacher_logits, labels, ignore_index)
         weights = _softmax(to_rows(teacher_logits.detach()), temperature).gather(1, ranking)
@@ -240,7 +240,7 @@ def _has_kernel(student_logits: Tensor, teacher_logits: Tensor) -> bool:
 
 
 def _by_kernel(
-    temperature: float, ignore_index: int, reduction: str, student: Tensor, teacher: Tensor, labels: Tensor
+    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, ignore_index: int, reduction: str
 ) -> tuple[Tensor, Tensor]:
     """PLD of rows, and its gradient, by the kernel that there is for them."""
     kernel = kernels.kernel_for(student, teacher)
@@ -254,13 +254,7 @@ def _plain_pld(student: Tensor, teacher: Tensor, labels: Tensor, temperature: fl
     return PlackettLuce.forward(student, ranking, weights)
 
 
-def _by_operator(
-    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, ignore_index: int, reduction: str
-) -> tuple[Tensor, Tensor]:
-    return _by_kernel(temperature, ignore_index, reduction, student, teacher, labels)
-
-
-_operator = operator("pldistill::pld", _by_operator, kernels.gradient_dtype)
+_operator = operator("pldistill::pld", _by_kernel, kernels.gradient_dtype)
 
 
 def _teacher_optimal(teacher: Tensor, labels: Tensor) -> Tensor:
