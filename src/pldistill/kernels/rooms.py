@@ -23,7 +23,6 @@ class Memory:
         self.keys = np.empty(size)
         self.floats = [torch.empty(size) for _ in range(3)]
         self.sums = [torch.zeros(1 + size) for _ in range(2)]
-        self.ties = np.empty(size, dtype=bool)
 
 
 class Room:
@@ -47,7 +46,7 @@ class Room:
             each.numpy() for each in (self.left, self.one_left, self.upto)
         )
         self.flat_p, self.flat_t = self.numpy_p.reshape(-1), self.numpy_t.reshape(-1)
-        self.ties = memory.ties[: max(size - 1, 0)]
+        self.ties = self.numpy_upto.reshape(-1).view(np.bool_)[: size - 1]  # the sums come after the ties
         self.from_last = np.arange(classes - 1, -1, -1, dtype=np.int32)
         self.ends = self.starts[:, None] + (classes - 1)
 
