@@ -20,8 +20,6 @@ MOST_CLASSES = 2**24
 _INDEX = np.int64(2**29 - 1)
 _LABEL = np.int64(0x7E00000000000000)  # as a float64, 2^993: above every float32
 _BELOW_ALL = -(2.0**1000)  # as a float32, -inf; its mantissa has room for an index
-_SHORT = np.int32(2**16 - 1)
-_SHORT_LABEL = np.int32(0x7FFF0000)  # above every short logit but a NaN
 
 Bits = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -33,27 +31,29 @@ def rank(room: Room, teacher: Tensor, labels: Bits, hard: Flags) -> None:
 
     Marks rows that hold a NaN or +inf as hard, where its logits do not show it.
     """
-    if teacher.dtype != torch.float32 and room.classes <= 2**16:
-        _rank_short(room, teacher, labels)
+    if teacher.dtype == torch.float32:
+        _rank_wide(room, teacher.numpy(), labels, hard)
     else:
-        _rank_wide(room, teacher.float().numpy(), labels, hard)
+        _rank_short(room, teacher, labels)
 
 
 def _rank_short(room: Room, teacher: Tensor, labels: Bits) -> None:
-    """By int32 keys: half-precision logits, as integers of the same order, over how far the class is from the last."""
+    """By integer keys: half-precision logits, as integers of their order, over how far the class is from the last."""
+    narrow = room.classes <= 2**16
+    bits, keys = (16, room.numpy_worth.view(np.int32)) if narrow else (32, room.bits)
     logits = teacher.contiguous().view(torch.int16).numpy()
     shorts = room.flat_t.view(np.int16).reshape(2, room.rows, room.classes)
-    keys = room.numpy_worth.view(np.int32)
     sign = np.right_shift(logits, 15, out=shorts[0])
     ascending = np.bitwise_and(logits, 0x7FFF, out=shorts[1])
     np.bitwise_xor(ascending, sign, out=ascending)
     np.subtract(ascending, sign, out=ascending)
     np.copyto(keys, ascending)
-    np.left_shift(keys, 16, out=keys)
+    np.left_shift(keys, bits, out=keys)
     np.bitwise_or(keys, room.from_last, out=keys)
-    keys.reshape(-1)[room.starts + labels] = _SHORT_LABEL | room.from_last[labels]
+    # Above every logit but a NaN, which shows in the row's loss.
+    keys.reshape(-1)[room.starts + labels] = 0x7FFF << bits | room.from_last[labels].astype(keys.dtype)
     keys.sort(axis=1)
-    np.bitwise_and(keys, _SHORT, out=keys)
+    np.bitwise_and(keys, 2**bits - 1, out=keys)
     np.copyto(room.bits, keys)
     np.subtract(room.ends, room.bits, out=room.bits)
     room.p.copy_(teacher)
