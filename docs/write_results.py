@@ -5,19 +5,21 @@ A test runs it and expects no change, so that no document shows a figure that a 
 
 from __future__ import annotations
 
-import csv
 import os
 import re
+import sys
 from pathlib import Path
 
 from pldistill.analysis.comparison import Comparison, comparison_markdown, measured
-from pldistill.analysis.steps import read_steps, steps_markdown
 from pldistill.analysis.tables import Row, Stat, markdown_table, summarise
-from pldistill.analysis.times import machine_name
 from pldistill.plan import plan
 from pldistill.recipes import find_study
 from pldistill.record import find_runs
 from pldistill.reproduce import compare
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import benchmark_tables
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "docs" / "records"
@@ -89,67 +91,6 @@ def detection() -> Comparison:
     return compare(plan(find_study("table7"), out=folder, scale="short"), folder)
 
 
-def steps_table() -> str:
-    """Milliseconds a training step, from the benchmark's committed rows."""
-    return steps_markdown(read_steps(ROOT / "benchmarks" / "steps-cpu.csv")).strip()
-
-
-def detection_steps_table() -> str:
-    """Milliseconds a step of a detector by method, from the benchmark's committed rows."""
-    lines = benchmark("detection-steps-cpu.csv")
-    shown = [
-        f"Batch {lines[0]['batch_size']}; rounds: {lines[0]['rounds']}; {machine(lines[0])}",
-        "",
-        "| method | ms | quartiles | to ce |",
-        "|---|---:|---:|---:|",
-    ]
-    for line in lines:
-        middle, low, high = (1000 * float(line[name]) for name in ("seconds", "seconds_q1", "seconds_q3"))
-        shown.append(f"| {line['row']} | {middle:.1f} | {low:.1f} to {high:.1f} | {float(line['to_ce']):.2f} |")
-    return "\n".join(shown)
-
-
-def loader_table() -> str:
-    """Pictures a second of the loader, the step and both, from the benchmark's committed rows."""
-    lines = benchmark("loader-cpu.csv")
-    first = lines[0]
-    shown = [
-        f"{first['picture']} JPEGs to {first['image_size']} x {first['image_size']}; step: {first['student']}, batch "
-        f"{first['batch_size']}, amp {first['amp']}; rounds: {first['rounds']}; {machine(first)}",
-        "",
-        "| what | workers | images/s | quartiles |",
-        "|---|---:|---:|---:|",
-    ]
-    for line in lines:
-        middle, low, high = (float(line[name]) for name in ("images_per_second", "q1", "q3"))
-        shown.append(f"| {line['what']} | {line['workers']} | {middle:.1f} | {low:.1f} to {high:.1f} |")
-    return "\n".join(shown)
-
-
-def full_table() -> str:
-    """What the published protocol would take on the machine that was timed."""
-    lines = benchmark("full-cpu.csv")
-    shown = [
-        machine(lines[0]),
-        "",
-        "| table | runs of its own | epochs | days |",
-        "|---|---:|---:|---:|",
-    ]
-    shown += [f"| {line['table']} | {line['runs']} | {line['epochs']} | {float(line['days']):,.0f} |" for line in lines]
-    return "\n".join(shown)
-
-
-def benchmark(name: str) -> list[dict[str, str]]:
-    """The lines of a benchmark's CSV."""
-    with (ROOT / "benchmarks" / name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def machine(line: dict[str, str]) -> str:
-    """Where a benchmark's line was measured."""
-    return f"{machine_name(line)}; torch {line['torch']}, commit {line['commit'][:10]}"
-
-
 def lowered(markdown: str) -> str:
     """The same with its headings one level lower."""
     return re.sub("^#", "##", markdown.strip(), flags=re.MULTILINE)
@@ -182,18 +123,24 @@ def documents() -> dict[Path, str]:
     """Every document with its tables as the records have them."""
     readme, results = ROOT / "README.md", ROOT / "docs" / "results.md"
     shown, detailed = readme.read_text(encoding="utf-8"), results.read_text(encoding="utf-8")
-    shown = filled(filled(shown, "demo", demo_table()), "cifar", cifar_table())
+    for name, table in (("demo", demo_table()), ("cifar", cifar_table()), ("cost", benchmark_tables.cost_table())):
+        shown = filled(shown, name, table)
     for name in ("demo", "demo-again", "glyphs-difficulty", "cifar100-short", "folder", "coco-overfit"):
         detailed = filled(detailed, name, markdown_table(rows(name)).strip())
     compared = {"table1-short": study(), "cifar100-sgd-short": sweep()}
     compared |= {f"{name}-short": ablation(name) for name in ABLATIONS} | {"table7-short": detection()}
     for name, comparison in compared.items():
         detailed = filled(detailed, name, lowered(comparison_markdown(comparison)))
-    detailed = filled(detailed, "steps", lowered(steps_table()))
+    detailed = filled(detailed, "steps", lowered(benchmark_tables.steps_table()))
     for name, table in (
-        ("detection-steps", detection_steps_table()),
-        ("loader", loader_table()),
-        ("full", full_table()),
+        ("losses", benchmark_tables.losses_table()),
+        ("losses-memory", benchmark_tables.memory_table()),
+        ("step", benchmark_tables.step_table()),
+        ("cache", benchmark_tables.cache_table()),
+        ("store", benchmark_tables.store_table()),
+        ("detection-steps", benchmark_tables.detection_steps_table()),
+        ("loader", benchmark_tables.loader_table()),
+        ("full", benchmark_tables.full_table()),
     ):
         detailed = filled(detailed, name, table)
     return {readme: shown, results: detailed}
