@@ -64,6 +64,7 @@ def test_kernels_import_nothing_of_the_package(path):
         "contextlib",
         "importlib",
         "threading",
+        "typing",
         "functools",
     }
 

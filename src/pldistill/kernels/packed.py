@@ -26,7 +26,7 @@ from .rooms import Room, room_for
 
 __all__ = ["MOST_CLASSES", "pld"]
 
-_CHUNK = 3 * 2**14  # logits: their 45 bytes each are what a core's cache holds, and two rows of 21,841 classes
+_CHUNK = 3 * 2**14  # logits: their 36 bytes each are what a core's cache holds, and two rows of 21,841 classes
 _TINY = float(np.finfo(np.float32).tiny)
 _LOST = 2.0**24 * _TINY  # a worth below float32's range is no digit of a sum above this
 
@@ -99,7 +99,8 @@ def _compute(
     A loss that is not finite marks its row too.
     """
     room = room_for(*student.shape)
-    alpha, worth, left, one_left = room.numpy_p, room.numpy_worth, room.numpy_left, room.numpy_one_left
+    alpha, worth = room.numpy_p, room.numpy_worth
+    left, one_left, before = room.numpy_left, room.numpy_one_left, room.numpy_before
     rank(room, teacher, labels, hard)
     _take(room, student)
     _weigh(room, temperature, over)
@@ -110,17 +111,17 @@ def _compute(
         hard |= ~(np.where(alpha < 0, left, 1).min(1) >= smallest)
         np.maximum(left, _TINY, out=left)
     share = np.divide(alpha, left, out=room.numpy_t)
-    left[:, -1] = 0  # so that `one_left` is nothing at a row's last place, and `before` at its first
-    torch.cumsum(room.t.flip(1), 1, out=room.upto)
-    room.numpy_upto[:, -1] = 0
-    before = room.before.flip(1).numpy()
+    np.copyto(room.numpy_upto, share[:, ::-1])
+    room.upto.cumsum_(1)
+    one_left[:, 0] = before[:, 0] = 0  # another row's last is there
+    np.multiply(before, worth[:, ::-1], out=before)
     np.multiply(share, one_left, out=share)
-    np.subtract(share, np.multiply(worth, before, out=before), out=share)
-    np.divide(one_left, worth, out=room.numpy_upto)
-    costs = np.multiply(room.upto.log1p_().numpy(), alpha, out=room.numpy_upto)
+    np.subtract(share, before[:, ::-1], out=share)
+    np.divide(one_left, worth, out=worth)
+    costs = np.multiply(room.worth.log1p_().numpy(), alpha, out=worth)
     if masked:
         costs[alpha == 0] = 0
-    np.negative(room.upto.sum(1).numpy(), out=losses)
+    np.negative(room.worth.sum(1).numpy(), out=losses)
     room.flat_p[room.flat_bits] = room.flat_t
     gradient.copy_(room.p)
 

@@ -7,9 +7,11 @@ a thousand logits to add.
 from __future__ import annotations
 
 import threading
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 _SHAPES = 8  # whose views are kept
 
@@ -22,7 +24,7 @@ class Memory:
         self.places = np.arange(size)
         self.keys = np.empty(size)
         self.floats = [torch.empty(size) for _ in range(3)]
-        self.sums = [torch.zeros(1 + size) for _ in range(2)]
+        self.sums = [torch.empty(1 + size) for _ in range(2)]
 
 
 class Room:
@@ -42,13 +44,17 @@ class Room:
             (each[1 : 1 + size].view(rows, classes), each[:size].view(rows, classes)) for each in memory.sums
         )
         self.numpy_p, self.numpy_worth, self.numpy_t = self.p.numpy(), self.worth.numpy(), self.t.numpy()
-        self.numpy_left, self.numpy_one_left, self.numpy_upto = (
-            each.numpy() for each in (self.left, self.one_left, self.upto)
+        self.numpy_left, self.numpy_one_left, self.numpy_upto, self.numpy_before = (
+            each.numpy() for each in (self.left, self.one_left, self.upto, self.before)
         )
         self.flat_p, self.flat_t = self.numpy_p.reshape(-1), self.numpy_t.reshape(-1)
         self.ties = self.numpy_upto.reshape(-1).view(np.bool_)[: size - 1]  # the sums come after the ties
-        self.from_last = np.arange(classes - 1, -1, -1, dtype=np.int32)
         self.ends = self.starts[:, None] + (classes - 1)
+
+    @cached_property
+    def from_last(self) -> NDArray[np.int32]:
+        """How far each class is from the last."""
+        return np.arange(self.classes - 1, -1, -1, dtype=np.int32)
 
 
 class _Rooms(threading.local):
