@@ -72,9 +72,10 @@ def benchmark(name: str) -> list[Line]:
         return list(csv.DictReader(file))
 
 
-def machine(line: Line) -> str:
-    """Where a benchmark's line was measured."""
-    return f"{machine_name(line)}; torch {line['torch']}, commit {line['commit'][:10]}"
+def machine(*lines: Line) -> str:
+    """Where a benchmark's lines were measured, all on one machine, and at which commits."""
+    commits = ", ".join(dict.fromkeys(line["commit"][:10] for line in lines))
+    return f"{machine_name(lines[0])}; torch {lines[0]['torch']}, commit {commits}"
 
 
 def losses_table() -> str:
@@ -82,7 +83,7 @@ def losses_table() -> str:
     parts = []
     for _, group in groupby(timed(benchmark("losses.csv")), key=lambda line: (line["dtype"], line["threads"])):
         lines = list(group)
-        parts += [f"{lines[0]['dtype']}; rounds: {lines[0]['rounds']}; {machine(lines[0])}", ""]
+        parts += [f"{lines[0]['dtype']}; rounds: {lines[0]['rounds']}; {machine(*lines)}", ""]
         parts += [
             *by_shape(lines, lambda line: f"{milliseconds(line)} ({float(line['to_kd']):.2f})"),
             "",
@@ -96,7 +97,7 @@ def memory_table() -> str:
     """The most bytes a logit that a call takes."""
     lines = [line for line in benchmark("losses.csv") if line["bytes_per_logit"]]
     shown = by_shape(lines, lambda line: f"{float(line['bytes_per_logit']):.1f}")
-    return "\n".join([f"{lines[0]['dtype']}; {machine(lines[0])}", "", *shown])
+    return "\n".join([f"{lines[0]['dtype']}; {machine(*lines)}", "", *shown])
 
 
 def cost_table() -> str:
