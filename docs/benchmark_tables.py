@@ -84,12 +84,9 @@ def losses_table() -> str:
     for _, group in groupby(timed(benchmark("losses.csv")), key=lambda line: (line["dtype"], line["threads"])):
         lines = list(group)
         parts += [f"{lines[0]['dtype']}; rounds: {lines[0]['rounds']}; {machine(*lines)}", ""]
-        parts += [
-            *by_shape(lines, lambda line: f"{milliseconds(line)} ({float(line['to_kd']):.2f})"),
-            "",
-        ]
+        parts += by_shape(lines, lambda line: f"{milliseconds(line)} ({float(line['to_kd']):.2f})")
         faster = [f"{1 / float(line['to_listing']):.1f}" for line in lines if line["what"] == "pld"]
-        parts[-2] += f"\n| **the listing's time over PLD's** | {' | '.join(faster)} |"
+        parts += [f"| **the listing's time over PLD's** | {' | '.join(faster)} |", ""]
     return "\n".join(parts).strip()
 
 
@@ -101,7 +98,7 @@ def memory_table() -> str:
 
 
 def cost_table() -> str:
-    """PLD, KD and the listing in short: one thread, float32, from 1000 classes on."""
+    """PLD, KD and the listing in short: one thread, float32."""
     lines = benchmark("losses.csv")
     short = [line for line in timed(lines) if (line["dtype"], line["threads"]) == ("float32", "1")]
     names = {
@@ -125,9 +122,9 @@ def timed(lines: Iterable[Line]) -> list[Line]:
     order = [(str(rows), str(classes)) for rows, classes in bench.SHAPES]
     last: dict[tuple[str, ...], Line] = {}
     for line in lines:
-        shape = line["rows"], line["classes"]
-        if int(line["rounds"]) > 1 and shape in order and line["what"] != bench.FLOOR:
-            last[(line["dtype"], line["threads"], line["what"], *shape)] = line
+        place = line["rows"], line["classes"]
+        if int(line["rounds"]) > 1 and place in order and line["what"] != bench.FLOOR:
+            last[(line["dtype"], line["threads"], line["what"], *place)] = line
     dtypes = list(bench.DTYPES)
     return sorted(
         last.values(),
@@ -141,8 +138,12 @@ def milliseconds(line: Line) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
 
 
+def shape(line: Line) -> str:
+    return f"{line['rows']} x {line['classes']}"
+
+
 def shapes(lines: Iterable[Line]) -> list[str]:
-    return list(dict.fromkeys(f"{line['rows']} x {line['classes']}" for line in lines))
+    return list(dict.fromkeys(map(shape, lines)))
 
 
 def by_shape(lines: Sequence[Line], cell: Callable[[Line], str]) -> list[str]:
@@ -150,7 +151,7 @@ def by_shape(lines: Sequence[Line], cell: Callable[[Line], str]) -> list[str]:
     columns = shapes(lines)
     rows: dict[str, dict[str, str]] = {}
     for line in lines:
-        rows.setdefault(line["what"], {})[f"{line['rows']} x {line['classes']}"] = cell(line)
+        rows.setdefault(line["what"], {})[shape(line)] = cell(line)
     shown = [f"| loss | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     for name, cells in rows.items():
         shown.append(f"| {name} | {' | '.join(cells.get(column, '') for column in columns)} |")
@@ -171,8 +172,7 @@ def step_table() -> str:
     for line in lines:
         cells = [line["what"], f"{float(line['images_per_second']):.0f}"]
         for name in ("to_plain", "to_floor"):
-            low, middle, high = (line[name + end] for end in ("_q1", "", "_q3"))
-            cells += [f"{float(middle):.2f}", f"{float(low):.2f} to {float(high):.2f}"] if middle else ["", ""]
+            cells += ratio(line, name)
         shown.append(f"| {' | '.join(cells)} |")
     return "\n".join(shown)
 
@@ -191,13 +191,19 @@ def cache_table() -> str:
             "|---|---|---:|---:|---:|---:|",
         ]
         for line in lines:
-            live = f"{float(line['to_live']):.2f}" if line["to_live"] else ""
-            low, middle, high = (float(line["to_ce" + end]) for end in ("_q1", "", "_q3"))
-            seconds = float(line["seconds"])
-            cells = [line["what"], line["method"], f"{seconds:.2f}", f"{middle:.2f}", f"{low:.2f} to {high:.2f}", live]
+            seconds = f"{float(line['seconds']):.2f}"
+            cells = [line["what"], line["method"], seconds, *ratio(line, "to_ce"), ratio(line, "to_live")[0]]
             parts.append(f"| {' | '.join(cells)} |")
         parts.append("")
     return "\n".join(parts).strip()
+
+
+def ratio(line: Line, name: str) -> list[str]:
+    """A ratio's median and quartiles, two empty cells where it has none."""
+    if not line[name]:
+        return ["", ""]
+    low, middle, high = (float(line[name + end]) for end in ("_q1", "", "_q3"))
+    return [f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
 
 
 def store_table() -> str:
