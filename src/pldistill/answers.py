@@ -224,6 +224,14 @@ def read_header(folder: Path) -> Header:
         raise ValueError(f"{path}: expected a header of format {FORMAT}; make the store anew") from None
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a store is there and finished; its files are not read."""
+    if not (folder / HEADER).is_file():
+        return False
+    header = read_header(folder)
+    return set(header.about.sizes()) <= set(header.whole)
+
+
 def open_store(folder: Path) -> About:
     """Check every file of a store, reading it whole once, and say what it is about.
 

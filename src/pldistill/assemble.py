@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pldistill import methods, processes
+from pldistill import methods, precision, processes
 from pldistill.contracts import Outputs
 from pldistill.distiller import Distiller
 from pldistill.loop import Loop, Watch
@@ -31,7 +31,10 @@ _PATIENCE = timedelta(minutes=10)
 
 
 def make_accelerator(amp: str, device: str) -> Accelerator:
-    """Open the device, with autocast to `amp` (bf16, fp16 or off), and meet the other processes, where there are some.
+    """Open the device, with autocast to `amp` (auto, bf16, fp16 or off), and meet the other processes, if any.
+
+    `auto` becomes what the device computes in natively (`precision.resolve`), in all processes the same: bf16 where all
+    have it. `precision_of` tells what the accelerator has.
 
     Raises:
         ValueError: for an unknown device or one that this machine has not, for fp16 on a CPU, and for a launch that is
@@ -46,9 +49,20 @@ def make_accelerator(amp: str, device: str) -> Accelerator:
     # Accelerate keeps one precision for a process; a process that trains several runs, one after the other, resets it.
     AcceleratorState._reset_state(reset_partial_state=True)
     patience = InitProcessGroupKwargs(timeout=_PATIENCE)
-    accelerator = Accelerator(mixed_precision=_PRECISIONS[amp], cpu=on_cpu, kwargs_handlers=[patience])
+    accelerator = Accelerator(mixed_precision="no", cpu=on_cpu, kwargs_handlers=[patience])
     processes.everywhere(lambda: _check(accelerator, amp, device))
+    resolved = precision.resolve(amp, accelerator.device)
+    if amp == "auto" and processes.count() > 1:
+        resolved = "bf16" if all(each == "bf16" for each in processes.gather(resolved)) else "off"
+    if resolved != "off":  # known with the device alone, so Accelerate is told in a second call
+        AcceleratorState._reset_state(reset_partial_state=False)
+        accelerator = Accelerator(mixed_precision=_PRECISIONS[resolved], cpu=on_cpu)
     return accelerator
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """The precision of an accelerator that `make_accelerator` opened: bf16, fp16 or off."""
+    return next(name for name, value in _PRECISIONS.items() if value == accelerator.mixed_precision)
 
 
 def _check(accelerator: Accelerator, amp: str, device: str) -> None:
@@ -64,7 +78,7 @@ def _check(accelerator: Accelerator, amp: str, device: str) -> None:
     if device not in ("auto", accelerator.device.type):
         raise ValueError(f"device: expected {device!r} on this machine, found only {accelerator.device.type!r}")
     if amp == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("amp: expected bf16 or off on a CPU, got 'fp16', which does nothing there")
+        raise ValueError("amp: expected auto, bf16 or off on a CPU, got 'fp16', which does nothing there")
 
 
 def assemble(

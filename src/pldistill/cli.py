@@ -73,7 +73,7 @@ def train(
     label_smoothing: Annotated[str | None, typer.Option(metavar="X", help="Of the cross-entropy; default 0.")] = None,
     clip_grad: Annotated[str | None, typer.Option(metavar="X", help="Largest gradient norm.")] = None,
     ema: Annotated[str | None, typer.Option(metavar="X", help="Decay of a moving average of the weights.")] = None,
-    amp: Annotated[str | None, typer.Option(help="bf16, fp16 or off (default).")] = None,
+    amp: Annotated[str | None, typer.Option(help="auto (default): what fits the device; bf16, fp16 or off.")] = None,
     channels_last: Annotated[bool | None, typer.Option(help="Memory layout (default on).")] = None,
     compile: Annotated[bool | None, typer.Option("--compile", help="torch.compile the student.")] = None,
     hflip: Annotated[bool | None, typer.Option(help="Mirror training pictures; default the data's choice.")] = None,
@@ -89,6 +89,9 @@ def train(
     relation: Annotated[str | None, typer.Option(help="local or global, for methods that relate a batch.")] = None,
     sync_batchnorm: Annotated[bool | None, typer.Option("--sync-batchnorm", help="Over all processes.")] = None,
     seed: Annotated[str | None, typer.Option(metavar="N", help="Default 0.")] = None,
+    augment_seed: Annotated[
+        str | None, typer.Option(metavar="N", help="Of the augmentation; default the seed.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/ and a name.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR where it is missing.")] = False,

@@ -24,14 +24,19 @@ def cache(
     temperature: Annotated[
         str, typer.Option(metavar="X", help="At which the mass of the others is exact: the method's.")
     ] = "4",
-    seed: Annotated[str | None, typer.Option(metavar="N", help="Of the augmentation: the runs'; default 0.")] = None,
+    seed: Annotated[
+        str | None, typer.Option(metavar="N", help="The runs' own, where they have no augment seed; default 0.")
+    ] = None,
+    augment_seed: Annotated[
+        str | None, typer.Option(metavar="N", help="Of the augmentation: the runs'; default the seed.")
+    ] = None,
     teacher_checkpoint: Annotated[str | None, typer.Option(help="Weights of a teacher given by name.")] = None,
     class_map: Annotated[str | None, typer.Option(help="JSON: the teacher's classes in the data's.")] = None,
     trust_teacher: Annotated[bool | None, typer.Option("--trust-teacher", help="Even if it knows nothing.")] = None,
     image_size: Annotated[str | None, typer.Option(metavar="N", help="Side in pixels; default the data's own.")] = None,
     hflip: Annotated[bool | None, typer.Option(help="Mirror training pictures; default the data's choice.")] = None,
     unlabelled: Annotated[str | None, typer.Option(help="folder:PATH of pictures without labels.")] = None,
-    amp: Annotated[str | None, typer.Option(help="bf16, fp16 or off (default): the runs'.")] = None,
+    amp: Annotated[str | None, typer.Option(help="auto (default): what fits the device; bf16, fp16 or off.")] = None,
     channels_last: Annotated[bool | None, typer.Option(help="Memory layout (default on).")] = None,
     batch_size: Annotated[str, typer.Option(metavar="N", help="Pictures asked about at a time.")] = "256",
     download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR where it is missing.")] = False,
@@ -76,6 +81,10 @@ class Shown:
     def warn(self, message: str) -> None:
         """Print what a user should know."""
         self.console.print(f"note: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    def tell(self, message: str) -> None:
+        """Print what is about to be done."""
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, about: About, done: int) -> None:
         """Say the size and open the bar."""

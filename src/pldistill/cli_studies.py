@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 
 from pldistill.plan import plan
 from pldistill.progress import StudyWatch
+from pldistill.search import Job, lay_out
 
 console = Console()
 
@@ -75,13 +76,29 @@ def reproduce(
     from pldistill.drawings import reproduce_figure
     from pldistill.forecast import forecast
     from pldistill.measured import measured
-    from pldistill.recipes import FIGURES, READ_FROM, find_study
+    from pldistill.recipes import FIGURES, READ_FROM, SEARCHES, find_study
     from pldistill.timetable import timetable
 
     if study in FIGURES:
         out = out or Path("runs") / "imagenet"
         points, label = measured(out, scale=scale, data=data)
         reproduce_figure(study, out, measured=points, label=label, console=console)
+        return
+    if study in SEARCHES:
+        fixed = {"validation": validation, "sweep_scale": sweep_scale, "teacher_cache": teacher_cache, "views": views}
+        for name, given in fixed.items():
+            if given:
+                raise ValueError(f"{name}: expected none, for {study} fixes it, got {given!r}")
+        job = lay_out(
+            SEARCHES[study],
+            out=out or Path("runs") / study,
+            scale=scale,
+            data=data,
+            columns=pairs or (),
+            rows=methods or (),
+            seeds=None if seeds is None else whole("seeds", seeds, least=1),
+        )
+        _search(job, device, whole("workers", workers, least=0), download, dry_run=dry_run, commands=print_commands)
         return
     found = find_study(study)
     out = out or Path("runs") / (found.home or found.name)
@@ -109,7 +126,7 @@ def reproduce(
     watch = StudyWatch(console)
     comparison = studies.reproduce(layout, out, watch=watch, device=device, workers=count, download=download)
     console.print(comparison_rich(comparison))
-    files = studies.files(layout, out)
+    files = studies.files(found.name, out)
     console.print(f"table   {files['md']}, {files['csv']}", soft_wrap=True)
     if files["html"].exists():
         console.print(f"report  {files['html']}", soft_wrap=True)
@@ -117,6 +134,28 @@ def reproduce(
     if failed:
         console.print(f"{failed} runs failed; the same line tries them again", style="red")
         raise typer.Exit(1)
+
+
+def _search(job: Job, device: str, workers: int, download: bool, *, dry_run: bool, commands: bool) -> None:
+    """Run a search, or say what it comes to."""
+    from pldistill.analysis.comparison import comparison_rich
+    from pldistill.cli_cache import Shown
+    from pldistill.reproduce import files
+    from pldistill.search import outline, run_search
+
+    if commands:
+        raise ValueError(
+            "print_commands: expected a study whose runs are known, got a search, whose next run follows "
+            "from the last; several processes of the same line share its rows"
+        )
+    if dry_run:
+        console.print(outline(job), markup=False, highlight=False)
+        return
+    how = {"device": device, "workers": workers, "download": download}
+    comparison = run_search(job, watch=StudyWatch(console), onlooker=Shown(console), **how)
+    console.print(comparison_rich(comparison))
+    paths = files(job.search.name, job.out)
+    console.print(f"table   {paths['md']}, {paths['csv']}\nreport  {paths['html']}", soft_wrap=True)
 
 
 def landscape(

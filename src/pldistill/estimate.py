@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from pldistill import models
 from pldistill.models import Net
+from pldistill.precision import DTYPES
 
 # A net's seconds a picture settle well below a CPU's usual batch; a GPU's do not, so there the whole batch is timed.
 _CPU_BATCH = 64
 _STEPS = 3
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Job:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.val_pictures < 0:
             raise ValueError(f"val_pictures: expected at least 0, got {self.val_pictures}")
-        if self.amp not in PRECISIONS:
-            raise ValueError(f"amp: expected {', '.join(PRECISIONS)}, got {self.amp!r}")
+        if self.amp not in DTYPES:
+            raise ValueError(f"amp: expected {', '.join(DTYPES)}, got {self.amp!r}")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _step(work: Work, device: torch.device, batch_size: int) -> Callable[[], Non
     def step() -> None:
         with (
             torch.set_grad_enabled(work.learns),
-            torch.autocast(device.type, dtype=PRECISIONS[work.amp], enabled=work.amp != "off"),
+            torch.autocast(device.type, dtype=DTYPES[work.amp], enabled=work.amp != "off"),
         ):
             logits = net(images).logits
         if work.learns:

@@ -11,7 +11,8 @@ from functools import partial
 import torch
 
 from pldistill.data import BoxData
-from pldistill.estimate import PRECISIONS, timed
+from pldistill.estimate import timed
+from pldistill.precision import DTYPES, resolve
 from pldistill.recipe import Recipe
 from pldistill.tasks.base import Place
 from pldistill.tasks.detection import Detection
@@ -111,8 +112,9 @@ def time_finding(job: BoxJob) -> float:
 
 
 def _autocast(job: BoxJob) -> torch.autocast:
-    amp = job.recipe.amp
-    return torch.autocast(torch.device(job.device).type, dtype=PRECISIONS[amp], enabled=amp != "off")
+    device = torch.device(job.device)
+    amp = resolve(job.recipe.amp, device)
+    return torch.autocast(device.type, dtype=DTYPES[amp], enabled=amp != "off")
 
 
 def _median(step: Callable[[], object], device: torch.device) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from rich.table import Table
 
 from pldistill.analysis.tables import duration
@@ -12,6 +13,7 @@ from pldistill.assemble import make_accelerator
 from pldistill.data import Dataset
 from pldistill.estimate import Job, seconds_of
 from pldistill.plan import Plan
+from pldistill.precision import resolve
 from pldistill.study import Cell
 from pldistill.tasks import make_task
 
@@ -65,7 +67,7 @@ def _job(cell: Cell, dataset: Dataset, device: str) -> Job:
         batch_size=recipe.batch_size,
         classes=len(dataset.classes),
         image_size=dataset.image_size,
-        amp=recipe.amp,
+        amp=resolve(recipe.amp, torch.device(device)),
         device=device,
     )
 

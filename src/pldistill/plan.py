@@ -93,7 +93,7 @@ def plan(
     if teacher_cache is not None and views is None:
         raise ValueError("teacher_cache: expected --views N beside it, for the runs that have no store too, got none")
     factors = (1.0, *sorted({factor for factor in sweep if factor != 1}))
-    whole = _narrowed(spec, validation=validation)
+    whole = narrowed(spec, validation=validation)
     setting = {**study.setting, **chosen.setting}
     cells = tuple(
         _cell(_Place(study, chosen, row, column, factor, out, teacher_cache, views), {**setting, "seed": seed}, whole)
@@ -120,7 +120,7 @@ def _known(kind: str, given: Sequence[str], known: Mapping[str, object]) -> tupl
     return tuple(dict.fromkeys(given))
 
 
-def _narrowed(spec: str, **counts: int | None) -> str:
+def narrowed(spec: str, **counts: int | None) -> str:
     """The data specification with further options."""
     for name, count in counts.items():
         if count is not None:
@@ -152,7 +152,7 @@ def _cell(place: _Place, setting: Fields, whole: str) -> Cell:
     """A run; `whole` are the pictures that its teacher learns from, if it is trained here."""
     study, row, (teacher_net, student) = place.study, place.row, place.nets
     own = study.by_pair(row, place.column, setting)
-    data = _narrowed(whole, train=place.scale.train)
+    data = narrowed(whole, train=place.scale.train)
     fields = {**setting, **study.rows[row], **own, "student": student, "data": data}
     for name in ("options", "task_options"):
         fields[name] = {**setting.get(name, {}), **study.rows[row].get(name, {}), **own.get(name, {})}
@@ -197,10 +197,16 @@ def _unique(cells: Iterable[Cell]) -> Iterable[Cell]:
     return found.values()
 
 
-def scaled(recipe: Recipe, factor: float) -> Recipe:
-    """The recipe with every weight, the task's too, times `factor`."""
+def scaled(recipe: Recipe, factor: float, *, task: bool = True) -> Recipe:
+    """The recipe with every weight, the task's too unless `task` is False, times `factor`."""
+    if factor == 1:
+        return recipe
     weights = {
-        name: Ramp(weight.to * factor, weight.over) if isinstance(weight, Ramp) else weight * factor
+        name: weight
+        if name == "task" and not task
+        else Ramp(weight.to * factor, weight.over)
+        if isinstance(weight, Ramp)
+        else weight * factor
         for name, weight in recipe.weights.items()
     }
     return recipe.model_copy(update={"weights": weights})

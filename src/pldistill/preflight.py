@@ -11,6 +11,9 @@ says that class gets right. With h of n pictures right the p-value is the exact 
 
 and p < 0.01 is asked for. Where so few pictures are there that n right ones would not do, nothing can be told, and a
 note says so in place of a refusal.
+
+For a method that weights the ranks of the teacher's ranking, as PLD does, up to 512 training pictures are asked about
+too: how much weight the label has, and how even the weights are.
 """
 
 from __future__ import annotations
@@ -21,12 +24,16 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 
+from pldistill.losses import pld_weights
+from pldistill.methods import find
 from pldistill.recipe import Recipe
 from pldistill.tasks import make_task
 from pldistill.tasks.base import Place, Task
 from pldistill.teachers import LiveTeacher, Teacher
 
 PICTURES, LEVEL = 512, 0.01
+TEMPERATURES = (1.0, 2.0, 4.0)
+LITTLE = 0.1  # of the weight
 _FAR = 1.5  # sides of pictures that differ by more than this factor are worth a word
 
 
@@ -34,6 +41,7 @@ class Warns(Protocol):
     """Who is told what a user should know."""
 
     def warn(self, message: str) -> None: ...
+    def tell(self, message: str) -> None: ...
 
 
 def preflight(
@@ -71,7 +79,58 @@ def preflight(
             f"teacher {recipe.teacher!r}: expected better than chance, p < {LEVEL}, got {said}; look at its classes "
             "and their order, its input statistics and its weights, or go on with --trust-teacher"
         )
-    return {"nets": nets, "trusted": False, "hits": hits, "pictures": pictures, "chance": chance, "p": p}
+    weights = _weights(recipe, task, data, teacher, place, accelerator)
+    accuracy = 100 * hits / max(pictures, 1)
+    watch.tell(f"teacher: {accuracy:.1f} % of {pictures} validation {task.rows} right (chance {100 * chance:.1f} %)")
+    for line in _about_weights(recipe, weights):
+        watch.tell(line)
+    found = {"nets": nets, "trusted": False, "hits": hits, "pictures": pictures, "chance": chance, "p": p}
+    return found if weights is None else {**found, "weights": weights}
+
+
+def _weights(
+    recipe: Recipe, task: Task[Any, Any], data: Any, teacher: Teacher, place: Place, accelerator: Accelerator
+) -> dict[str, Any] | None:
+    """What a teacher gives the ranks of training samples: the label's mean part of the weight, and their entropy.
+
+    `tau` has both at the temperatures of `TEMPERATURES`, `label` the label's part as the recipe's method weights it.
+    None for a method that weights no ranks.
+    """
+    spec = find(recipe.method, recipe.task)
+    if spec.label_weight is None:
+        return None
+    with torch.no_grad():
+        asked = task.sample(recipe, data, teacher, PICTURES, place, accelerator.autocast)
+    if asked is None:
+        return None
+    logits, labels = asked
+    by_temperature = {}
+    for temperature in TEMPERATURES:
+        weights = pld_weights(logits, labels, temperature=temperature)
+        entropy = -torch.special.xlogy(weights, weights).sum(1)
+        by_temperature[f"{temperature:g}"] = {"label": weights[:, 0].mean().item(), "entropy": entropy.mean().item()}
+    own = spec.label_weight(logits, labels, recipe.options).mean().item()
+    return {"samples": len(labels), "tau": by_temperature, "label": own}
+
+
+def _about_weights(recipe: Recipe, weights: dict[str, Any] | None) -> list[str]:
+    """The weights in a line, and advice where the label has little."""
+    if weights is None:
+        return []
+    figures = ", ".join(
+        f"tau {temperature}: {each['label']:.2f} ({each['entropy']:.2f})"
+        for temperature, each in weights["tau"].items()
+    )
+    lines = [
+        f"weight of the label among the teacher's ranks, mean of {weights['samples']} training samples (entropy of the "
+        f"weights in nats): {figures}; here {weights['label']:.2f}"
+    ]
+    if recipe.method == "pld" and weights["label"] < LITTLE and recipe.weights.get("task", 1) == 0:
+        lines.append(
+            f"advice: the label has less than {LITTLE:g} of the weight, so the teacher's ranking outweighs the truth: "
+            "try --option label_weight=0.2, --weight task=1, or --method decoupled_pld"
+        )
+    return lines
 
 
 def binomial_tail(hits: int, count: int, chance: float) -> float:

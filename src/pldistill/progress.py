@@ -19,6 +19,9 @@ class Silent:
     def warn(self, message: str) -> None:
         """Do nothing."""
 
+    def tell(self, message: str) -> None:
+        """Do nothing."""
+
     def begin(self, title: str, epochs: int, done: int, batches: int) -> None:
         """Do nothing."""
 
@@ -46,6 +49,10 @@ class Terminal:
     def warn(self, message: str) -> None:
         """Print what a user should know before the run, which goes on."""
         self.console.print(f"note: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    def tell(self, message: str) -> None:
+        """Print what is about to be done."""
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, title: str, epochs: int, done: int, batches: int) -> None:
         """Open the bar."""
@@ -101,6 +108,9 @@ def _scores(row: Mapping[str, Any]) -> str:
 
 class StudyWatch(Terminal):
     """One display for many runs: a bar over all of them above the bar of the run that is going on, a line for each."""
+
+    def tell(self, message: str) -> None:
+        """Say nothing: many runs' beginnings are too many lines."""
 
     def open(self, total: int) -> None:
         """Begin with a number of runs."""

@@ -72,7 +72,8 @@ class Recipe(BaseModel):
         label_smoothing: of the task's cross-entropy.
         clip_grad: the largest gradient norm, or None.
         ema: decay of an exponential moving average of the weights; then the average is what is evaluated and exported.
-        amp: bf16 or fp16 autocast of the nets, or off; losses compute in float32 whatever it is.
+        amp: bf16 or fp16 autocast of the nets, off (float32), or auto: bf16 where the device computes in it, else off
+            (`pldistill.precision`). Losses compute in float32 whatever it is. The run's record says what auto became.
         channels_last: memory layout of pictures and convolutions.
         compile: `torch.compile` the student.
         hflip: mirror training pictures; None is the data's own choice.
@@ -94,7 +95,9 @@ class Recipe(BaseModel):
             processes'); None is local.
         sync_batchnorm: BatchNorm statistics over all processes, on GPUs; otherwise each process has those of its own
             batches, and the first one's running statistics are evaluated and saved.
-        seed: of the initial weights, the order and the augmentation.
+        seed: of the initial weights, the order, and the draws of mixup and cutmix.
+        augment_seed: of the augmentation; None is the seed. A store of a teacher's answers is bound to this one alone,
+            so runs of many seeds and one augment_seed share a store.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -125,7 +128,7 @@ class Recipe(BaseModel):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     clip_grad: Positive | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    amp: Literal["bf16", "fp16", "off"] = "off"
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
     channels_last: bool = True
     compile: bool = False
     hflip: bool | None = None
@@ -141,6 +144,12 @@ class Recipe(BaseModel):
     relation: Literal["local", "global"] | None = None
     sync_batchnorm: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    augment_seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+    @property
+    def view_seed(self) -> int:
+        """The seed of the augmentation: a crop follows from (view_seed, view, id)."""
+        return self.seed if self.augment_seed is None else self.augment_seed
 
     @model_validator(mode="before")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from pldistill.methods import find
 from pldistill.plan import Plan
 from pldistill.progress import StudyWatch
 from pldistill.recipe import Recipe
-from pldistill.record import write_atomically
+from pldistill.record import RunRecord, write_atomically
 from pldistill.study import Cell
 from pldistill.task_options import TASKS
 
 # What may go wrong in one cell and leave the others sound: bad input, memory, a device, a file, an infinite loss.
-_FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError)
+FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError)
 
 
 def reproduce(
@@ -59,7 +59,7 @@ def _make(cell: Cell, plan: Plan, out: Path, **how: Any) -> None:
         if cell.teacher is not None and not cell.teacher.record.finished:
             raise ValueError(f"{cell.teacher.name} is not finished")
         runs.train(cell.recipe, out=cell.folder, resume=cell.record.begun, **how)
-    except _FAILURES as error:
+    except FAILURES as error:
         mark.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(mark, " ".join(f"{type(error).__name__}: {error}".split()).encode())
     else:
@@ -112,26 +112,32 @@ def _entry(plan: Plan, out: Path, column: str, row: str, factor: float) -> Entry
     )
 
 
-def files(plan: Plan, out: Path) -> dict[str, Path]:
+def files(name: str, out: Path) -> dict[str, Path]:
     """Where a study's table and page lie: studies that share a folder's runs have each their own."""
-    return {kind: out / f"{plan.study.name}.{kind}" for kind in ("md", "csv", "html")}
+    return {kind: out / f"{name}.{kind}" for kind in ("md", "csv", "html")}
 
 
 def write_tables(plan: Plan, out: Path) -> Comparison:
     """Write the table as it stands, as Markdown and CSV."""
-    comparison, paths = compare(plan, out), files(plan, out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(paths["md"], comparison_markdown(comparison).encode())
-    write_atomically(paths["csv"], comparison_csv(comparison).encode())
+    comparison = compare(plan, out)
+    write_reports(comparison, out, plan.study.name, [])
     return comparison
 
 
 def write_page(plan: Plan, out: Path, comparison: Comparison) -> None:
     """Write the page: the table, then every run's curves and environment. Without any run there is none."""
     records = [cell.record for cell in plan.runs if cell.record.begun]
+    write_reports(comparison, out, plan.study.name, records)
+
+
+def write_reports(comparison: Comparison, out: Path, name: str, records: Sequence[RunRecord]) -> None:
+    """Write a comparison as Markdown and CSV and, where there are `records`, the page with their curves."""
+    paths = files(name, out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(paths["md"], comparison_markdown(comparison).encode())
+    write_atomically(paths["csv"], comparison_csv(comparison).encode())
     if records:
-        sections = [comparison_html(comparison)]
-        write_report(records, files(plan, out)["html"], title=plan.study.title, sections=sections)
+        write_report(records, paths["html"], title=comparison.title, sections=[comparison_html(comparison)])
 
 
 def commands(plan: Plan, processes: int = 1) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from pldistill import models, processes, record, snapshot
-from pldistill.assemble import assemble, make_accelerator
+from pldistill import models, precision, processes, record, snapshot
+from pldistill.assemble import assemble, make_accelerator, precision_of
 from pldistill.data.pictures import read_picture
 from pldistill.loop import Loop, Watch
 from pldistill.models import Net
@@ -104,15 +104,17 @@ def train(
     """
     recipe = with_store(recipe)
     run = RunRecord(Path(out) if out is not None else Path("runs") / recipe.name())
-    accelerator = make_accelerator(recipe.amp, device)
+    accelerator = make_accelerator(_recorded_precision(run, recipe) if resume else recipe.amp, device)
     if processes.on_first(lambda: _finished(run, recipe, resume)):
         return Run(run)
     data = open_pictures(recipe, download)
     shown = watch if watch is not None and processes.first() else Silent()
-    for note in make_task(recipe).notes(data):
-        shown.warn(note)
+    for note in (precision.warning(recipe.amp, accelerator.device), *make_task(recipe).notes(data)):
+        if note is not None:
+            shown.warn(note)
     loop = processes.everywhere(lambda: assemble(recipe, data, run, accelerator, workers=workers, watch=shown))
     env = record.environment(device=accelerator.device, world_size=processes.count())
+    env["precision"] = precision_of(accelerator)
     if not resume:  # a run that goes on has asked, and its teacher must be the same
         env["preflight"] = processes.everywhere(
             lambda: preflight(recipe, data, loop.teacher, accelerator=accelerator, workers=workers, watch=shown)
@@ -131,17 +133,22 @@ def train(
 def evaluate(
     run: Run, *, data: str | None = None, batch_size: int = 256, device: str = "auto", workers: int = 2
 ) -> dict[str, Any]:
-    """Measure a finished run's net on the validation split of `data`, by default the run's own, in the run's precision.
+    """Measure a finished run's net on the validation split of `data`, by default the run's own.
 
+    In the run's precision where the device computes in it natively, else in float32; `precision` says which it was.
     Gives the number of pictures, and of a classifier top1 and top5 in percent and val_loss in nats, of a detector AP,
     AP50, AP75, APs, APm and APl in percent.
 
     Raises:
         ValueError: if the classes differ from those that the net knows.
     """
-    accelerator = make_accelerator(run.recipe.amp, device)
+    wanted = _recorded_precision(run.record, run.recipe)
+    accelerator = make_accelerator("off", device)
+    if wanted != "off" and (wanted == "bf16" or accelerator.device.type == "cuda"):
+        accelerator = make_accelerator(wanted if wanted == "fp16" else "auto", device)
     place = Place(accelerator.device, workers)
-    return make_task(run.recipe).measure(run.folder, run.recipe, data, batch_size, place, accelerator.autocast)
+    figures = make_task(run.recipe).measure(run.folder, run.recipe, data, batch_size, place, accelerator.autocast)
+    return {**figures, "precision": precision_of(accelerator)}
 
 
 @torch.no_grad()
@@ -159,6 +166,12 @@ def predict(run: Run, pictures: Sequence[Path | str], *, top: int = 5) -> list[l
         [(loaded.classes[index], probability) for index, probability in zip(indices, values, strict=True)]
         for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
+
+
+def _recorded_precision(run: RunRecord, recipe: Recipe) -> str:
+    """What a run that goes on began with, whatever `auto` would be on this machine."""
+    env = run.read_environment() if (run.folder / "env.json").is_file() else {}
+    return precision.of_record(recipe.to_dict(), env)
 
 
 def open_pictures(recipe: Recipe, download: bool) -> Any:

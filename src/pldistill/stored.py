@@ -1,9 +1,10 @@
 """A teacher that was asked once: its answers are read from a store that `pldistill cache` made, and no net is there.
 
 Epoch e shows view e modulo V, V being the recipe's `views`, at most the views of the store. A crop follows from
-(seed, view, id), so a store is for one seed. Of mixed pictures no answer is stored: the two pictures' answers are
-looked up and mixed as the pixels are, t = λ t_a + (1 - λ) t_b. Logits, not probabilities, for the reason that an
-`Ensemble` has: t / τ is then the mixture at every temperature τ, and the order of the classes is the same at all.
+(augment_seed, view, id), so a store is for one augment_seed, and for runs of any seed that have it. Of mixed pictures
+no answer is stored: the two pictures' answers are looked up and mixed as the pixels are, t = λ t_a + (1 - λ) t_b.
+Logits, not probabilities, for the reason that an `Ensemble` has: t / τ is then the mixture at every temperature τ, and
+the order of the classes is the same at all.
 """
 
 from __future__ import annotations
@@ -143,8 +144,9 @@ def open_stored(recipe: Recipe, dataset: Dataset, augment: Augment) -> StoredTea
 def _fits(about: About, recipe: Recipe, dataset: Dataset, augment: Augment) -> None:
     """Refuse answers about other pictures than the run's."""
     for what, ours, theirs in (
-        ("seed", recipe.seed, about.seed),
-        ("amp", recipe.amp, about.amp),
+        ("augment_seed", recipe.view_seed, about.seed),
+        # Where the recipe leaves the precision to the machine, the teacher's is the store's.
+        ("amp", about.amp if recipe.amp == "auto" else recipe.amp, about.amp),
         ("image_size", dataset.image_size, about.image_size),
         ("augmentation", asdict(augment), about.augment),
         ("number of classes", len(dataset.classes), about.classes),

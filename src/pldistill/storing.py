@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from pldistill import answers, processes
 from pldistill.analysis.groups import data_label
 from pldistill.answers import About, Form, Header
-from pldistill.assemble import make_accelerator
+from pldistill.assemble import make_accelerator, precision_of
 from pldistill.contracts import Batch
 from pldistill.data import Augment, Dataset, Split, make_loader
 from pldistill.interrupt import Interrupted, Interrupts
@@ -130,8 +130,8 @@ def store_answers(
 ) -> About:
     """Ask the recipe's teacher about `views` views of every training picture, and once about the validation pictures.
 
-    Of the recipe count the data, the teacher, seed, augmentation, image size, amp and batch size; student and method
-    have no part in it. What `out` holds of the same store is kept, if its SHA-256 is right, and gone on with.
+    Of the recipe count the data, the teacher, augment_seed, augmentation, image size, amp and batch size; student and
+    method have no part in it. What `out` holds of the same store is kept, if its SHA-256 is right, and gone on with.
 
     Args:
         recipe: a run's.
@@ -204,12 +204,12 @@ def _about(
         image_size=dataset.image_size,
         augment={key: list(value) if isinstance(value, tuple) else value
                  for key, value in asdict(augmentation(recipe, dataset)).items()},
-        seed=recipe.seed,
+        seed=recipe.view_seed,
         views=views,
         places=form.places,
         temperature=form.temperature,
         tail="none" if form.whole else "even",
-        amp=recipe.amp,
+        amp=precision_of(accelerator),
         device=accelerator.device.type,
         batch_size=recipe.batch_size,
     )  # fmt: skip

@@ -9,12 +9,13 @@ from markupsafe import Markup
 
 from pldistill.analysis.entries import Comparison, Entry, measured
 from pldistill.analysis.grids import FittedGrid, escaped, html_grid, markdown_grid, markdown_list
-from pldistill.analysis.layouts import Facts, Layout, Pairs, Panels, Variants
+from pldistill.analysis.layouts import Facts, Layout, Pairs, Panels, Variants, Verdicts
 from pldistill.analysis.pairs import pairs_csv, pairs_notes, pairs_sheets
 from pldistill.analysis.panels import panels_csv, panels_notes, panels_sheets
 from pldistill.analysis.sheets import Sheet
 from pldistill.analysis.through import through_html
 from pldistill.analysis.variants import variants_csv, variants_notes, variants_sheets
+from pldistill.analysis.verdicts import verdicts_csv, verdicts_notes, verdicts_sheets
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -27,6 +28,7 @@ __all__ = [
     "Pairs",
     "Panels",
     "Variants",
+    "Verdicts",
     "comparison_csv",
     "comparison_html",
     "comparison_markdown",
@@ -47,6 +49,7 @@ _DRAWINGS: Mapping[type, Drawing] = {
     Panels: Drawing(panels_sheets, panels_notes, panels_csv),
     Pairs: Drawing(pairs_sheets, pairs_notes, pairs_csv),
     Variants: Drawing(variants_sheets, variants_notes, variants_csv),
+    Verdicts: Drawing(verdicts_sheets, verdicts_notes, verdicts_csv),
 }
 
 
@@ -75,7 +78,8 @@ def comparison_rich(comparison: Comparison) -> Group:
     from rich.console import Group
     from rich.text import Text
 
-    without = "best" if any(each.variant for each in comparison.entries) else None
+    swept = isinstance(comparison.layout, Panels) and any(each.variant for each in comparison.entries)
+    without = "best" if swept else None
     parts = [Text(comparison.title, style="bold"), *map(Text, above(comparison))]
     for sheet in _sheets(comparison):
         parts += [Text("")]
@@ -113,8 +117,9 @@ def _notes(comparison: Comparison) -> list[str]:
 
 def above(comparison: Comparison) -> list[str]:
     """What stands above the tables: the label, if there is one, first."""
-    less = "Not the published protocol, so no repeat of published figures"
-    lines = [f"{less}: {comparison.label}."] if comparison.label else []
     published = any(each.published for each in comparison.entries)
+    searched = isinstance(comparison.layout, Verdicts)  # no repeat of a published table
+    less = "" if searched else "Not the published protocol, so no repeat of published figures: "
+    lines = [f"{less}{comparison.label}."] if comparison.label else []
     source = [f"Paper: {comparison.published_source}."] if published else []
     return [*lines, f"Protocol: {comparison.protocol}", *source]

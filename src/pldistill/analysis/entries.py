@@ -9,6 +9,7 @@ from typing import Any
 from pldistill.analysis.groups import data_label, differing, flatten
 from pldistill.analysis.layouts import METRICS, Facts, Layout, Panels, last_of
 from pldistill.analysis.tables import Stat, stat
+from pldistill.precision import of_record
 from pldistill.recipe import completed
 from pldistill.record import RunRecord
 from pldistill.suggest import unknown
@@ -16,7 +17,7 @@ from pldistill.suggest import unknown
 # What the paper may give: what is measured after the last epoch, and Table 13's times.
 _PUBLISHED = (*METRICS, "minutes")
 # What the runs of one entry may differ in: the seed, and where the teacher and the results lie.
-_FREE = {"seed", "teacher", "teacher_checkpoint", "out", "device", "workers", "resume", "download"}
+_FREE = {"seed", "teacher", "teacher_cache", "teacher_checkpoint", "out", "device", "workers", "resume", "download"}
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,13 @@ def results(entry: Entry) -> list[dict[str, Any]]:
     where = f"entry {entry.name} of {entry.column}: expected"
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"{where} one run a seed, got seeds {seeds}")
-    settings = [flatten(recipe | {"data": data_label(recipe["data"])}) for recipe in recipes]
+    precisions = [
+        of_record(recipe, record.read_environment()) for recipe, record in zip(recipes, entry.finished, strict=True)
+    ]
+    settings = [
+        flatten(recipe | {"data": data_label(recipe["data"]), "amp": amp})
+        for recipe, amp in zip(recipes, precisions, strict=True)
+    ]
     keys = [key for key in differing(settings) if key not in _FREE]
     if keys:
         raise ValueError(f"{where} runs that differ in the seed alone, got others in {', '.join(keys)}")

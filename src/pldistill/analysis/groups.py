@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pldistill.precision import of_record
 from pldistill.recipe import completed
 from pldistill.record import RunRecord
 from pldistill.spec import split_spec
@@ -149,6 +150,7 @@ def _read(record: RunRecord) -> Run:
     env = record.read_environment() if (record.folder / "env.json").is_file() else {}
     weights = env.get("teacher_sha256")
     settings = {key: value for key, value in flatten(recipe).items() if key not in _ASIDE}
+    settings["amp"] = of_record(recipe, env)
     return Run(
         folder=record.folder,
         recipe=recipe,

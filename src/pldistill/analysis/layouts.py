@@ -31,6 +31,12 @@ METRICS: Mapping[str, Metric] = {
         "top-5 overlap", "of the teacher's first five classes those among the student's first five, in percent"
     ),
     "kendall": Metric("Kendall τ", "Kendall's tau-b of the two nets' rankings of all classes, -1 to 1", 3),
+    "ece": Metric(
+        "ECE",
+        "expected calibration error, 15 equal bins of the largest probability, in percent; lower is better",
+        2,
+        lower=True,
+    ),
     "AP": Metric("AP", "COCO's average precision, the mean over IoU 0.50 to 0.95 and over classes, in percent"),
     "AP50": Metric("AP50", "average precision at IoU 0.50"),
     "AP75": Metric("AP75", "average precision at IoU 0.75"),
@@ -160,7 +166,22 @@ class Variants:
         _expect_some(self.metrics)
 
 
-Layout = Panels | Pairs | Variants
+@dataclass(frozen=True)
+class Verdicts:
+    """A table for each column, in it a line for each row at its best, with its paired difference to a reference.
+
+    Attributes:
+        reference: a row.
+        chosen: (column, row) to the variant that was chosen; a row that is not there is still searched.
+        through: of `METRICS`, drawn epoch by epoch on the page.
+    """
+
+    reference: str
+    chosen: Mapping[tuple[str, str], str] = field(default_factory=dict, hash=False)
+    through: tuple[str, ...] = ()
+
+
+Layout = Panels | Pairs | Variants | Verdicts
 
 
 def _check(names: tuple[str, ...]) -> None:

@@ -77,6 +77,12 @@ class Show:
     rank: int = 0
     world: int = 1
     views: int | None = None
+    augment_seed: int | None = None
+
+    @property
+    def view_seed(self) -> int:
+        """The seed of the augmentation."""
+        return self.seed if self.augment_seed is None else self.augment_seed
 
     def bounds(self, count: int) -> tuple[list[tuple[int, int]], list[int]]:
         """This process's part of each batch of a view of `count` pictures, and the pictures of all its parts."""
@@ -166,7 +172,7 @@ class ResidentLoader(Loader):
             on_device = part.at.to(show.device)
             images = self._images.index_select(0, on_device)
             ids = self._ids[part.at].numpy()
-            images = replay(images, show.augment, show.image_size, show.seed, part.view, ids)
+            images = replay(images, show.augment, show.image_size, show.view_seed, part.view, ids)
             yield self._batch(view, part, images, self._labels[on_device])
 
 
@@ -179,7 +185,7 @@ class _Pictures(torch.utils.data.Dataset):
     def __getitem__(self, key: tuple[Views, np.ndarray]) -> Tensor:
         view, at = key
         show, files = self._show, [self._split.encoded(place) for place in at.tolist()]
-        return read_batch(files, self._ids[at], show.augment, show.image_size, show.seed, view)
+        return read_batch(files, self._ids[at], show.augment, show.image_size, show.view_seed, view)
 
 
 class StoredLoader(Loader):
@@ -212,8 +218,11 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
     views: int | None = None,
+    augment_seed: int | None = None,
 ) -> Loader:
     """A loader over `split`. `augment=None` is evaluation: short side resized, centre cut.
+
+    `seed` is of the order and the mixing, `augment_seed` of the augmentation; None is the seed.
 
     The last batch is never dropped; with `shuffle` (training) a last batch of exactly one picture joins the batch
     before it. `workers` are processes that read files; they change no number, and pictures in memory need none.
@@ -243,7 +252,9 @@ def make_loader(
         raise ValueError("split: expected at least one picture, got none")
     if len(split) < world:
         raise ValueError(f"split: expected at least {world} pictures, one for each process, got {len(split)}")
-    show = Show(batch_size, image_size, augment, seed, shuffle, device, repeats, mixing, rank, world, views)
+    show = Show(
+        batch_size, image_size, augment, seed, shuffle, device, repeats, mixing, rank, world, views, augment_seed
+    )
     if isinstance(split, TensorSplit):
         return ResidentLoader(split, show)
     if isinstance(split, StoredSplit):

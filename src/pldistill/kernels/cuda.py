@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from .dtypes import Plain, gradient_dtype
+from .dtypes import BY_TEACHER, Plain, Weighting, gradient_dtype
 
 HAS_TRITON = find_spec("triton") is not None
 MOST_CLASSES = 1024  # a row lies in the registers of a program; beyond, torch's own sort is the cheaper one
@@ -25,8 +25,12 @@ def pld(
     ignore_index: int,
     reduction: str,
     plain: Plain | None = None,
+    weighting: Weighting = BY_TEACHER,
 ) -> tuple[Tensor, Tensor]:
-    """A kernel, see `kernels`; `plain` is not needed. A label that is no class makes its row NaN."""
+    """A kernel, see `kernels`, of the paper's weighting; `plain` is not needed.
+
+    A label that is no class makes its row NaN.
+    """
     count = (labels != ignore_index).sum() if reduction == "mean" else None
     losses = student.new_empty(student.shape[0], dtype=torch.float32)
     gradient = student.new_empty(student.shape, dtype=gradient_dtype(student.dtype, reduction))

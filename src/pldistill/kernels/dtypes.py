@@ -1,12 +1,30 @@
-"""Which logits the kernels take, the dtype of the gradient that they give, and what they are handed for hard rows."""
+"""Which logits the kernels take, the dtype of the gradient that they give, what they are handed for hard rows, and how
+the ranks are weighted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+
+@dataclass(frozen=True)
+class Weighting:
+    """The weights α of the ranks, from q = softmax(t / τ), the label's being α_1.
+
+    With `others` None, α = q, but for a label that has less than `label`: then α_1 is `label`, and the others keep
+    their proportions in what is left. Otherwise the two parts are decoupled: α_1 is `label`, and the ranks behind it
+    share
+    `others` as q does, α_k = others q_k / (1 - q_y).
+    """
+
+    label: float = 0.0
+    others: float | None = None
+
+
+BY_TEACHER = Weighting()  # the paper's: α = q
 Plain = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]  # the plain arithmetic; see `kernels`
 LOGITS = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .dtypes import Plain, gradient_dtype
+from .dtypes import BY_TEACHER, Plain, Weighting, gradient_dtype
 from .keys import MOST_CLASSES, Bits, Flags, Floats, rank
 from .rooms import Room, room_for
 
@@ -39,6 +39,7 @@ def pld(
     ignore_index: int,
     reduction: str,
     plain: Plain,
+    weighting: Weighting = BY_TEACHER,
 ) -> tuple[Tensor, Tensor]:
     """A kernel, see `kernels`."""
     rows, classes = student.shape
@@ -54,7 +55,7 @@ def pld(
     whole = student, teacher, y, losses.numpy(), gradient, hard
     with np.errstate(all="ignore"):
         for chunk in _chunks(rows, classes, whole):
-            _compute(temperature, over, *chunk)
+            _compute(temperature, over, weighting, *chunk)
     total = np.add.reduce(losses.numpy(), dtype=np.float64)
     if count < rows or np.count_nonzero(hard) or not math.isfinite(total):
         hard = (hard | ~np.isfinite(losses.numpy())) & ~left_out
@@ -87,6 +88,7 @@ def _chunks(rows: int, classes: int, whole: tuple[Any, ...]) -> Iterator[tuple[A
 def _compute(
     temperature: float,
     over: int,
+    weighting: Weighting,
     student: Tensor,
     teacher: Tensor,
     labels: Bits,
@@ -103,7 +105,7 @@ def _compute(
     left, one_left, before = room.numpy_left, room.numpy_one_left, room.numpy_before
     rank(room, teacher, labels, hard)
     _take(room, student)
-    _weigh(room, temperature, over)
+    _weigh(room, temperature, over, weighting)
     torch.cumsum(room.worth, 1, out=room.left)
     smallest = _LOST * room.classes
     masked = not np.minimum.reduce(left[:, 0]) >= smallest
@@ -134,11 +136,32 @@ def _take(room: Room, student: Tensor) -> None:
     np.take(room.flat_p, room.bits, out=room.numpy_worth, mode="wrap")  # "raise" would copy
 
 
-def _weigh(room: Room, temperature: float, over: int) -> None:
-    """Leave -α / over in `p`."""
+def _weigh(room: Room, temperature: float, over: int, weighting: Weighting) -> None:
+    """Leave -α / over in `p`, the label's last."""
     t, p = room.numpy_t, room.numpy_p
+    if weighting.others is not None:
+        _weigh_apart(room, temperature, over, weighting.label, weighting.others)
+        return
     np.subtract(t, np.maximum.reduce(t[:, -2:], axis=1, keepdims=True), out=t)
     if temperature != 1:
         np.divide(t, np.float32(temperature), out=t)
     worths = torch.exp(room.t, out=room.p)
     np.divide(p, worths.sum(1, keepdim=True).numpy() * np.float32(-over), out=p)
+    if weighting.label > 0:
+        own = -over * p[:, -1]
+        low = own < weighting.label
+        p[:, :-1] *= np.where(low, (1 - np.float32(weighting.label)) / (1 - own), np.float32(1))[:, None]
+        p[low, -1] = -weighting.label / over
+
+
+def _weigh_apart(room: Room, temperature: float, over: int, label: float, others: float) -> None:
+    """Leave -α / over in `p`, of a label and of the ranks behind it that are weighted apart."""
+    t, p = room.numpy_t, room.numpy_p
+    if room.classes > 1:  # one class has nobody behind it
+        np.subtract(t, t[:, -2:-1].copy(), out=t)
+        np.divide(t, np.float32(temperature), out=t)
+        torch.exp(room.t, out=room.p)
+        p[:, -1] = 0
+        total = room.p.sum(1, keepdim=True).numpy()
+        np.multiply(p, np.float32(-others / over) / total, out=p)
+    p[:, -1] = -label / over

@@ -3,6 +3,7 @@
 from .feature import attention_transfer, hint, vid
 from .logit import dist, dkd, jensen_shannon, kd, reverse_kl, standardize
 from .modules import (
+    DecoupledPLDLoss,
     DISTLoss,
     DKDLoss,
     JensenShannonLoss,
@@ -13,13 +14,14 @@ from .modules import (
     PListMLELoss,
     ReverseKLLoss,
 )
-from .ranking import listmle, p_listmle, plackett_luce, pld, teacher_optimal_ranking
+from .ranking import decoupled_pld, listmle, p_listmle, plackett_luce, pld, pld_weights, teacher_optimal_ranking
 from .relation import pkt, rkd, sp
 from .stagewise import plackett_luce_kl
 
 __all__ = [
     "DISTLoss",
     "DKDLoss",
+    "DecoupledPLDLoss",
     "JensenShannonLoss",
     "KDLoss",
     "ListMLELoss",
@@ -28,6 +30,7 @@ __all__ = [
     "PlackettLuceKLLoss",
     "ReverseKLLoss",
     "attention_transfer",
+    "decoupled_pld",
     "dist",
     "dkd",
     "hint",
@@ -39,6 +42,7 @@ __all__ = [
     "plackett_luce",
     "plackett_luce_kl",
     "pld",
+    "pld_weights",
     "reverse_kl",
     "rkd",
     "sp",

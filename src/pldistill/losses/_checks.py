@@ -66,6 +66,12 @@ def check_factor(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
 
 
+def check_fraction(name: str, value: object) -> None:
+    """A part of a whole."""
+    if not (_is_finite_number(value) and 0 <= value <= 1):
+        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
+
+
 def _is_finite_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool) and float("-inf") < float(value) < float("inf")
 

@@ -18,6 +18,7 @@ from ._checks import (
     check_choice,
     check_factor,
     check_flag,
+    check_fraction,
     check_ignore_index,
     check_reduction,
     check_stage_weights,
@@ -35,6 +36,7 @@ _CHECKS = {
     "alpha": partial(check_factor, "alpha"),
     "beta": partial(check_factor, "beta"),
     "gamma": partial(check_factor, "gamma"),
+    "label_weight": partial(check_fraction, "label_weight"),
 }
 
 
@@ -58,11 +60,38 @@ class _Loss(nn.Module):
 class PLDLoss(_Loss):
     """Plackett-Luce distillation, `ranking.pld`. The paper's temperature is 1 on ImageNet and 4 on CIFAR-100."""
 
-    def __init__(self, temperature: float = 1.0, reduction: str = "mean", ignore_index: int = -100):
-        super().__init__(temperature=temperature, reduction=reduction, ignore_index=ignore_index)
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        label_weight: float = 0.0,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+    ):
+        super().__init__(
+            temperature=temperature, label_weight=label_weight, reduction=reduction, ignore_index=ignore_index
+        )
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         return ranking.pld(student_logits, teacher_logits, labels, **self._options())
+
+
+class DecoupledPLDLoss(_Loss):
+    """PLD with the label's choice and the ranks behind it weighted apart, `ranking.decoupled_pld`: pldistill's own."""
+
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        alpha: float = 1.0,
+        beta: float = 3.0,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+    ):
+        super().__init__(
+            temperature=temperature, alpha=alpha, beta=beta, reduction=reduction, ignore_index=ignore_index
+        )
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+        return ranking.decoupled_pld(student_logits, teacher_logits, labels, **self._options())
 
 
 class ListMLELoss(_Loss):

@@ -27,7 +27,9 @@ from pldistill import kernels
 
 from ._checks import (
     check_choice,
+    check_factor,
     check_flag,
+    check_fraction,
     check_ignore_index,
     check_labels,
     check_logits,
@@ -118,6 +120,7 @@ def pld(
     labels: Tensor,
     *,
     temperature: float = 1.0,
+    label_weight: float = 0.0,
     reduction: str = "mean",
     ignore_index: int = -100,
 ) -> Tensor:
@@ -130,21 +133,98 @@ def pld(
         student_logits: s, (N, C) or (N, C, d1, ...), floating point.
         teacher_logits: t, the same shape. A constant: it gets no gradient.
         labels: y, (N, d1, ...), integers in 0..C-1 or `ignore_index`.
-        temperature: τ > 0. The paper takes 1 on ImageNet, 4 on CIFAR-100.
+        temperature: τ > 0. The paper's listing has 1, and so have its ImageNet tables; on CIFAR-100 it takes 4.
+        label_weight: a floor w in [0, 1] of the label's weight, pldistill's own: where q_y < w, the label has w and the
+            other ranks q_k (1 - w) / (1 - q_y). A teacher that is sure of another class leaves the label next to
+            nothing. 0, no floor, is the paper's.
         reduction, ignore_index: as `plackett_luce`, and derivatives and errors too.
 
     Source: Sec. 4.2. Half-precision inputs are computed in float32 or wider.
     """
     check_temperature(temperature)
+    check_fraction("label_weight", label_weight)
+    weighting = kernels.Weighting(label_weight)
+    return _pld(student_logits, teacher_logits, labels, temperature, weighting, reduction, ignore_index)
+
+
+def decoupled_pld(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 4.0,
+    alpha: float = 1.0,
+    beta: float = 3.0,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+) -> Tensor:
+    """PLD whose two parts are weighted apart: α (-log p_1) + β Σ_{k>1} q_k / (1 - q_y) (-log p_k), q = softmax(t / τ).
+
+    The first rank is the label: -log p_1 is the student's cross-entropy. Behind it the teacher ranks the other classes,
+    each rank weighted by the teacher's probability of the class there among these classes alone. PLD is the same with
+    α = q_y and β = 1 - q_y, row by row: how much the teacher is at one with the label decides there how much is learnt
+    from either part. It is to PLD what DKD is to KD. Convex, as `plackett_luce` is with any weights.
+
+    Args:
+        student_logits, teacher_logits, labels, reduction, ignore_index: as `pld`, and derivatives and errors too.
+        temperature: τ > 0, of the weights of the ranks behind the label.
+        alpha: the weight of the label's choice, at least 0.
+        beta: that of all ranks behind it together, at least 0; nothing where there is one class.
+
+    Source: pldistill's own, not from the paper.
+    """
+    check_temperature(temperature)
+    check_factor("alpha", alpha)
+    check_factor("beta", beta)
+    weighting = kernels.Weighting(alpha, beta)
+    return _pld(student_logits, teacher_logits, labels, temperature, weighting, reduction, ignore_index)
+
+
+def pld_weights(
+    teacher_logits: Tensor, labels: Tensor, *, temperature: float = 1.0, label_weight: float = 0.0
+) -> Tensor:
+    """The weights α that `pld` gives the ranks: α_k = q_{π*_k}, q = softmax(t / τ), with its floor for the label.
+
+    Args:
+        teacher_logits: t, (N, C), floating point.
+        labels: y, (N,), integers in 0..C-1.
+        temperature, label_weight: as `pld`.
+
+    Returns:
+        (N, C), float32, or float64 where t is: the weight of each rank, the label's first; a row sums to 1.
+
+    Raises:
+        ValueError, IndexError: as `pld`.
+
+    Source: Sec. 4.2.
+    """
+    check_temperature(temperature)
+    check_fraction("label_weight", label_weight)
+    ranking = teacher_optimal_ranking(teacher_logits, labels)
+    return _weights(teacher_logits.detach(), ranking, temperature, kernels.Weighting(label_weight))
+
+
+def _pld(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    temperature: float,
+    weighting: kernels.Weighting,
+    reduction: str,
+    ignore_index: int,
+) -> Tensor:
+    """The Plackett-Luce loss of the teacher-optimal ranking, its ranks weighted by the teacher: by a kernel, if any."""
     _check(student_logits, teacher_logits, labels, reduction, ignore_index)
     options = {"temperature": temperature, "ignore_index": ignore_index, "reduction": reduction}
-    if is_plain_eager(student_logits, teacher_logits, labels) and _has_kernel(student_logits, teacher_logits):
-        loss = Fused.apply(*_as_rows(student_logits, teacher_logits, labels), partial(_by_kernel, **options))
-    elif torch.compiler.is_compiling() and _has_kernel(student_logits, teacher_logits):
+    has_kernel = kernels.kernel_for(student_logits, teacher_logits, weighting) is not None
+    if is_plain_eager(student_logits, teacher_logits, labels) and has_kernel:
+        compute = partial(_by_kernel, **options, weighting=weighting)
+        loss = Fused.apply(*_as_rows(student_logits, teacher_logits, labels), compute)
+    elif torch.compiler.is_compiling() and has_kernel and weighting == kernels.BY_TEACHER:
         loss, _ = _operator(*_as_rows(student_logits, teacher_logits, labels), **options)
     else:
         ranking, kept = _ranking(teacher_logits, labels, ignore_index)
-        weights = _softmax(to_rows(teacher_logits.detach()), temperature).gather(1, ranking)
+        weights = _weights(to_rows(teacher_logits.detach()), ranking, temperature, weighting)
         return _reduced(student_logits, ranking, weights, kept, reduction)
     return loss.view(labels.shape) if reduction == "none" else loss
 
@@ -235,26 +315,52 @@ def _as_rows(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> 
     return to_rows(student_logits), to_rows(teacher_logits.detach()), labels.flatten()
 
 
-def _has_kernel(student_logits: Tensor, teacher_logits: Tensor) -> bool:
-    return kernels.kernel_for(student_logits, teacher_logits) is not None
-
-
 def _by_kernel(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    temperature: float,
+    ignore_index: int,
+    reduction: str,
+    weighting: kernels.Weighting,
+) -> tuple[Tensor, Tensor]:
+    """The loss of rows, and its gradient, by the kernel that there is for them."""
+    kernel = kernels.kernel_for(student, teacher, weighting)
+    assert kernel is not None
+    plain = partial(_plain_pld, weighting=weighting)
+    return kernel(student, teacher, labels, temperature, ignore_index, reduction, plain, weighting)
+
+
+def _plain_pld(
+    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, weighting: kernels.Weighting
+) -> tuple[Tensor, Tensor]:
+    ranking = _teacher_optimal(teacher, labels)
+    return PlackettLuce.forward(student, ranking, _weights(teacher, ranking, temperature, weighting))
+
+
+def _as_operator(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, ignore_index: int, reduction: str
 ) -> tuple[Tensor, Tensor]:
-    """PLD of rows, and its gradient, by the kernel that there is for them."""
-    kernel = kernels.kernel_for(student, teacher)
-    assert kernel is not None
-    return kernel(student, teacher, labels, temperature, ignore_index, reduction, _plain_pld)
+    return _by_kernel(student, teacher, labels, temperature, ignore_index, reduction, kernels.BY_TEACHER)
 
 
-def _plain_pld(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    ranking = _teacher_optimal(teacher, labels)
-    weights = _softmax(teacher, temperature).gather(1, ranking)
-    return PlackettLuce.forward(student, ranking, weights)
+_operator = operator("pldistill::pld", _as_operator, kernels.gradient_dtype)
 
 
-_operator = operator("pldistill::pld", _by_kernel, kernels.gradient_dtype)
+def _weights(teacher: Tensor, ranking: Tensor, temperature: float, weighting: kernels.Weighting) -> Tensor:
+    """α of (M, C) rows, rank by rank; see `kernels.Weighting`."""
+    if weighting.others is not None:
+        behind = teacher.gather(1, ranking[:, 1:])
+        own = teacher.new_full((len(teacher), 1), weighting.label, dtype=computing_dtype(teacher))
+        nobody = (behind == -math.inf).all(1, keepdim=True)  # the teacher rules out all but the label
+        shares = _softmax(behind.masked_fill(nobody, 0), temperature).masked_fill(nobody, 0)
+        return torch.cat([own, weighting.others * shares], dim=1)
+    q = _softmax(teacher, temperature).gather(1, ranking)
+    if weighting.label == 0:
+        return q
+    own, low = q[:, :1], q[:, :1] < weighting.label
+    behind = q[:, 1:] * torch.where(low, (1 - weighting.label) / (1 - own), 1)
+    return torch.cat([own.clamp(min=weighting.label), behind], dim=1)
 
 
 def _teacher_optimal(teacher: Tensor, labels: Tensor) -> Tensor:
@@ -268,6 +374,8 @@ def _teacher_optimal(teacher: Tensor, labels: Tensor) -> Tensor:
 def _softmax(logits: Tensor, temperature: float) -> Tensor:
     """softmax(t / τ) to the rounding of its dtype: the sum over many classes would lose a digit in float32."""
     logits = logits.to(computing_dtype(logits))
+    if logits.shape[1] == 0:
+        return logits
     worths = ((logits - logits.amax(1, keepdim=True)) / temperature).exp()
     return worths / worths.sum(1, keepdim=True, dtype=torch.float64).to(worths.dtype)
 

@@ -29,6 +29,7 @@ def _logit(
     couples_batch: bool = False,
     needs_labels: bool = True,
     needs_all: bool = True,
+    label_weight: Callable[[Tensor, Tensor, Mapping[str, Option]], Tensor] | None = None,
 ) -> MethodSpec:
     def build(standardize: str = "none", **given: Any) -> Method:
         return LogitMethod(term, loss, given, standardize)
@@ -42,12 +43,24 @@ def _logit(
         couples_batch=couples_batch,
         needs_labels=needs_labels,
         tail_temperature=None if needs_all else _tempered,
+        label_weight=label_weight,
     )
 
 
 def _tempered(options: Mapping[str, Option]) -> float | None:
     """The temperature of a loss that weights each class by the teacher's softmax; z-scores are of all classes."""
     return float(options["temperature"]) if options["standardize"] == "none" else None
+
+
+def _pld_label_weight(teacher_logits: Tensor, labels: Tensor, options: Mapping[str, Option]) -> Tensor:
+    logits = teacher_logits if options["standardize"] == "none" else losses.standardize(teacher_logits)
+    temperature, floor = float(options["temperature"]), float(options["label_weight"])
+    return losses.pld_weights(logits, labels, temperature=temperature, label_weight=floor)[:, 0]
+
+
+def _decoupled_label_weight(teacher_logits: Tensor, labels: Tensor, options: Mapping[str, Option]) -> Tensor:
+    own, others = float(options["alpha"]), float(options["beta"])
+    return teacher_logits.new_full(labels.shape, own / (own + others))
 
 
 def _feature(
@@ -150,11 +163,21 @@ METHODS: dict[str, MethodSpec] = {
         "pld",
         losses.pld,
         needs_all=False,
-        options={"temperature": 4.0, **_STANDARDIZE},
+        options={"temperature": 1.0, "label_weight": 0.0, **_STANDARDIZE},
+        label_weight=_pld_label_weight,
         weights={"task": 0.0, "pld": 1.0},
-        source="PLD paper, Sec. 4.2 and Table 1",
-        note="temperature 4 is the paper's on CIFAR-100; on ImageNet, and PLDLoss's default, it is 1; "
-        "standardize=both and standardize=teacher are the paper's Table 10",
+        source="PLD paper, Sec. 4.2 and its listing",
+        note="temperature 1 is the paper's on ImageNet; on CIFAR-100 (Table 1) it is 4; label_weight is a floor of the "
+        "label's weight, pldistill's own; standardize=both and standardize=teacher are the paper's Table 10",
+    ),
+    "decoupled_pld": _logit(
+        "decoupled_pld",
+        losses.decoupled_pld,
+        options={"temperature": 4.0, "alpha": 1.0, "beta": 3.0, **_STANDARDIZE},
+        label_weight=_decoupled_label_weight,
+        weights={"task": 0.0, "decoupled_pld": 1.0},
+        source="pldistill's own, not from the paper",
+        note="the label's choice and the ranks behind it weighted apart; to PLD what DKD is to KD",
     ),
     "plkl": MethodSpec(
         stagewise,

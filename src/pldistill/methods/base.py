@@ -83,6 +83,9 @@ class MethodSpec:
             the options to the temperature at which it reads that mass, or to None where they make it read more. Its
             gradient is then off by at most 4 times that mass (the L1 norm, of a row, by τ² where the loss has it), and
             of the logits of those others alone. None for a method that needs every class.
+        label_weight: for a method whose loss weights the ranks of the teacher's ranking: from the teacher's logits
+            `(N, C)`, the labels `(N,)` and the options to the part `(N,)` of all weight that the label has. None for
+            the others.
     """
 
     build: Callable[..., Method]
@@ -95,6 +98,7 @@ class MethodSpec:
     couples_batch: bool = False
     taps: Taps | None = None
     tail_temperature: Callable[[Mapping[str, Option]], float | None] | None = None
+    label_weight: Callable[[Tensor, Tensor, Mapping[str, Option]], Tensor] | None = None
 
     def complete_options(self, given: Mapping[str, Option]) -> dict[str, Option]:
         """Fill `given` up with the defaults; each value takes the type of its default.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pldistill.recipes import (
     cifar100_sgd,
+    small,
     table1,
     table2,
     table3,
@@ -20,6 +21,7 @@ from pldistill.recipes import (
     table11,
     table12,
 )
+from pldistill.search import Search
 from pldistill.study import Study
 from pldistill.suggest import unknown
 
@@ -39,6 +41,7 @@ _FILES = (
     table12,
 )
 STUDIES: dict[str, Study] = {file.STUDY.name: file.STUDY for file in _FILES}
+SEARCHES: dict[str, Search] = {search.name: search for search in (small.CIFAR100, small.TEACHER_QUALITY)}
 # Drawn, not run: `pldistill.drawings`.
 FIGURES = ("figure1a", "figure1b", "figure2", "figure3", "figure4", "all")
 READ_FROM: dict[str, str] = {"table13": "table1"}
@@ -51,5 +54,5 @@ def find_study(name: str) -> Study:
         ValueError: naming the known ones.
     """
     if name not in STUDIES and name not in READ_FROM:
-        raise ValueError(unknown("study", name, [*STUDIES, *READ_FROM, *FIGURES]))
+        raise ValueError(unknown("study", name, [*STUDIES, *READ_FROM, *SEARCHES, *FIGURES]))
     return STUDIES[READ_FROM.get(name, name)]

@@ -31,7 +31,6 @@ SETTING = {
     "lr": 0.002,
     "warmup_epochs": 0.5,
     "weight_decay": 0.05,
-    "amp": "bf16",
 }
 TEACHER = make_recipe({**SETTING, "student": "resnet20", "method": "ce"})
 STUDENTS = ("ce", "kd", "dist", "pld")
@@ -65,7 +64,7 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
     console.print(
         f"student  {student}: after `import pldistill`, "
         f'timm.create_model("local-dir:{student}", pretrained=True)\n'
-        f"next     pldistill train --data cifar100:PATH --student resnet20 --method ce --amp bf16",
+        f"next     pldistill train --data cifar100:PATH --student resnet20 --method ce",
         highlight=False,
         markup=False,
         soft_wrap=True,

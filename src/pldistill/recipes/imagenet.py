@@ -39,7 +39,6 @@ SETTING: Fields = {
     "decay_all": False,
     "schedule": "cosine",
     "warmup_epochs": 5.0,
-    "amp": "bf16",
 }
 # The paper's names, as in `results.yaml`, to timm's; the tag names the weights of a teacher.
 NETS = {

@@ -99,7 +99,6 @@ SHORT = Scale(
         "warmup_epochs": 0.2,
         "pretrained": False,
         "image_size": None,
-        "amp": "bf16",
         "task_options": SMALL,
     },
     teacher={"epochs": 4},

@@ -128,6 +128,15 @@ class Task(ABC, Generic[Data, AnyNet]):
     ) -> tuple[int, Tensor, int]:
         """Ask the teacher about up to `most` validation pictures: its hits, the labels `(N,)`, of how many classes."""
 
+    def sample(
+        self, recipe: Recipe, data: Data, teacher: Teacher, most: int, place: Place, autocast: Autocast
+    ) -> tuple[Tensor, Tensor] | None:
+        """Ask the teacher about up to `most` labelled training samples as the first epoch shows them.
+
+        Gives its logits `(N, C)`, float32, and the labels `(N,)`, on the CPU; None in a task that does not say.
+        """
+        return None
+
     @abstractmethod
     def save(self, net: AnyNet, folder: Path, data: Data, recipe: Recipe) -> None:
         """Leave the trained net in the run's folder."""

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn import functional
@@ -111,6 +112,7 @@ class Classification(Task[Dataset, Net]):
             data.train,
             augment=augmentation(recipe, data),
             seed=recipe.seed,
+            augment_seed=recipe.augment_seed,
             views=recipe.views,
             shuffle=True,
             repeats=recipe.repeats,
@@ -142,6 +144,27 @@ class Classification(Task[Dataset, Net]):
             hits += int((answers.argmax(dim=1) == batch.labels).sum())
         return hits, some.labels, len(data.classes)
 
+    def sample(
+        self, recipe: Recipe, data: Dataset, teacher: Teacher, most: int, place: Place, autocast: Autocast
+    ) -> tuple[Tensor, Tensor] | None:
+        labelled = (data.train.labels != UNLABELLED).nonzero()[:, 0]
+        some = data.train.subset(labelled[evenly(len(labelled), most)])
+        alone = make_loader(
+            some,
+            batch_size=min(recipe.batch_size, len(some)),
+            image_size=data.image_size,
+            augment=augmentation(recipe, data),
+            seed=recipe.view_seed,
+            shuffle=False,
+            device=place.device,
+            workers=place.workers,
+        )
+        logits = []
+        for batch in alone.epoch(0):
+            with autocast():
+                logits.append(teacher(batch).logits.float().cpu())
+        return torch.cat(logits), some.labels
+
     def save(self, net: Net, folder: Path, data: Dataset, recipe: Recipe) -> None:
         mean, std = net.mean.flatten().tolist(), net.std.flatten().tolist()
         models.save_folder(net.model, folder, classes=data.classes, mean=mean, std=std, image_size=data.image_size)
@@ -163,7 +186,7 @@ class Classification(Task[Dataset, Net]):
             "top5_last": last["top5"],
             "kl_last": last["kl"],
             # Rows that an earlier version wrote have none of these.
-            **{f"{name}_last": last.get(name) for name in ("agreement", "overlap5", "kendall")},
+            **{f"{name}_last": last.get(name) for name in ("agreement", "overlap5", "kendall", "ece")},
             "teacher_top1": last.get("teacher_top1"),
         }
 
