@@ -128,7 +128,7 @@ CE = [*TINY, "--method", "ce"]
         (["train", *CE, "--data", "folder:/nowhere"], "/nowhere"),
         (["train", *CE, "--data", "glyphs:trian=3"], "trian"),
         (["train", *CE, "--amp", "fp16"], "does nothing there"),
-        (["train", *CE, "--amp", "fp8"], "amp: input should be 'bf16', 'fp16' or 'off'"),
+        (["train", *CE, "--amp", "fp8"], "amp: input should be 'auto', 'bf16', 'fp16' or 'off'"),
         (["train", *CE, "--optimizer", "sdg"], "unknown optimizer 'sdg'"),
         (["train", *CE, "--device", "cuda:x"], "device: expected auto, cpu, cuda or mps"),
         (["train", "--recipe", "/nowhere.json"], "does not exist"),

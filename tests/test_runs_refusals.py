@@ -16,7 +16,7 @@ from tiny_runs import CE, distil
         ({"data": "glyfs"}, "glyfs"),
         ({"student": "resnet21"}, "resnet2"),
         ({"optimizer": "adamww"}, "unknown optimizer 'adamww'; did you mean"),
-        ({"amp": "fp16"}, "amp: expected bf16 or off on a CPU, got 'fp16'"),
+        ({"amp": "fp16"}, "amp: expected auto, bf16 or off on a CPU, got 'fp16'"),
         ({"method": "kd", "teacher": "resnet20"}, "resnet20"),
         ({"method": "kd", "teacher": "resnet50"}, "a1_in1k"),
         ({"method": "kd", "teacher": "resnet20", "teacher_checkpoint": "nowhere.pt"}, "nowhere.pt"),

@@ -16,7 +16,8 @@ from tiny_stores import SMALL, cached, opened
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"seed": 1}, "expected answers for the run's seed, 1, got those for 0"),
+        ({"seed": 1}, "expected answers for the run's augment_seed, 1, got those for 0"),
+        ({"augment_seed": 7}, "expected answers for the run's augment_seed, 7, got those for 0"),
         ({"amp": "bf16"}, "the run's amp, 'bf16', got those for 'off'"),
         ({"image_size": 40}, "the run's image_size, 40, got those for 32"),
         ({"hflip": True}, "the run's augmentation, "),

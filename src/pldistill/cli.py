@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pldistill import cli_bench, cli_cache, cli_lists, cli_runs, cli_studies
+from pldistill import cli_bench, cli_cache, cli_lists, cli_runs, cli_studies, precision
 from pldistill import runs as training
 from pldistill.cli_studies import Device, Spread, Workers, console, whole
 from pldistill.progress import Terminal
@@ -128,7 +128,9 @@ def _figures(result: dict[str, Any]) -> str:
         return f"AP {_percent(result['AP'])} {best}, AP50 {_percent(result['AP50'])}"
     top5 = "" if result["top5_last"] is None else f", top-5 {result['top5_last']:.2f} %"
     best = f"(best {result['top1_best']:.2f} % in epoch {result['best_epoch']})"
-    return f"top-1 {result['top1_last']:.2f} % {best}{top5}"
+    asked = result.get("teacher_top1")
+    teacher = "" if asked is None else f"; the teacher {asked:.2f} %"
+    return f"top-1 {result['top1_last']:.2f} % {best}{top5}{teacher}"
 
 
 def _percent(value: float | None) -> str:
@@ -148,11 +150,17 @@ def evaluate(
     counts = {"batch_size": whole("batch_size", batch_size, least=1), "workers": whole("workers", workers, least=0)}
     figures = training.evaluate(opened, data=data, device=device, **counts)
     if opened.recipe.task == "detection":
-        said = "  ".join(f"{name} {_percent(value)}" for name, value in figures.items() if name != "pictures")
+        said = "  ".join(
+            f"{name} {_percent(value)}" for name, value in figures.items() if name not in ("pictures", "precision")
+        )
     else:
         top5 = "" if figures["top5"] is None else f"  top-5 {figures['top5']:.2f} %"
         said = f"top-1 {figures['top1']:.2f} %{top5}  cross-entropy {figures['val_loss']:.4f}"
-    console.print(f"{said}  {figures['pictures']} pictures", highlight=False, soft_wrap=True)
+    console.print(
+        f"{said}  {figures['pictures']} pictures  {precision.NAMES[figures['precision']]}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 app.command()(cli_runs.predict)

@@ -65,10 +65,10 @@ def _told_of_cpu() -> bool | None:
 
 @lru_cache
 def _slowdown(threads: int) -> float:
-    convolution = torch.nn.Conv2d(32, 32, 3, padding=1).to(memory_format=torch.channels_last)
-    images = torch.zeros(16, 32, 16, 16).to(memory_format=torch.channels_last)
     took: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
+        convolution = torch.nn.Conv2d(32, 32, 3, padding=1).to(memory_format=torch.channels_last)
+        images = torch.zeros(16, 32, 16, 16).to(memory_format=torch.channels_last)
         for number in range(_ROUNDS + 1):
             for dtype, seconds in took.items():
                 began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pldistill import processes
 from pldistill.analysis.layouts import METRICS, percent, score_in
+from pldistill.analysis.tables import duration
 from pldistill.tally import Tally
 
 
@@ -38,13 +40,19 @@ class Silent:
 class Terminal:
     """A bar over the whole run with pictures a second, time left and terms, and a line for each epoch.
 
-    Where the output is no terminal, only the lines.
+    Where the output is no terminal, a line every `LINE_EVERY` seconds stands in for the bar.
     """
+
+    LINE_EVERY = 30.0
+    FIRST_AFTER = 5.0  # seconds of steps, after which the time that is left is said once
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bar = self._new_bar()
         self.epochs = self.batches = 0
+        self.title = ""
+        self.said_time = False
+        self.last_line = time.monotonic()
 
     def warn(self, message: str) -> None:
         """Print what a user should know before the run, which goes on."""
@@ -52,11 +60,12 @@ class Terminal:
 
     def tell(self, message: str) -> None:
         """Print what is about to be done."""
-        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self._print(message)
 
     def begin(self, title: str, epochs: int, done: int, batches: int) -> None:
         """Open the bar."""
         self.epochs, self.batches = epochs, batches
+        self.title, self.said_time, self.last_line = title, False, time.monotonic()
         self.bar = self._new_bar()
         self.task = self.bar.add_task(title, total=epochs * batches, completed=done * batches, terms="", rate="")
         self.bar.start()
@@ -66,7 +75,17 @@ class Terminal:
         """Move the bar."""
         terms = " ".join(f"{name} {term['weighted']:.4g}" for name, term in tally.terms().items())
         rate = f"{processes.count() * tally.seen / tally.seconds:,.0f} pictures/s"
-        self.bar.update(self.task, completed=epoch * self.batches + tally.batches, terms=terms, rate=rate)
+        done = epoch * self.batches + tally.batches
+        self.bar.update(self.task, completed=done, terms=terms, rate=rate)
+        now = time.monotonic()
+        left = f"about {duration((self.epochs * self.batches - done) * tally.seconds / tally.batches)} left"
+        if not self.said_time and tally.seconds > self.FIRST_AFTER:
+            self.said_time = True
+            self.tell(f"time: {left} at {rate}, without the validation")
+        if not self.console.is_terminal and now - self.last_line > self.LINE_EVERY:
+            self.last_line = now
+            where = f"epoch {epoch + 1}/{self.epochs} batch {tally.batches}/{self.batches}"
+            self._print(f"  {self.title} {where}  {terms}  {rate}  {left}")
 
     def epoch(self, row: dict[str, Any]) -> None:
         """Print the epoch's line."""
@@ -78,6 +97,9 @@ class Terminal:
             highlight=False,
             soft_wrap=True,
         )
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def end(self) -> None:
         """Close the bar."""
@@ -120,7 +142,7 @@ class StudyWatch(Terminal):
 
     def begin(self, title: str, epochs: int, done: int, batches: int) -> None:
         """Show a run's bar."""
-        self.epochs, self.batches = epochs, batches
+        self.title, self.epochs, self.batches = title, epochs, batches
         self.task = self.bar.add_task(title, total=epochs * batches, completed=done * batches, terms="", rate="")
 
     def epoch(self, row: dict[str, Any]) -> None:

@@ -238,9 +238,3 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ValueError(f"recipe: expected a JSON object in {str(path)!r}, got {type(fields).__name__}")
     return fields
-
-
-def smoke(recipe: Recipe, data: str = "glyphs:train=512,val=256") -> Recipe:
-    """Shrink a recipe to seconds: the same path through the code on a few embedded pictures, any teacher trusted."""
-    small = {"data": data, "epochs": 2, "batch_size": 64, "warmup_epochs": 0.0, "trust_teacher": True}
-    return recipe.model_copy(update=small)

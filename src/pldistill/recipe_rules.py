@@ -43,6 +43,11 @@ def check(recipe: Recipe) -> None:
             f"not those of {recipe.accumulate} batches, got accumulate={recipe.accumulate}, "
             f"relation={recipe.relation!r}"
         )
+    if recipe.label_smoothing and recipe.weights.get("task") == 0:
+        raise ValueError(
+            f"label_smoothing: expected a method with a task term, whose cross-entropy it smooths (--weight task=1), "
+            f"got {recipe.method!r} without one"
+        )
     if recipe.warmup_epochs >= recipe.epochs and recipe.warmup_epochs > 0:
         raise ValueError(f"warmup_epochs: expected fewer than the {recipe.epochs} epochs, got {recipe.warmup_epochs:g}")
     if recipe.mix_probability != 1 and not (recipe.mixup or recipe.cutmix):

@@ -12,6 +12,7 @@ import torch
 from pldistill import models, precision, processes, record, snapshot
 from pldistill.assemble import assemble, make_accelerator, precision_of
 from pldistill.data.pictures import read_picture
+from pldistill.introduction import introduction
 from pldistill.loop import Loop, Watch
 from pldistill.models import Net
 from pldistill.preflight import preflight
@@ -123,6 +124,8 @@ def train(
     processes.on_first(lambda: _open_folder(run, recipe, {**env, **asked}, resume))
     if resume:
         processes.everywhere(lambda: snapshot.restore(loop))
+    for line in introduction(loop, data, env):
+        shown.tell(line)
     loop.run()
     if loop.teacher is not None and loop.teacher.fingerprint() != asked["teacher_sha256"]:
         raise AssertionError("the teacher's weights or buffers changed during training")

@@ -209,7 +209,7 @@ def _row(group: Group) -> Row:
         group=group,
         method=group.method,
         student=group.student,
-        teacher=group.teacher,
+        teacher=_with_accuracy(group.teacher, over_seeds("teacher_top1")),
         data=group.data,
         epochs=group.epochs,
         setting=group.setting,
@@ -223,6 +223,11 @@ def _row(group: Group) -> Row:
         unfinished=tuple((len(run.epochs), run.planned) for run in group.runs if run.result is None),
         boxes={name: over_seeds(name) for name in OF_BOXES},
     )
+
+
+def _with_accuracy(teacher: str | None, top1: Stat | None) -> str | None:
+    """A teacher's name with how much of the validation pictures it has right, where the runs say so."""
+    return teacher if teacher is None or top1 is None else f"{teacher} ({top1.mean:.2f} %)"
 
 
 def _over_ce(row: Row, rows: Sequence[Row]) -> float | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,8 +25,10 @@ _MANY = 5_000  # from here on the check takes long enough for a progress bar
 _SHOWN = 5  # bad files named in one message
 
 
-def folder(root: Path) -> tuple[tuple[str, ...], FolderSplit, FolderSplit, int]:
-    """Class names, training and validation split, and the side of the pictures: theirs if all are alike, else 224.
+def folder(root: Path) -> tuple[tuple[str, ...], FolderSplit, FolderSplit, int, Counter[str]]:
+    """Class names, training and validation split, the side of the pictures: theirs if all are alike, else 224.
+
+    Last the files that are no pictures that can be read, counted by suffix.
 
     Raises:
         ValueError: no `train/` or no `val/` or `test/`; no classes, or other ones in the two; a class without pictures;
@@ -39,9 +42,10 @@ def folder(root: Path) -> tuple[tuple[str, ...], FolderSplit, FolderSplit, int]:
     if classes != val_classes:
         lone = ", ".join(sorted(set(classes) ^ set(val_classes))[:_SHOWN])
         raise ValueError(f"folder: {parts[0]} and {parts[1]} must hold the same classes; in one alone: {lone}")
-    train, val = (split_of("folder", part, classes) for part in parts)
+    ignored: Counter[str] = Counter()
+    train, val = (split_of("folder", part, classes, ignored) for part in parts)
     side = _verify([*train.paths, *val.paths])
-    return classes, train, val, side if side is not None and side <= SMALL else LARGE_SIZE
+    return classes, train, val, side if side is not None and side <= SMALL else LARGE_SIZE, ignored
 
 
 def _validation(root: Path) -> Path:
@@ -63,8 +67,8 @@ def class_folders(source: str, part: Path) -> tuple[str, ...]:
     return names
 
 
-def split_of(source: str, part: Path, classes: Sequence[str]) -> FolderSplit:
-    """The pictures of each class's folder in `part`, in the order of `classes` and by name.
+def split_of(source: str, part: Path, classes: Sequence[str], ignored: Counter[str] | None = None) -> FolderSplit:
+    """The pictures of each class's folder in `part`, in the order of `classes` and by name; counts what it ignores.
 
     Raises:
         ValueError: a class without pictures; the message begins with `source`.
@@ -72,10 +76,13 @@ def split_of(source: str, part: Path, classes: Sequence[str]) -> FolderSplit:
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = list(_pictures(str(part / name), frozenset()))
+        skipped: Counter[str] = Counter()
+        found = list(_pictures(str(part / name), frozenset(), skipped))
         if not found:
-            known = " ".join(sorted(SUFFIXES))
-            raise ValueError(f"{source}: {part / name} holds no pictures ({known})")
+            known, others = " ".join(sorted(SUFFIXES)), f"; it holds {in_words(skipped)}" if skipped else ""
+            raise ValueError(f"{source}: {part / name} holds no pictures ({known}){others}")
+        if ignored is not None:
+            ignored.update(skipped)
         paths += found
         labels += [label] * len(found)
     return FolderSplit(paths, torch.tensor(labels))
@@ -96,8 +103,17 @@ def pictures_below(root: Path) -> list[str]:
     return paths
 
 
-def _pictures(place: str, above: frozenset[str]) -> Iterator[str]:
-    """Files with a picture's suffix in `place` and below, by name; links are followed, but never in a circle."""
+def in_words(ignored: Mapping[str, int]) -> str:
+    """Counted suffixes, the commonest first: `12 .heic, 1 .txt`."""
+    ordered = sorted(ignored.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in ordered)
+
+
+def _pictures(place: str, above: frozenset[str], ignored: Counter[str] | None = None) -> Iterator[str]:
+    """Files with a picture's suffix in `place` and below, by name; links are followed, but never in a circle.
+
+    Other files are counted in `ignored` by suffix, hidden ones not.
+    """
     real = os.path.realpath(place)
     if real in above:
         return
@@ -107,9 +123,11 @@ def _pictures(place: str, above: frozenset[str]) -> Iterator[str]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _pictures(entry.path, above | {real})
-        elif Path(entry.name).suffix.lower() in SUFFIXES:
+            yield from _pictures(entry.path, above | {real}, ignored)
+        elif (suffix := Path(entry.name).suffix.lower()) in SUFFIXES:
             yield entry.path
+        elif ignored is not None:
+            ignored[suffix] += 1
 
 
 def _verify(paths: list[str]) -> int | None:

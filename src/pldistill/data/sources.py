@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -169,8 +169,8 @@ def _open_cifar(layout: cifars.Layout, asked: Request) -> Dataset:
 
 
 def _open_folder(asked: Request) -> Dataset:
-    classes, train, val, side = folders.folder(asked.path)
-    return _photographs(asked, classes, train, val, side)
+    classes, train, val, side, ignored = folders.folder(asked.path)
+    return replace(_photographs(asked, classes, train, val, side), ignored=ignored)
 
 
 def _open_large(read: Callable[[Path], tuple[tuple[str, ...], Split, Split]], asked: Request) -> Dataset:

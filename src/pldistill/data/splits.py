@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -134,6 +134,7 @@ class Dataset:
         train: what the student learns from.
         val: what scores it.
         holdout: training pictures that are kept from it, to choose an epoch or a setting by; None where none are.
+        ignored: files beside the pictures that are not read as pictures, counted by suffix.
     """
 
     spec: str
@@ -145,6 +146,7 @@ class Dataset:
     train: Split
     val: Split
     holdout: Split | None = None
+    ignored: Mapping[str, int] = field(default_factory=dict)
 
 
 def normalize(images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:

@@ -63,12 +63,12 @@ class PLDLoss(_Loss):
     def __init__(
         self,
         temperature: float = 1.0,
-        label_weight: float = 0.0,
         reduction: str = "mean",
         ignore_index: int = -100,
+        label_weight: float = 0.0,
     ):
         super().__init__(
-            temperature=temperature, label_weight=label_weight, reduction=reduction, ignore_index=ignore_index
+            temperature=temperature, reduction=reduction, ignore_index=ignore_index, label_weight=label_weight
         )
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:

@@ -84,6 +84,15 @@ class Task(ABC, Generic[Data, AnyNet]):
     def open(self, recipe: Recipe, *, download: bool) -> Data:
         """Open the recipe's data."""
 
+    def describe(self, data: Data) -> str:
+        """Say what was found, in a line: how many of what, of how many classes, how large."""
+        found: Any = data
+        held = getattr(found, "holdout", None)
+        counts = [(len(found.train), "training"), (0 if held is None else len(held), "held-out")]
+        counts.append((len(found.val), "validation"))
+        numbers = ", ".join(f"{count:,} {what}" for count, what in counts if count)
+        return f"{numbers} pictures, {len(found.classes)} classes, {found.image_size} pixels"
+
     def notes(self, data: Data) -> list[str]:
         """Say what a user should know of the data before the run."""
         return []

@@ -26,6 +26,7 @@ from pldistill.data import (
     open_data,
     with_unlabelled,
 )
+from pldistill.data.folder import in_words
 from pldistill.models import Net
 from pldistill.recipe import Recipe
 from pldistill.stored import open_stored
@@ -75,6 +76,11 @@ class Classification(Task[Dataset, Net]):
     def open(self, recipe: Recipe, *, download: bool) -> Dataset:
         data = open_data(recipe.data, image_size=recipe.image_size, download=download)
         return data if recipe.unlabelled is None else with_unlabelled(data, recipe.unlabelled, download=download)
+
+    def notes(self, data: Dataset) -> list[str]:
+        if not data.ignored:
+            return []
+        return [f"data {data.spec!r}: files ignored, which are not read as pictures: {in_words(data.ignored)}"]
 
     def student(self, recipe: Recipe, data: Dataset) -> Net:
         model = models.build(
