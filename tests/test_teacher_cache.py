@@ -118,7 +118,9 @@ def test_a_run_from_the_store_is_the_live_run_with_as_many_views(store, teacher,
     assert run.result["teacher_parameters"] == live.result["teacher_parameters"]
 
 
-@pytest.mark.parametrize("change", [{"mixup": 0.4}, {"method": "pld"}], ids=["all", "few"])
+@pytest.mark.parametrize(
+    "change", [{"mixup": 0.4}, {"method": "pld", "options": {"temperature": 4}}], ids=["all", "few"]
+)
 def test_no_net_of_the_teacher_is_needed(teacher, tmp_path, change):
     moved = tmp_path / "teacher"
     shutil.copytree(teacher.folder, moved)

@@ -73,6 +73,7 @@ def reproduce(
     # These bring matplotlib.
     from pldistill import reproduce as studies
     from pldistill.analysis.comparison import comparison_rich
+    from pldistill.cli_cache import Shown
     from pldistill.drawings import reproduce_figure
     from pldistill.forecast import forecast
     from pldistill.measured import measured
@@ -123,8 +124,8 @@ def reproduce(
         console.print(shown, crop=False)
         return
     count = whole("workers", workers, least=0)
-    watch = StudyWatch(console)
-    comparison = studies.reproduce(layout, out, watch=watch, device=device, workers=count, download=download)
+    how = {"device": device, "workers": count, "download": download}
+    comparison = studies.reproduce(layout, out, watch=StudyWatch(console), onlooker=Shown(console), **how)
     console.print(comparison_rich(comparison))
     files = studies.files(found.name, out)
     console.print(f"table   {files['md']}, {files['csv']}", soft_wrap=True)

@@ -70,8 +70,9 @@ def plan(
         seeds: runs of a cell.
         validation: training pictures to hold out, on which "best" is then chosen.
         sweep: factors on every method's whole loss, beside the default, 1.
-        teacher_cache: where the stores are of the methods that need logits alone; `{teacher}` and `{seed}` in it stand
-            for the net's name and the run's seed.
+        teacher_cache: where the stores are of the methods that need logits alone; `{teacher}` in it stands for the
+            net's name. All seeds share a teacher's store: their runs have augment_seed 0. With `{seed}`, which stands
+            for the run's, there is one for each.
         views: of every student's pictures, so that what has a store is fairly compared with what has none.
 
     Raises:
@@ -166,6 +167,8 @@ def _cell(place: _Place, setting: Fields, whole: str) -> Cell:
         if place.cache is not None and spec.taps is None:
             store = place.cache.replace("{teacher}", teacher_net)
             fields["teacher_cache"] = store.replace("{seed}", str(fields["seed"]))
+    if place.cache is not None and "{seed}" not in place.cache:
+        fields["augment_seed"] = 0  # one store for all seeds, and the same crops for what has none
     recipe = make_recipe(fields)
     if place.factor != 1:
         recipe = scaled(recipe, place.factor)

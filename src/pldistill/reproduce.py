@@ -10,11 +10,13 @@ from typing import Any
 from pldistill import processes, runs
 from pldistill.analysis.comparison import Comparison, Entry, comparison_csv, comparison_html, comparison_markdown
 from pldistill.analysis.report import write_report
+from pldistill.answers import is_whole
 from pldistill.methods import find
 from pldistill.plan import Plan
 from pldistill.progress import StudyWatch
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord, write_atomically
+from pldistill.storing import Onlooker, Unwatched, make_store
 from pldistill.study import Cell
 from pldistill.task_options import TASKS
 
@@ -23,9 +25,18 @@ FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError)
 
 
 def reproduce(
-    plan: Plan, out: Path, *, watch: StudyWatch, device: str = "auto", workers: int = 2, download: bool = False
+    plan: Plan,
+    out: Path,
+    *,
+    watch: StudyWatch,
+    onlooker: Onlooker | None = None,
+    device: str = "auto",
+    workers: int = 2,
+    download: bool = False,
 ) -> Comparison:
     """Make every run of the plan that is not finished, then write the table and the page in `out`.
+
+    A store that runs are to read and that is not there yet is made first: `onlooker` is told of it.
 
     A cell that fails is marked with its reason and tried again by the next call; its teacher's failure fails it too.
 
@@ -42,7 +53,8 @@ def reproduce(
     try:
         for cell in plan.runs:
             if not cell.record.finished:
-                _make(cell, plan, out, watch=watch, device=device, workers=workers, download=download)
+                how = {"device": device, "workers": workers, "download": download}
+                _make(cell, plan, out, watch=watch, onlooker=onlooker or Unwatched(), **how)
                 write_tables(plan, out)
             watch.close_cell(cell.name, cell.record.read_result(), failure(out, cell))
     finally:
@@ -52,13 +64,15 @@ def reproduce(
     return comparison
 
 
-def _make(cell: Cell, plan: Plan, out: Path, **how: Any) -> None:
+def _make(cell: Cell, plan: Plan, out: Path, *, watch: StudyWatch, onlooker: Onlooker, **how: Any) -> None:
     """Train one cell; what goes wrong is written beside the cells."""
     mark = _mark(out, cell)
     try:
         if cell.teacher is not None and not cell.teacher.record.finished:
             raise ValueError(f"{cell.teacher.name} is not finished")
-        runs.train(cell.recipe, out=cell.folder, resume=cell.record.begun, **how)
+        if cell.recipe.teacher_cache is not None:
+            make_store(cell.recipe, watch=onlooker, **how)
+        runs.train(cell.recipe, out=cell.folder, resume=cell.record.begun, watch=watch, **how)
     except FAILURES as error:
         mark.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(mark, " ".join(f"{type(error).__name__}: {error}".split()).encode())
@@ -141,7 +155,9 @@ def write_reports(comparison: Comparison, out: Path, name: str, records: Sequenc
 
 
 def commands(plan: Plan, processes: int = 1) -> list[str]:
-    """One line a run: the teachers' first, an empty line, then the others', in any order.
+    """One line a run: the teachers' first, the stores' that are to be made, then the others', in any order.
+
+    Empty lines stand between what must be finished before what follows begins.
 
     Args:
         plan: the runs.
@@ -152,7 +168,30 @@ def commands(plan: Plan, processes: int = 1) -> list[str]:
         ValueError: where the batches of a step cannot be spread evenly over so many.
     """
     teachers = [_command(cell, processes) for cell in plan.teachers]
-    return [*teachers, "", *(_command(cell, processes) for cell in plan.runs if cell.row != "teacher")]
+    stores = {cell.recipe.teacher_cache: cell.recipe for cell in plan.runs if cell.recipe.teacher_cache is not None}
+    asking = [_store_command(recipe) for store, recipe in stores.items() if not is_whole(Path(str(store)))]
+    return [
+        *teachers,
+        "",
+        *([*asking, ""] if asking else []),
+        *(_command(cell, processes) for cell in plan.runs if cell.row != "teacher"),
+    ]
+
+
+def _store_command(recipe: Recipe) -> str:
+    """The line that makes the store a run reads."""
+    given = {
+        "data": recipe.data,
+        "teacher": recipe.teacher,
+        "views": recipe.views,
+        "augment-seed": recipe.view_seed,
+        "image-size": recipe.image_size,
+        "out": recipe.teacher_cache,
+    }
+    words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    flags = [] if recipe.hflip is None else ["--hflip" if recipe.hflip else "--no-hflip"]
+    trusted = ["--trust-teacher"] if recipe.trust_teacher else []
+    return shlex.join(["pldistill", "cache", *words, *flags, *trusted])
 
 
 def _command(cell: Cell, processes: int) -> str:

@@ -23,13 +23,12 @@ from filelock import FileLock, Timeout
 from pldistill import runs
 from pldistill.analysis.entries import Comparison, Entry
 from pldistill.analysis.layouts import Verdicts
-from pldistill.answers import is_whole
 from pldistill.methods import find
 from pldistill.plan import address, narrowed, scaled
 from pldistill.progress import StudyWatch
-from pldistill.recipe import Recipe, make_recipe
+from pldistill.recipe import make_recipe
 from pldistill.reproduce import FAILURES, write_reports
-from pldistill.storing import Onlooker, store_answers
+from pldistill.storing import Onlooker, make_store
 from pldistill.study import Cell, Fields
 from pldistill.suggest import unknown
 
@@ -140,14 +139,6 @@ class Job:
     def store(self, column: str) -> Path:
         """The folder of a column's stored answers."""
         return self.out / "stores" / f"{self.teacher(column).folder.name}-views{self.size.views}"
-
-    def store_recipe(self, column: str) -> Recipe:
-        """What decides a store's answers."""
-        setting = {**self.search.setting, **self.size.setting}
-        shared = {name: setting[name] for name in ("image_size", "amp", "hflip", "trust_teacher") if name in setting}
-        teacher = str(self.teacher(column).folder)
-        fields = {"data": self.data, "student": self.search.student, "method": "kd", "teacher": teacher}
-        return make_recipe({**fields, **shared, "seed": 0, "augment_seed": 0, "batch_size": 256})
 
     def cell(self, column: str, row: str, values: Mapping[str, float], seed: int) -> Cell:
         """One run: a row with a value on each of its axes."""
@@ -318,10 +309,9 @@ def _prepare(job: Job, column: str, *, watch: StudyWatch, onlooker: Onlooker, **
             watch.close_cell(f"{column} {teacher.name}", teacher.record.read_result(), None)
         finally:
             watch.close()
-    asked = any(find(job.search.rows[row].fields["method"]).needs_teacher for row in job.rows)
-    if asked and not is_whole(job.store(column)):
-        recipe = job.store_recipe(column)
-        store_answers(recipe, job.store(column), views=job.size.views, watch=onlooker, **how)
+    cells = [job.cell(column, row, {}, 0) for row in job.rows]
+    for cell in [cell for cell in cells if cell.recipe.teacher_cache is not None][:1]:
+        make_store(cell.recipe, watch=onlooker, **how)
 
 
 def _make(job: Job, cell: Cell, watch: StudyWatch, how: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ from pldistill.runs import open_pictures
 from pldistill.tasks.classification import augmentation
 from pldistill.teachers import Teacher, open_teacher
 
+BATCH = 256  # pictures asked about at a time, where nobody says
 SYNC_EVERY = 10.0  # seconds: what a plug pulled costs
 
 
@@ -38,6 +39,25 @@ class Onlooker(Warns, Protocol):
     def begin(self, about: About, done: int) -> None: ...
     def asked(self, pictures: int) -> None: ...
     def end(self) -> None: ...
+
+
+class Unwatched:
+    """Nobody looks on."""
+
+    def warn(self, message: str) -> None:
+        """Do nothing."""
+
+    def tell(self, message: str) -> None:
+        """Do nothing."""
+
+    def begin(self, about: About, done: int) -> None:
+        """Do nothing."""
+
+    def asked(self, pictures: int) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +196,24 @@ def store_answers(
     finally:
         watch.end()
     return about
+
+
+def make_store(recipe: Recipe, *, watch: Onlooker, **how: Any) -> None:
+    """Make the store that a run's recipe names, of as many views as the recipe has, unless it is there and whole.
+
+    Args:
+        recipe: a run's, with a teacher, a teacher_cache and views.
+        watch, how: as `store_answers`.
+    """
+    assert recipe.teacher_cache is not None
+    assert recipe.views is not None
+    store = Path(recipe.teacher_cache)
+    if answers.is_whole(store):
+        return
+    asking = recipe.model_copy(update={"teacher_cache": None, "batch_size": BATCH, "seed": 0})
+    # What it is for, a run of any seed, has this augmentation.
+    asking = asking.model_copy(update={"augment_seed": recipe.view_seed})
+    store_answers(asking, store, views=recipe.views, watch=watch, **how)
 
 
 def _about(

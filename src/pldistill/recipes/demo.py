@@ -18,14 +18,13 @@ from pldistill.analysis.figures import score_by_epoch
 from pldistill.analysis.groups import group_runs
 from pldistill.analysis.report import write_report
 from pldistill.analysis.tables import Stat, stat
-from pldistill.answers import is_whole
 from pldistill.cli_cache import Shown
 from pldistill.methods import find
 from pldistill.progress import Terminal
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord, write_atomically
 from pldistill.runs import Run, train
-from pldistill.storing import store_answers
+from pldistill.storing import make_store
 from pldistill.study import Fields
 
 SETTING: Fields = {"image_size": 16, "optimizer": "adamw", "batch_size": 64, "weight_decay": 0.05, "warmup_epochs": 0.5}
@@ -84,11 +83,7 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
     amount = SMOKE if smoke else WHOLE
     teacher, store = out / "teacher", out / "store"
     runs = [_train(teacher_recipe(amount), teacher, device, console)]
-    asking = student_recipe("KD", 0, teacher, store, amount).model_copy(
-        update={"teacher_cache": None, "batch_size": 256}
-    )
-    if not is_whole(store):
-        store_answers(asking, store, views=asking.epochs, device=device, watch=Shown(console))
+    make_store(student_recipe("PLD", 0, teacher, store, amount), device=device, watch=Shown(console))
     for seed in range(amount.seeds):
         for name in STUDENTS:
             folder = out / f"student-{name.lower().replace(' ', '')}-seed{seed}"
