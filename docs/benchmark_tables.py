@@ -106,8 +106,15 @@ def cost_table() -> str:
         "pld": "PLD, `pldistill`",
         bench.KD: "KD, written out in PyTorch",
     }
-    memory = {line["what"]: float(line["bytes_per_logit"]) for line in lines if line["bytes_per_logit"]}
-    shown = [f"| ms | {' | '.join(shapes(short))} | bytes a logit |", f"|---|{'---:|' * (1 + len(shapes(short)))}"]
+    measured = [line for line in lines if line["bytes_per_logit"]]
+    rows, classes = max(((line["rows"], line["classes"]) for line in measured), key=lambda pair: int(pair[1]))
+    memory = {
+        line["what"]: float(line["bytes_per_logit"])
+        for line in measured
+        if (line["rows"], line["classes"]) == (rows, classes)
+    }
+    head = f"bytes a logit, {rows} x {classes}"
+    shown = [f"| ms | {' | '.join(shapes(short))} | {head} |", f"|---|{'---:|' * (1 + len(shapes(short)))}"]
     for what, name in names.items():
         cells = [milliseconds(line) for line in short if line["what"] == what]
         shown.append(f"| {name} | {' | '.join(cells)} | {memory[what]:.0f} |")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -94,10 +95,21 @@ def _tasks() -> Table:
 
 
 def _studies() -> Table:
-    from pldistill.recipes import STUDIES
+    from pldistill.plan import plan
+    from pldistill.recipes import FIGURES, READ_FROM, SEARCHES, STUDIES
 
-    table = Table("study", "what", "runs", "scales", box=None)
+    caption = "runs: of the full scale, teachers and seeds among them; what tables share is run once"
+    table = Table("study", "what", "runs", "scales", box=None, caption=caption, caption_justify="left")
     for study in STUDIES.values():
-        count = f"{len(study.pairs)} x {len(study.rows)}"
-        table.add_row(study.name, escape(study.title), count, " ".join(study.scales))
+        layout = plan(study, out=Path("runs"), data=f"{study.data.partition(':')[0]}:PATH")
+        table.add_row(study.name, escape(study.title), str(len(layout.runs)), " ".join(study.scales))
+    for search in SEARCHES.values():
+        size = search.sizes["full"]
+        least = sum(len(axis.values) for row in search.rows.values() for axis in row.axes) * len(size.teachers)
+        table.add_row(search.name, escape(search.title), f"{least} or more", " ".join(search.sizes))
+    for name, other in READ_FROM.items():
+        table.add_row(name, f"minutes a run, read from the folder of {other}", "", "")
+    for name in FIGURES:
+        what = "all figures" if name == "all" else f"the paper's {name.replace('figure', 'Figure ')}, drawn"
+        table.add_row(name, what, "", "")
     return table

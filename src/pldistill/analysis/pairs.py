@@ -187,5 +187,7 @@ def _difference(
     known = [value for value in values if value is not None]
     mean = stated if stated is not None else fmean(known) if known else None
     some = f" ({len(known)}/{len(values)})" if stated is None and 0 < len(known) < len(values) else ""
-    texts = frame.fill([signed(value, digits) for value in values], mean=signed(mean, digits) + some)
+    # A mean of the paper's figures that it does not state itself may end in half of its last digit.
+    finer = digits + 1 if whose == "paper" and stated is None else digits
+    texts = frame.fill([signed(value, digits) for value in values], mean=signed(mean, finer) + some)
     return Column((whose, minus(*pair)), plain(texts))

@@ -58,7 +58,14 @@ CIFAR100 = Search(
     data="cifar100",
     student="resnet8",
     rows=_rows(WHOLE_LOSS, (WHOLE_LOSS,)),
-    setting={"epochs": 4, "batch_size": 128, "lr": 0.1, "weight_decay": 5e-4, "warmup_epochs": 0.5},
+    setting={
+        "epochs": 4,
+        "batch_size": 128,
+        "lr": 0.1,
+        "weight_decay": 5e-4,
+        "warmup_epochs": 0.5,
+        "amp": "off",  # it takes hours, and may be gone on with on a machine of another kind
+    },
     sizes={
         "full": Size(data=None, teachers={"resnet20": _CIFAR_TEACHER}, views=4),
         "smoke": Size(

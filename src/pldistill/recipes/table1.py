@@ -2,7 +2,7 @@
 
 Published: `results.yaml`, table1. Command: `pldistill reproduce table1 --data cifar100:PATH`; `--dry-run` says how
 many hours that is on your machine. `--scale short` is one pair on a part of the pictures, for two CPU cores and about
-an hour.
+three hours.
 
 What the paper leaves open, and what was chosen here:
 
@@ -43,7 +43,7 @@ ROWS: dict[str, Fields] = {
     "plkl-k2": {"method": "plkl", "options": {"stages": "2"}},
     "plkl-k10": {"method": "plkl", "options": {"stages": "10"}},
 }
-# One pair, a part of the pictures, few epochs: what two CPU cores do in about an hour.
+# One pair, a part of the pictures, few epochs: what two CPU cores do in about three hours.
 SHORT = Scale(
     label="short: 10 epochs on 10,000 pictures, teacher 3 epochs on 50,000",
     setting={"epochs": 10},
