@@ -153,7 +153,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=10, help="steps in an epoch")
     parser.add_argument("--views", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--amp", default="bf16", choices=("bf16", "off"))
+    parser.add_argument("--amp", default="auto", choices=("auto", "bf16", "off"))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, help="of torch; its own choice where not given")
     return parsed(parser, "an epoch", views=1)

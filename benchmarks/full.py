@@ -12,8 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pldistill.estimate import Job, Work, seconds_of, time_work
 from pldistill.plan import plan
+from pldistill.precision import resolve
 from pldistill.recipes import STUDIES
 from pldistill.record import environment, write_atomically
 from pldistill.study import Cell
@@ -21,7 +24,7 @@ from pldistill.study import Cell
 TABLES = ("table2", "table3", "table4", "table5", "table6", "table8", "table9", "table10", "table11", "table12")
 TRAIN, VAL, CLASSES, SIZE = 1_281_167, 50_000, 1000, 224
 FIELDS = ("table", "runs", "epochs", "days", "batch_size", "amp")
-MACHINE = ("device", "device_name", "cores", "threads", "torch", "timm", "commit", "dirty")
+MACHINE = ("device", "device_name", "cpu_capability", "cores", "threads", "torch", "timm", "commit", "dirty")
 
 
 def new_runs() -> dict[str, list[Cell]]:
@@ -47,7 +50,7 @@ def job(cell: Cell, batch_size: int, device: str) -> Job:
         batch_size=batch_size,
         classes=CLASSES,
         image_size=SIZE,
-        amp=recipe.amp,
+        amp=resolve(recipe.amp, torch.device(device)),
         device=device,
     )
 
@@ -65,7 +68,7 @@ def rows(found: dict[str, list[Cell]], batch_size: int, device: str) -> Iterable
     for table, runs in found.items():
         days = sum(next(seconds) for _ in runs) / 86_400
         epochs = sum(cell.recipe.epochs for cell in runs)
-        amp = runs[0].recipe.amp if runs else ""
+        amp = resolve(runs[0].recipe.amp, torch.device(device)) if runs else ""
         yield dict(zip(FIELDS, (table, len(runs), epochs, days, batch_size, amp), strict=True)) | env
 
 

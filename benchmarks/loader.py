@@ -31,6 +31,7 @@ from pldistill.data import Augment, FolderSplit, Loader, make_loader
 from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD
 from pldistill.distiller import Distiller
 from pldistill.models import Net
+from pldistill.precision import resolve
 from pldistill.record import environment, write_atomically
 from pldistill.tasks.classification import Classification
 
@@ -168,10 +169,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--pictures", type=int, default=256, help="in a round; a multiple of the batch size")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--amp", default="bf16", choices=("bf16", "off"))
+    parser.add_argument("--amp", default="auto", choices=("auto", "bf16", "off"))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, help="of torch; its own choice where not given")
     asked = parser.parse_args()
+    asked.amp = resolve(asked.amp, torch.device(asked.device))
     if asked.rounds < 1:
         parser.error(f"--rounds: expected at least 1, got {asked.rounds}")
     if asked.batch_size < 2 or asked.pictures < 1 or asked.pictures % asked.batch_size:

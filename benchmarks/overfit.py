@@ -55,7 +55,6 @@ def main() -> None:
             "weight_decay": 0.0,
             "warmup_epochs": 2,
             "hflip": False,
-            "amp": "bf16",
             "task_options": {**SMALL, **PROPOSALS},
         }
     )

@@ -45,6 +45,7 @@ from pldistill.interrupt import Interrupts
 from pldistill.loop import Loop
 from pldistill.methods import Ramp
 from pldistill.optim import make_optimizer
+from pldistill.precision import resolve
 from pldistill.progress import Silent
 from pldistill.recipe import Recipe
 from pldistill.recipes import table1
@@ -257,7 +258,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="groups of steps of each")
     parser.add_argument("--steps", type=int, default=10, help="steps in a group")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--amp", default="bf16", choices=("bf16", "off"), help="of all but the plain loop")
+    parser.add_argument("--amp", default="auto", choices=("auto", "bf16", "off"), help="of all but the plain loop")
     parser.add_argument("--workers", type=int, default=2, help="of the plain loop's DataLoader")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, help="of torch; its own choice where not given")
@@ -267,6 +268,7 @@ def _arguments() -> argparse.Namespace:
 def parsed(parser: argparse.ArgumentParser, steps: str, **least: int) -> argparse.Namespace:
     """Read the command line; `least` bounds further numbers than those all have, `steps` says what steps are called."""
     asked = parser.parse_args()
+    asked.amp = resolve(asked.amp, torch.device(asked.device))
     for name, bound in {"rounds": 1, "steps": 1, "batch_size": 2, **least}.items():
         if getattr(asked, name) < bound:
             parser.error(f"--{name.replace('_', '-')}: expected at least {bound}, got {getattr(asked, name)}")

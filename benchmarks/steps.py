@@ -21,6 +21,7 @@ from pldistill.assemble import assemble, make_accelerator
 from pldistill.interrupt import Interrupts
 from pldistill.loop import Loop
 from pldistill.plan import Plan, plan
+from pldistill.precision import resolve
 from pldistill.progress import Silent
 from pldistill.recipes import table1
 from pldistill.record import RunRecord, environment, write_atomically
@@ -100,9 +101,10 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(table1.ROWS), choices=table1.ROWS)
     parser.add_argument("--rounds", type=int, default=40, help="steps of each method")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--amp", default="bf16", choices=("bf16", "off"))
+    parser.add_argument("--amp", default="auto", choices=("auto", "bf16", "off"))
     parser.add_argument("--threads", type=int, help="of torch; its own choice where not given")
     asked = parser.parse_args()
+    asked.amp = resolve(asked.amp, torch.device("cpu"))
     if asked.rounds < 1:
         parser.error(f"--rounds: expected at least 1, got {asked.rounds}")
     if asked.threads is not None:

@@ -81,7 +81,8 @@ def machine(*lines: Line) -> str:
 def losses_table() -> str:
     """Milliseconds of each loss by shape and over eager KD, a table for each dtype and number of threads."""
     parts = []
-    for _, group in groupby(timed(benchmark("losses.csv")), key=lambda line: (line["dtype"], line["threads"])):
+    kinds = groupby(timed(benchmark("losses.csv")), key=lambda line: (place(line), line["dtype"], line["threads"]))
+    for _, group in kinds:
         lines = list(group)
         parts += [f"{lines[0]['dtype']}; rounds: {lines[0]['rounds']}; {machine(*lines)}", ""]
         parts += by_shape(lines, lambda line: f"{milliseconds(line)} ({float(line['to_kd']):.2f})")
@@ -100,7 +101,9 @@ def memory_table() -> str:
 def cost_table() -> str:
     """PLD, KD and the listing in short: one thread, float32."""
     lines = benchmark("losses.csv")
-    short = [line for line in timed(lines) if (line["dtype"], line["threads"]) == ("float32", "1")]
+    known = timed(lines)
+    first = place(known[0])
+    short = [line for line in known if (line["dtype"], line["threads"], place(line)) == ("float32", "1", first)]
     names = {
         bench.LISTING: "PLD, the paper's listing",
         "pld": "PLD, `pldistill`",
@@ -124,19 +127,29 @@ def cost_table() -> str:
 def timed(lines: Iterable[Line]) -> list[Line]:
     """The lines of `bench.SHAPES` that were timed more than once, the last of each, the floor left out.
 
-    In the order of dtypes, threads and shapes.
+    In the order of machines, dtypes, threads and shapes.
     """
     order = [(str(rows), str(classes)) for rows, classes in bench.SHAPES]
     last: dict[tuple[str, ...], Line] = {}
     for line in lines:
-        place = line["rows"], line["classes"]
-        if int(line["rounds"]) > 1 and place in order and line["what"] != bench.FLOOR:
-            last[(line["dtype"], line["threads"], line["what"], *place)] = line
-    dtypes = list(bench.DTYPES)
+        shape = line["rows"], line["classes"]
+        if int(line["rounds"]) > 1 and shape in order and line["what"] != bench.FLOOR:
+            last[(*place(line), line["dtype"], line["threads"], line["what"], *shape)] = line
+    dtypes, places = list(bench.DTYPES), list(dict.fromkeys(place(line) for line in last.values()))
     return sorted(
         last.values(),
-        key=lambda line: (dtypes.index(line["dtype"]), line["threads"], order.index((line["rows"], line["classes"]))),
+        key=lambda line: (
+            places.index(place(line)),
+            dtypes.index(line["dtype"]),
+            line["threads"],
+            order.index((line["rows"], line["classes"])),
+        ),
     )
+
+
+def place(line: Line) -> tuple[str, str]:
+    """The kind of machine that a line was measured on; kinds are shown apart."""
+    return line["device_name"], line["cpu_capability"]
 
 
 def milliseconds(line: Line) -> str:
@@ -167,27 +180,30 @@ def by_shape(lines: Sequence[Line], cell: Callable[[Line], str]) -> list[str]:
 
 def step_table() -> str:
     """Pictures a second of the loop beside a plain one and beside the nets alone."""
-    lines = benchmark("step-cpu.csv")
-    first = lines[0]
-    shown = [
-        f"{first['pair']}, {first['method']}, batch {first['batch_size']}, amp {first['amp']}; "
-        f"rounds: {first['rounds']} of {first['steps']} steps; {machine(first)}",
-        "",
-        "| what | images/s | to plain | quartiles | to the nets alone | quartiles |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for line in lines:
-        cells = [line["what"], f"{float(line['images_per_second']):.0f}"]
-        for name in ("to_plain", "to_floor"):
-            cells += ratio(line, name)
-        shown.append(f"| {' | '.join(cells)} |")
-    return "\n".join(shown)
+    parts = []
+    for _, group in groupby(benchmark("step-cpu.csv"), key=lambda line: (place(line), line["amp"])):
+        lines = list(group)
+        first = lines[0]
+        parts += [
+            f"{first['pair']}, {first['method']}, batch {first['batch_size']}, amp {first['amp']}; "
+            f"rounds: {first['rounds']} of {first['steps']} steps; {machine(first)}",
+            "",
+            "| what | images/s | to plain | quartiles | to the nets alone | quartiles |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
+        for line in lines:
+            cells = [line["what"], f"{float(line['images_per_second']):.0f}"]
+            for name in ("to_plain", "to_floor"):
+                cells += ratio(line, name)
+            parts.append(f"| {' | '.join(cells)} |")
+        parts.append("")
+    return "\n".join(parts).strip()
 
 
 def cache_table() -> str:
     """Epochs with the live teacher and from its store, over those of cross-entropy alone."""
     parts = []
-    for pair, group in groupby(benchmark("cache-cpu.csv"), key=lambda line: line["pair"]):
+    for (pair, _), group in groupby(benchmark("cache-cpu.csv"), key=lambda line: (line["pair"], place(line))):
         lines = [line for line in group if line["part"] == "epoch"]
         first = lines[0]
         parts += [

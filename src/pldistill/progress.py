@@ -78,8 +78,9 @@ class Terminal:
         done = epoch * self.batches + tally.batches
         self.bar.update(self.task, completed=done, terms=terms, rate=rate)
         now = time.monotonic()
-        left = f"about {duration((self.epochs * self.batches - done) * tally.seconds / tally.batches)} left"
-        if not self.said_time and tally.seconds > self.FIRST_AFTER:
+        seconds = (self.epochs * self.batches - done) * tally.seconds / tally.batches
+        left = f"about {duration(seconds)} left"
+        if not self.said_time and tally.seconds > self.FIRST_AFTER < seconds:
             self.said_time = True
             self.tell(f"time: {left} at {rate}, without the validation")
         if not self.console.is_terminal and now - self.last_line > self.LINE_EVERY:

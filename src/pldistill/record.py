@@ -169,9 +169,12 @@ def environment(*, device: torch.device | str, world_size: int) -> dict[str, Any
     """What a run that starts now runs on: versions, machine, device, code.
 
     `commit` and `dirty` speak of the checkout that the package runs from, and are null and false where it was installed
-    from a wheel. `cuda` is the version that torch was built for, null off CUDA. `started` is ISO 8601, UTC.
+    from a wheel. `cpu_capability` is what torch makes of the processor (`precision.cpu_capability`). `cuda` is the
+    version that torch was built for, null off CUDA. `started` is ISO 8601, UTC.
     """
     import torch
+
+    from pldistill.precision import cpu_capability
 
     device = torch.device(device)
     on_cuda = device.type == "cuda"
@@ -181,6 +184,7 @@ def environment(*, device: torch.device | str, world_size: int) -> dict[str, Any
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu,
+        "cpu_capability": cpu_capability(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
         "threads": torch.get_num_threads(),
         **{name: _version(name) for name in _PACKAGES},

@@ -42,6 +42,7 @@ def machine_name(env: Mapping[str, Any]) -> str:
     """
     device, cpu = env.get("device_name"), env.get("cpu")
     parts = [name for name in dict.fromkeys((device, cpu)) if name]
+    parts += [str(env["cpu_capability"])] if env.get("cpu_capability") and env.get("device") in ("cpu", None) else []
     parts += [f"{env['cores']} core" + "s" * (str(env["cores"]) != "1")] if env.get("cores") else []
     parts += [f"threads: {env['threads']}"] if env.get("threads") and env.get("device") == "cpu" else []
     parts += [f"processes: {env['world_size']}"] if str(env.get("world_size") or 1) != "1" else []
