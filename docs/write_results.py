@@ -10,12 +10,20 @@ import re
 import sys
 from pathlib import Path
 
-from pldistill.analysis.comparison import Comparison, comparison_markdown, measured
-from pldistill.analysis.tables import Row, Stat, markdown_table, summarise
+from pldistill.analysis.comparison import Comparison, Verdicts, comparison_markdown
+from pldistill.analysis.entries import figure
+from pldistill.analysis.grids import markdown_grid
+from pldistill.analysis.tables import Row, markdown_table, summarise
+from pldistill.analysis.times import machine_name
+from pldistill.analysis.verdicts import best_grid, chosen_of, sheet_teacher
 from pldistill.plan import plan
-from pldistill.recipes import find_study
-from pldistill.record import find_runs
+from pldistill.precision import NAMES, of_record
+from pldistill.recipes import SEARCHES, find_study
+from pldistill.recipes.demo import demo_lines
+from pldistill.record import RunRecord, find_runs
 from pldistill.reproduce import compare
+from pldistill.search import compare as compare_search
+from pldistill.search import lay_out
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -23,7 +31,6 @@ import benchmark_tables
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "docs" / "records"
-NAMES = {"ce": "CE", "kd": "KD", "dist": "DIST", "pld": "PLD"}
 
 
 def rows(name: str) -> list[Row]:
@@ -39,24 +46,51 @@ def rows(name: str) -> list[Row]:
         os.chdir(before)
 
 
-def students(name: str, student: str) -> dict[str, Row]:
-    """One student's rows by method, in the order of the documents."""
-    found = {row.method: row for row in rows(name) if row.student == student}
-    return {method: found[method] for method in NAMES}
+def demo_table(name: str) -> str:
+    """What `pldistill demo` printed, from one folder of records, and on which machine."""
+    lines = demo_lines(RECORDS / name)
+    env = RunRecord(RECORDS / name / "teacher").read_environment()
+    table = [" | ".join(line) for line in [lines[0], ("---", *["---:"] * (len(lines[0]) - 1)), *lines[1:]]]
+    precision = NAMES[of_record({}, env)]
+    where = f"{machine_name(env)}; {precision}; torch {env['torch']}"
+    return "\n".join([where, "", *(f"| {line} |" for line in table)])
 
 
-def demo_table() -> str:
-    """What `pldistill demo` prints, in short."""
-    (teacher,) = [row for row in rows("demo") if row.student == "resnet20"]
-    lines = ["| | top-1 (%) | KL to the teacher (nats) | seconds | n |", "|---|---|---|---|---|"]
-    assert teacher.top1_last is not None
-    assert teacher.seconds is not None
-    lines.append(f"| teacher resnet20 | {teacher.top1_last.show(2)} | | {teacher.seconds.show(0)} | {teacher.n} |")
-    for method, row in students("demo", "resnet8").items():
-        assert row.top1_last is not None
-        assert row.seconds is not None
-        kl = "" if row.kl_last is None else row.kl_last.show(3)
-        lines.append(f"| resnet8, {NAMES[method]} | {row.top1_last.show(2)} | {kl} | {row.seconds.show(0)} | {row.n} |")
+def searched(name: str) -> Comparison:
+    """A search, from its records."""
+    search = SEARCHES[name]
+    spec = "cifar100:PATH" if search.data == "cifar100" else None
+    return compare_search(lay_out(search, out=RECORDS / name, data=spec))
+
+
+def small_table() -> str:
+    """The methods on real CIFAR-100, each at its best, as README shows it."""
+    comparison = searched("cifar100-small")
+    assert isinstance(comparison.layout, Verdicts)
+    (column,) = comparison.teachers
+    teacher = sheet_teacher(comparison, column)
+    return "\n".join([teacher, "", markdown_grid(best_grid(comparison, comparison.layout, column), "")])
+
+
+def quality_table() -> str:
+    """Top-1 of every method by teacher, as README shows it."""
+    comparison = searched("teacher-quality")
+    assert isinstance(comparison.layout, Verdicts)
+    heads, columns = ["method"], []
+    for column, record in comparison.teachers.items():
+        result = None if record is None else record.read_result()
+        heads.append("teacher at ?" if result is None else f"teacher at {result['top1_last']:.1f} %")
+        chosen = chosen_of(comparison, comparison.layout, column)
+        columns.append({row: figure(entry, "top1") for row, entry in chosen.items()})
+    lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * len(columns)}"]
+    best = [max((each.mean for each in column.values() if each), default=None) for column in columns]
+    for row in dict.fromkeys(entry.row for entry in comparison.entries):
+        cells = []
+        for column, highest in zip(columns, best, strict=True):
+            each = column.get(row)
+            text = "" if each is None else each.show(2)
+            cells.append(f"**{text}**" if each is not None and each.mean == highest else text)
+        lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -96,20 +130,6 @@ def lowered(markdown: str) -> str:
     return re.sub("^#", "##", markdown.strip(), flags=re.MULTILINE)
 
 
-def cifar_table() -> str:
-    """Every method of the study beside the paper's column, in the order of the measured figure."""
-    found = study()
-    lines = [
-        "| method | paper: 250 epochs, n = 3 | measured, **short: 10 epochs, 10,000 pictures** | n |",
-        "|---|---|---|---|",
-    ]
-    figures = {entry: last for entry in found.entries if (last := measured(entry)[0])}
-    for entry, last in sorted(figures.items(), key=lambda item: -item[1].mean):
-        paper = Stat(*entry.published["top1"], 3).show(2) if entry.published else "not in the paper"
-        lines.append(f"| {entry.row} | {paper} | {last.show(2)} | {last.n} |")
-    return "\n".join(lines)
-
-
 def filled(text: str, name: str, content: str) -> str:
     """`text` with what stands between the marks of `name` replaced."""
     opening, closing = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
@@ -123,9 +143,18 @@ def documents() -> dict[Path, str]:
     """Every document with its tables as the records have them."""
     readme, results = ROOT / "README.md", ROOT / "docs" / "results.md"
     shown, detailed = readme.read_text(encoding="utf-8"), results.read_text(encoding="utf-8")
-    for name, table in (("demo", demo_table()), ("cifar", cifar_table()), ("cost", benchmark_tables.cost_table())):
+    for name, table in (
+        ("demo", demo_table("demo")),
+        ("cifar100-small", small_table()),
+        ("teacher-quality", quality_table()),
+        ("cost", benchmark_tables.cost_table()),
+    ):
         shown = filled(shown, name, table)
-    for name in ("demo", "demo-again", "glyphs-difficulty", "cifar100-short", "folder", "coco-overfit"):
+    for name in ("demo", "demo-avx2"):
+        detailed = filled(detailed, name, demo_table(name))
+    for name in ("cifar100-small", "teacher-quality"):
+        detailed = filled(detailed, name, lowered(comparison_markdown(searched(name))))
+    for name in ("glyphs-difficulty", "cifar100-short", "folder", "coco-overfit"):
         detailed = filled(detailed, name, markdown_table(rows(name)).strip())
     compared = {"table1-short": study(), "cifar100-sgd-short": sweep()}
     compared |= {f"{name}-short": ablation(name) for name in ABLATIONS} | {"table7-short": detection()}

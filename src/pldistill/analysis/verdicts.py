@@ -64,8 +64,8 @@ def verdicts_sheets(comparison: Comparison, layout: Verdicts) -> list[Sheet]:
         entries = [each for each in comparison.entries if each.column == column]
         marks = failure_marks(entries, "({})")
         title = column if len({each.column for each in comparison.entries}) > 1 else ""
-        grids = (_table(chosen_of(comparison, layout, column), layout), _tried(entries, layout))
-        sheets.append(Sheet(title, _teacher(comparison, column), grids, footnotes(marks)))
+        grids = (best_grid(comparison, layout, column), _tried(entries, layout))
+        sheets.append(Sheet(title, sheet_teacher(comparison, column), grids, footnotes(marks)))
     return sheets
 
 
@@ -104,7 +104,9 @@ def shown(difference: Difference | None) -> str:
     return signed(difference.mean, 2) + width
 
 
-def _table(chosen: dict[str, Entry], layout: Verdicts) -> Grid:
+def best_grid(comparison: Comparison, layout: Verdicts, column: str) -> Grid:
+    """The methods at their best."""
+    chosen = chosen_of(comparison, layout, column)
     header = [
         ("", "method"),
         ("chosen", "variant"),
@@ -143,7 +145,7 @@ def _tried(entries: Sequence[Entry], layout: Verdicts) -> Grid:
     return Grid((("", "method"), ("tried", "variant"), ("", "held out, seed 0")), tuple(lines))
 
 
-def _teacher(comparison: Comparison, column: str) -> str:
+def sheet_teacher(comparison: Comparison, column: str) -> str:
     """The teacher's run, with how much of its training pictures it has right as they were augmented."""
     record = comparison.teachers.get(column)
     line = teacher_line(record)

@@ -24,6 +24,7 @@ from pldistill.progress import Terminal
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord, write_atomically
 from pldistill.runs import Run, train
+from pldistill.side_by_side import Job, train_side_by_side, workers_for
 from pldistill.storing import make_store
 from pldistill.study import Fields
 
@@ -84,10 +85,14 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
     teacher, store = out / "teacher", out / "store"
     runs = [_train(teacher_recipe(amount), teacher, device, console)]
     make_store(student_recipe("PLD", 0, teacher, store, amount), device=device, watch=Shown(console))
-    for seed in range(amount.seeds):
-        for name in STUDENTS:
-            folder = out / f"student-{name.lower().replace(' ', '')}-seed{seed}"
-            runs.append(_train(student_recipe(name, seed, teacher, store, amount), folder, device, console))
+    jobs = [
+        Job(student_recipe(name, seed, teacher, store, amount), folder_of(out, name, seed))
+        for seed in range(amount.seeds)
+        for name in STUDENTS
+    ]
+    console.print(f"students: {len(jobs)} runs, {workers_for(device)} at a time", highlight=False)
+    train_side_by_side(jobs, device=device, done=lambda record: _show(record, console))
+    runs += [Run(RunRecord(job.folder)) for job in jobs]
     records = [run.record for run in runs]
     page = write_report(records, out / "report.html", title="pldistill demo")
     picture = score_by_epoch(group_runs(records))
@@ -110,11 +115,23 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
     return runs
 
 
+def folder_of(out: Path, name: str, seed: int) -> Path:
+    """Where a student's run lies."""
+    return out / f"student-{name.lower().replace(' ', '')}-seed{seed}"
+
+
+def _show(record: RunRecord, console: Console) -> None:
+    result = record.read_result()
+    assert result is not None
+    line = f"  {record.folder.name:<24} top-1 {result['top1_last']:5.2f} %  {result['seconds']:.0f} s"
+    console.print(line, highlight=False)
+
+
 def rows_of(out: Path) -> dict[str, list[RunRecord]]:
     """The students' finished records by row."""
     found = {}
     for name in STUDENTS:
-        folders = sorted(out.glob(f"student-{name.lower().replace(' ', '')}-seed*"))
+        folders = (folder_of(out, name, seed) for seed in range(WHOLE.seeds))
         found[name] = [record for record in map(RunRecord, folders) if record.finished]
     return found
 
@@ -146,10 +163,10 @@ def in_words(out: Path) -> str:
     means = {name: top1.mean for name, records in rows_of(out).items() if (top1 := _figure(records, "top1_last"))}
     helped = sorted((name for name in means if name != ALONE), key=lambda name: -means[name])
     best = helped[0]
+    others = "" if best == "PLD" else f" (by PLD {means['PLD'] - means[ALONE]:.1f})"
     return (
-        f"The same small network, shown the same pictures, is {means[best] - means[ALONE]:+.1f} points better when it "
-        f"learns from the teacher by {best} than when it learns from the labels alone; by PLD it is "
-        f"{means['PLD'] - means[ALONE]:+.1f}."
+        f"The same small network, shown the same pictures, gets {means[best] - means[ALONE]:.1f} points more right "
+        f"when it learns from the teacher by {best}{others} than when it learns from the labels alone."
     )
 
 
