@@ -51,10 +51,19 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
+# The lines of `introduction` and `preflight`; a run's own line begins with its folder's name and its epochs.
+INTRODUCTION = re.compile(r"(data|device|steps|time|advice): |weight of the label |(student|teacher): (?!# epochs)")
+
+
 def shape(text):
-    """What stays of a printed text when pictures, epochs of luck and machines differ: every figure as #."""
+    """What stays of a printed text when pictures, epochs of luck and machines differ: every figure as #.
+
+    What stands before the first step is left out, as on the pages: it says what the machine and the pictures are.
+    """
+    text = re.sub(r"bfloat16|float32", "PRECISION", text)
     figures = re.sub(r"\d[\d.,]*", "#", re.sub(r"runs/\w+|my_pictures/\S+", "PATH", text))
-    return [" ".join(line.split()) for line in figures.strip().splitlines()]
+    lines = [" ".join(line.split()) for line in figures.strip().splitlines()]
+    return [line for line in lines if not INTRODUCTION.match(line)]
 
 
 def commands():
