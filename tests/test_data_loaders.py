@@ -238,7 +238,7 @@ def test_a_view_left_for_ever_does_not_keep_the_process(tmp_path):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
-            said, wrong = process.communicate(timeout=60)
+            said, wrong = process.communicate(timeout=600)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # the worker too
             raise

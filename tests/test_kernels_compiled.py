@@ -32,7 +32,7 @@ def usage(classes: int, student: str, teacher: str, tmp_path) -> dict[str, int]:
     binary = tmp_path / "row.cubin"
     binary.write_bytes(compiled.asm["cubin"])
     command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(binary)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900).stdout
     return {name: int(value) for name, value in re.findall(r"\b([A-Z]+):(\d+)", told)}
 
 

@@ -66,7 +66,7 @@ def test_a_signal_saves_all_of_them(tmp_path, number):
         assert started.poll() is None
         time.sleep(0.1)
     started.send_signal(number)
-    assert started.communicate(timeout=120)[0].strip() == f"stopped {int(number)}"
+    assert started.communicate(timeout=600)[0].strip() == f"stopped {int(number)}"
     for seed in "01":
         assert list((tmp_path / seed / "checkpoint").iterdir())
         assert not RunRecord(tmp_path / seed).finished
