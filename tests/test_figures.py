@@ -196,8 +196,8 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[Any, ...]]]] = [
     (
         "docs/log.md",
         "PLD's student ends at {:.2f} %, as every method does that trusts the teacher alone (KD {:.2f}, DIST {:.2f}), "
-        "and cross-entropy by itself at {:.2f}. PLD beside cross-entropy is the best there, {:.2f}, and with a teacher at "
-        "67 %, {:.2f}; with one at 87 % it is level with PLD ({:.2f}) and DIST ({:.2f}) at {:.2f}.",
+        "and cross-entropy by itself at {:.2f}. PLD beside cross-entropy is the best there, {:.2f}, and with a teacher "
+        "at 67 %, {:.2f}; with one at 87 % it is level with PLD ({:.2f}) and DIST ({:.2f}) at {:.2f}.",
         lambda: (
             *(quality(row, POOR) for row in ("pld", "kd", "dist", "ce", "ce+pld")),
             quality("ce+pld", FAIR),
