@@ -22,7 +22,7 @@ def test_pairs_are_lines_with_methods_differences_and_their_means(tmp_path):
             "| +3.00 | +0.72 | +5.00 | +0.30 |",
             r"| c \< d | 60.00 (1) | 76.80 | 65.00 (1) | 76.60 | **66.00 (1)** | 77.30 "
             "| +1.00 | +0.70 | +6.00 | +0.50 |",
-            "| mean |  |  |  |  |  |  | +2.00 | +0.71 | +5.50 | +0.40 |",
+            "| mean |  |  |  |  |  |  | +2.00 | +0.71 | +5.50 | +0.400 |",
         ]
     ]
 
@@ -31,7 +31,7 @@ def test_a_mean_over_some_lines_says_so_and_the_paper_s_own_mean_goes_first(tmp_
     entries = [*two_pairs(tmp_path)[:5], entry(tmp_path, "c < d", "pld", paper=77.30)]
     layout = Pairs(differences=GAINS, mean=True, paper_means={("pld", "dist"): 0.42})
     (table,) = tables(study(layout, *entries))
-    assert table[-1] == "| mean |  |  |  |  |  |  | +3.00 (1/2) | +0.42 | +5.00 (1/2) | +0.40 |"
+    assert table[-1] == "| mean |  |  |  |  |  |  | +3.00 (1/2) | +0.42 | +5.00 (1/2) | +0.400 |"
     assert table[-2].endswith(
         "| 65.00 (1) | 76.60 |  | 77.30 |  | +0.70 |  | +0.50 |".replace("65.00 (1)", "**65.00 (1)**")
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -24,10 +25,10 @@ def test_in_smoke_every_part_leaves_its_file(tmp_path):
     done = run(tmp_path, "--smoke")
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((tmp_path / "environment.json").read_text())["device"] == "cpu"
-    assert "skipped" in (tmp_path / "tests.txt").read_text() or "passed" in (tmp_path / "tests.txt").read_text()
+    assert re.search(r"passed|skipped", (tmp_path / "tests.txt").read_text())
     assert "pld" in (tmp_path / "losses.csv").read_text()
     table = (tmp_path / "table" / "cifar100-sgd.md").read_text()
-    assert "| pld | 73.97" in table
+    assert "| pld | 70.28" in table
     assert "not run" not in done.stdout.splitlines()[-1]
     results = list((tmp_path / "table").glob("cells/*/*/result.json"))
     assert len(results) == 2

@@ -333,7 +333,7 @@ def test_a_slash_stands_for_the_colon_of_timm_s_readers_alone(spec, parts):
     ],
 )
 def test_a_study_adds_its_numbers_behind_any_spec(spec, expected):
-    assert plan._narrowed(spec, train=5, validation=None) == expected
+    assert plan.narrowed(spec, train=5, validation=None) == expected
 
 
 def test_a_reader_without_a_name_is_refused():

@@ -51,7 +51,9 @@ def test_tables_of_variants_have_the_paper_s_lines_and_figures(name: str, extra:
 
 def test_the_grid_s_figures_stand_at_their_weights() -> None:
     study = STUDIES["table8"]
-    assert len(study.rows) == 10 + 11
+    assert len(study.rows) == 2 + 10 + 11
+    assert study.published("ce", "") == {"top1": (71.35, None)}
+    assert study.published("label_smoothing_0.1", "") == {"top1": (73.92, None)}
     assert study.published("kd_alpha0.9", "") == {"top1": (74.28, None), "top5": (91.59, None)}
     assert study.rows["kd_alpha0.9"]["weights"] == {"task": 0.9, "kd": pytest.approx(0.1)}
     assert study.published("dist_a1.0_b2.0_g2.0", "") == {"top1": (75.77, None), "top5": (92.67, None)}

