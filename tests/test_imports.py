@@ -47,7 +47,6 @@ def test_losses_import_torch_and_kernels_alone(path):
         "dataclasses",
         "numbers",
         "enum",
-        "dataclasses",
         "difflib",
     }
 
