@@ -74,10 +74,17 @@ def _make(cell: Cell, plan: Plan, out: Path, *, watch: StudyWatch, onlooker: Onl
             make_store(cell.recipe, watch=onlooker, **how)
         runs.train(cell.recipe, out=cell.folder, resume=cell.record.begun, watch=watch, **how)
     except FAILURES as error:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(mark, " ".join(f"{type(error).__name__}: {error}".split()).encode())
+        mark_failure(mark, error)
     else:
         mark.unlink(missing_ok=True)
+
+
+def mark_failure(mark: Path, error: BaseException) -> str:
+    """Write beside the cells why one failed, on one line, and give that line."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(mark, reason.encode())
+    return reason
 
 
 def _mark(out: Path, cell: Cell) -> Path:

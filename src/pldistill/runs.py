@@ -146,9 +146,9 @@ def evaluate(
         ValueError: if the classes differ from those that the net knows.
     """
     wanted = _recorded_precision(run.record, run.recipe)
-    accelerator = make_accelerator("off", device)
-    if wanted != "off" and (wanted == "bf16" or accelerator.device.type == "cuda"):
-        accelerator = make_accelerator(wanted if wanted == "fp16" else "auto", device)
+    accelerator = make_accelerator("auto" if wanted == "bf16" else "off", device)
+    if wanted == "fp16" and accelerator.device.type == "cuda":
+        accelerator = make_accelerator(wanted, device)
     place = Place(accelerator.device, workers)
     figures = make_task(run.recipe).measure(run.folder, run.recipe, data, batch_size, place, accelerator.autocast)
     return {**figures, "precision": precision_of(accelerator)}

@@ -27,7 +27,7 @@ from pldistill.methods import find
 from pldistill.plan import address, narrowed, scaled
 from pldistill.progress import StudyWatch
 from pldistill.recipe import make_recipe
-from pldistill.reproduce import FAILURES, write_reports
+from pldistill.reproduce import FAILURES, mark_failure, write_reports
 from pldistill.storing import Onlooker, make_store
 from pldistill.study import Cell, Fields
 from pldistill.suggest import unknown
@@ -315,13 +315,11 @@ def _prepare(job: Job, column: str, *, watch: StudyWatch, onlooker: Onlooker, **
 
 
 def _make(job: Job, cell: Cell, watch: StudyWatch, how: Mapping[str, Any]) -> None:
-    mark, failure = job.mark(cell), None
+    failure = None
     try:
         runs.train(cell.recipe, out=cell.folder, resume=cell.record.begun, watch=watch, **how)
     except FAILURES as error:
-        failure = " ".join(f"{type(error).__name__}: {error}".split())
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_text(failure, encoding="utf-8")
+        failure = mark_failure(job.mark(cell), error)
     watch.close_cell(cell.folder.name.rpartition("-")[0], cell.record.read_result(), failure)
     write(job)
 

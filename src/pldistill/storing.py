@@ -210,10 +210,9 @@ def make_store(recipe: Recipe, *, watch: Onlooker, **how: Any) -> None:
     store = Path(recipe.teacher_cache)
     if answers.is_whole(store):
         return
-    asking = recipe.model_copy(update={"teacher_cache": None, "batch_size": BATCH, "seed": 0})
-    # What it is for, a run of any seed, has this augmentation.
-    asking = asking.model_copy(update={"augment_seed": recipe.view_seed})
-    store_answers(asking, store, views=recipe.views, watch=watch, **how)
+    # Runs of any seed that have this augmentation read it.
+    asked = {"teacher_cache": None, "batch_size": BATCH, "seed": 0, "augment_seed": recipe.view_seed}
+    store_answers(recipe.model_copy(update=asked), store, views=recipe.views, watch=watch, **how)
 
 
 def _about(

@@ -132,16 +132,12 @@ def best_grid(comparison: Comparison, layout: Verdicts, column: str) -> Grid:
 
 def _tried(entries: Sequence[Entry], layout: Verdicts) -> Grid:
     """Every setting that was tried, with seed 0's top-1 on the held-out pictures; what was chosen is bold."""
-    rows = list(dict.fromkeys(each.row for each in entries))
     lines = []
-    for row in rows:
-        tried = [each for each in entries if each.row == row]
-        texts = []
-        for each in tried:
-            first = [result.get("holdout_last") for result in results(each) if result["seed"] == 0]
-            score = f"{first[0]:.2f}" if first and first[0] is not None else "failed" if each.failures else ""
-            texts.append((each.variant, score, layout.chosen.get((each.column, row)) == each.variant))
-        lines += [((row, False), (variant, False), (score, bold)) for variant, score, bold in texts]
+    for each in entries:  # a row's stand together
+        first = [result.get("holdout_last") for result in results(each) if result["seed"] == 0]
+        score = f"{first[0]:.2f}" if first and first[0] is not None else "failed" if each.failures else ""
+        bold = layout.chosen.get((each.column, each.row)) == each.variant
+        lines.append(((each.row, False), (each.variant, False), (score, bold)))
     return Grid((("", "method"), ("tried", "variant"), ("", "held out, seed 0")), tuple(lines))
 
 
