@@ -1,5 +1,6 @@
 """Runs side by side are those of one process, bit for bit; a signal saves all of them; a mistake is said."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import torch
 import pldistill
 from pldistill.recipe import make_recipe
 from pldistill.record import RunRecord
-from pldistill.side_by_side import Job, train_side_by_side, workers_for
+from pldistill.side_by_side import Job, SideBySide, train_side_by_side, workers_for
 from tiny_runs import CE, assert_same_run
 
 
@@ -34,6 +35,35 @@ def test_runs_side_by_side_are_the_runs_of_one_process(tmp_path, monkeypatch, re
     told.clear()
     train_side_by_side(jobs, device="cpu", done=told.append)  # nothing is left to do
     assert len(told) == 3
+
+
+def test_runs_in_turn_beside_the_caller(tmp_path, monkeypatch):
+    monkeypatch.setattr("pldistill.side_by_side.workers_for", lambda device: 2)
+    jobs = [Job(make_recipe({**CE, "epochs": 1, "seed": seed}), tmp_path / str(seed)) for seed in range(2)]
+    told = []
+    with SideBySide("cpu") as runs:
+        runs.begin(jobs, in_turn=True)
+        runs.wait(told.append)
+    first, second = (json.loads((record.folder / "env.json").read_text()) for record in told)
+    assert [record.folder.name for record in told] == ["0", "1"]
+    assert all(record.finished for record in told)
+    assert first["started"] < second["started"]
+
+
+def test_what_ends_the_caller_saves_the_runs(tmp_path):
+    job = Job(make_recipe({**CE, "epochs": 2000}), tmp_path / "run")
+
+    def caller():
+        with SideBySide("cpu", 1) as runs:
+            runs.begin([job])
+            while not (job.folder / "metrics.jsonl").exists():
+                time.sleep(0.1)
+            raise RuntimeError("the caller ends")
+
+    with pytest.raises(RuntimeError, match="the caller ends"):
+        caller()
+    assert list((job.folder / "checkpoint").iterdir())
+    assert not RunRecord(job.folder).finished
 
 
 def test_a_mistake_in_one_is_said(tmp_path):
@@ -74,6 +104,24 @@ def test_a_signal_saves_all_of_them(tmp_path, number):
     for seed in "01":
         assert list((tmp_path / seed / "checkpoint").iterdir())
         assert not RunRecord(tmp_path / seed).finished
+
+
+def test_runs_end_when_their_caller_is_killed(tmp_path):
+    (tmp_path / "driver.py").write_text(DRIVER)
+    line = [sys.executable, str(tmp_path / "driver.py"), str(tmp_path)]
+    started = subprocess.Popen(line, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    until = time.monotonic() + 240
+    while not all((tmp_path / seed / "metrics.jsonl").exists() for seed in "01"):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    started.kill()
+    started.wait()
+    sizes = None
+    while sizes != (now := [(tmp_path / seed / "metrics.jsonl").stat().st_size for seed in "01"]):
+        assert time.monotonic() < until
+        sizes = now
+        time.sleep(3.0)  # an epoch takes a fraction of it
+    assert not any(RunRecord(tmp_path / seed).finished for seed in "01")
 
 
 @pytest.mark.parametrize(("device", "most"), [("cuda", 1), ("mps", 1), ("cpu", 4)])

@@ -1,7 +1,7 @@
 """Several small runs at once on a CPU: a process each with its part of the cores.
 
 A small network gains next to nothing by a second core: two of them at once, a core each, take the time of one. Each run
-is the one that `runs.train` would make; a signal stops all of them with their state saved.
+is the one that `runs.train` would make; a signal, or the caller's death, stops all of them with their state saved.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -24,6 +26,7 @@ from pldistill.runs import train
 
 MOST = 4  # runs at once
 _LOOK = 0.2  # seconds
+_AT_WORK = threading.Event()  # in a worker: a run is going on
 
 
 class Job(NamedTuple):
@@ -48,42 +51,79 @@ def workers_for(device: str) -> int:
     return max(1, min(cores, MOST))
 
 
+class SideBySide:
+    """Runs that go on in processes of their own while the caller does something else; to be used in a `with`.
+
+    What ends the `with` before its runs have ended stops them with their state saved. So does the caller's death.
+    """
+
+    def __init__(self, device: str, most: int = MOST) -> None:
+        self.device = device
+        self.count = max(1, min(workers_for(device), most))
+        self.threads = max(1, torch.get_num_threads() // self.count)
+        context = multiprocessing.get_context("spawn")  # a fork of a process that has computed may hang
+        self._pool = ProcessPoolExecutor(self.count, context, _prepare, (self.threads,))
+        self._running: dict[Future[_Ended], Sequence[Job]] = {}
+
+    def __enter__(self) -> SideBySide:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is not None:
+            self._stop()
+        self._pool.shutdown()
+
+    def begin(self, jobs: Sequence[Job], *, in_turn: bool = False) -> None:
+        """Start the runs: as many at once as there are workers, or, `in_turn`, one after another on one of them."""
+        for lane in [jobs] if in_turn else [[job] for job in jobs]:
+            runs = [(job.recipe.to_dict(), str(job.folder)) for job in lane]
+            self._running[self._pool.submit(_run, runs, self.device)] = lane
+
+    def wait(self, done: Callable[[RunRecord], None]) -> None:
+        """Wait for all that was begun; `done` is called with each run that is finished.
+
+        Raises:
+            Interrupted: after SIGINT or SIGTERM, with the state of every run saved.
+            ValueError: for what a recipe does not fit, as `runs.train`.
+        """
+        with Interrupts() as interrupts:
+            left: set[Future[_Ended]] = set(self._running)
+            while left:
+                finished, left = wait(left, timeout=_LOOK)
+                for future in finished:
+                    lane = self._running.pop(future)
+                    if not _raise(future.result()):
+                        for job in lane:
+                            done(RunRecord(job.folder))
+                if interrupts.received is not None:
+                    self._stop()
+                    raise Interrupted("stopped; nothing is lost: the same line goes on", interrupts.received)
+
+    def _stop(self) -> None:
+        """Let every run save its state and end."""
+        left = {future for future in self._running if not future.cancel()}
+        while left:
+            for process in list((self._pool._processes or {}).values()):  # again and again: one may not listen yet
+                if process.pid is not None and process.is_alive():
+                    os.kill(process.pid, signal.SIGTERM)
+            left = wait(left, timeout=_LOOK).not_done
+
+
 def train_side_by_side(jobs: Sequence[Job], *, device: str, done: Callable[[RunRecord], None]) -> None:
     """Make the runs, in any order; `done` is called with each that is finished.
 
     Raises:
         Interrupted: after SIGINT or SIGTERM, with the state of every run saved.
-        ValueError: for what a recipe does not fit, as `runs.train`; the other runs end first.
+        ValueError: for what a recipe does not fit, as `runs.train`; the other runs save their state and end.
     """
     waiting = [job for job in jobs if not RunRecord(job.folder).finished]
     for job in jobs:
         if job not in waiting:
             done(RunRecord(job.folder))
-    count = min(workers_for(device), len(waiting))
-    if count < 1:
-        return
-    threads = max(1, torch.get_num_threads() // count)
-    context = multiprocessing.get_context("spawn")  # a fork of a process that has computed may hang
-    with Interrupts() as interrupts, ProcessPoolExecutor(count, context, _prepare, (threads,)) as pool:
-        running = {pool.submit(_run, job.recipe.to_dict(), str(job.folder), device): job for job in waiting}
-        stopped = False
-        left: set[Future[_Ended]] = set(running)
-        while left:
-            finished, left = wait(left, timeout=_LOOK)
-            for future in finished:
-                if not future.cancelled() and not _raise(future.result(), stopped):
-                    done(RunRecord(running[future].folder))
-            if interrupts.received is not None:
-                stopped = True
-                for future in left:
-                    future.cancel()
-                left = {future for future in left if not future.cancelled()}
-                for process in list((pool._processes or {}).values()):  # again and again: one may not listen yet
-                    if process.pid is not None and process.is_alive():
-                        os.kill(process.pid, signal.SIGTERM)
-        if stopped:
-            number = interrupts.received or signal.SIGTERM
-            raise Interrupted("stopped; nothing is lost: the same line goes on", number)
+    if waiting:
+        with SideBySide(device, len(waiting)) as runs:
+            runs.begin(waiting)
+            runs.wait(done)
 
 
 def _prepare(threads: int) -> None:
@@ -91,20 +131,36 @@ def _prepare(threads: int) -> None:
     # Ctrl-C reaches the parent, which tells its children; they listen while they train.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _run(recipe: dict[str, Any], folder: str, device: str) -> _Ended:
+def _end_with_parent() -> None:
+    """A run whose parent was killed saves its state and ends: nobody is there to wait for it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    while _AT_WORK.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_LOOK)
+    os._exit(1)
+
+
+def _run(runs: Sequence[tuple[dict[str, Any], str]], device: str) -> _Ended:
+    _AT_WORK.set()
     try:
-        train(make_recipe(recipe), out=folder, resume=RunRecord(folder).begun, device=device)
+        for recipe, folder in runs:
+            train(make_recipe(recipe), out=folder, resume=RunRecord(folder).begun, device=device)
     except Interrupted:
         return _Ended("Interrupted")
     except (ValueError, ArithmeticError, OSError) as error:
         return _Ended(type(error).__name__, (str(error),))
+    finally:
+        _AT_WORK.clear()
     return _Ended()
 
 
-def _raise(ended: _Ended, stopped: bool) -> bool:
-    """Whether a run did not come to its end; raises what was wrong with it, unless all were stopped."""
-    if ended.error and not stopped and ended.error != "Interrupted":
+def _raise(ended: _Ended) -> bool:
+    """Whether a run was stopped before its end; raises what was wrong with it."""
+    if ended.error and ended.error != "Interrupted":
         raise ValueError(*ended.arguments)
     return bool(ended.error)

@@ -6,10 +6,12 @@ times as many as the students. Cost: under four minutes on two CPU cores. Comman
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -24,7 +26,7 @@ from pldistill.progress import Terminal
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord, write_atomically
 from pldistill.runs import Run, train
-from pldistill.side_by_side import Job, train_side_by_side, workers_for
+from pldistill.side_by_side import Job, SideBySide
 from pldistill.storing import make_store
 from pldistill.study import Fields
 
@@ -91,15 +93,12 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
     """
     amount = SMOKE if smoke else WHOLE
     teacher, store = out / "teacher", out / "store"
-    runs = [_train(teacher_recipe(amount), teacher, device, console)]
-    make_store(student_recipe("PLD", 0, teacher, store, amount), device=device, watch=Shown(console))
     jobs = [
         Job(student_recipe(name, seed, teacher, store, amount), folder_of(out, name, seed))
-        for seed in range(amount.seeds)
         for name in STUDENTS
+        for seed in range(amount.seeds)
     ]
-    console.print(f"students: {len(jobs)} runs, {workers_for(device)} at a time", highlight=False)
-    train_side_by_side(jobs, device=device, done=lambda record: _show(record, console))
+    runs = [_train_all(teacher_recipe(amount), jobs, out, device, console)]
     runs += [Run(RunRecord(job.folder)) for job in jobs]
     records = [run.record for run in runs]
     page = write_report(records, out / "report.html", title="pldistill demo")
@@ -121,6 +120,39 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
     ):
         console.print(f"{name:<8} {text}", highlight=False, markup=False, soft_wrap=True)
     return runs
+
+
+def _train_all(teacher: Recipe, jobs: Sequence[Job], out: Path, device: str, console: Console) -> Run:
+    """Train the teacher, make its store, train the students: those without a teacher beside it, if a core is free."""
+    waiting = [job for job in jobs if not RunRecord(job.folder).finished]
+    alone = [job for job in waiting if job.recipe.teacher is None]
+    taught = [job for job in waiting if job.recipe.teacher is not None]
+    store = next(job.recipe for job in jobs if job.recipe.teacher is not None)
+    console.print(f"students: {len(jobs)} runs", highlight=False)
+    for job in jobs:
+        if job not in waiting:
+            _show(RunRecord(job.folder), console)
+    with SideBySide(device) as runs, torch_threads(runs.threads):
+        if runs.count > 1 and alone:
+            console.print(f"beside the teacher: {len(alone)} students that have none", highlight=False)
+            runs.begin(alone, in_turn=True)
+        run = _train(teacher, out / "teacher", device, console)
+        make_store(store, device=device, watch=Shown(console))
+        runs.begin(taught if runs.count > 1 else [*alone, *taught])
+        console.print(f"students: {runs.count} at a time", highlight=False)
+        runs.wait(lambda record: _show(record, console))
+    return run
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use so many threads: more than its cores, beside another process, cost it ten times its time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def folder_of(out: Path, name: str, seed: int) -> Path:
