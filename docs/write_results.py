@@ -12,9 +12,10 @@ from pathlib import Path
 
 from pldistill.analysis.comparison import Comparison, Verdicts, comparison_markdown
 from pldistill.analysis.entries import figure
+from pldistill.analysis.grids import markdown_grid
 from pldistill.analysis.tables import Row, markdown_table, summarise
 from pldistill.analysis.times import machine_name
-from pldistill.analysis.verdicts import chosen_of
+from pldistill.analysis.verdicts import best_grid, chosen_of, sheet_teacher
 from pldistill.plan import plan
 from pldistill.precision import NAMES, of_record
 from pldistill.recipes import SEARCHES, find_study
@@ -60,6 +61,15 @@ def searched(name: str) -> Comparison:
     search = SEARCHES[name]
     spec = "cifar100:PATH" if search.data == "cifar100" else None
     return compare_search(lay_out(search, out=RECORDS / name, data=spec))
+
+
+def small_table() -> str:
+    """The methods on real CIFAR-100, each at its best, as README shows it."""
+    comparison = searched("cifar100-small")
+    assert isinstance(comparison.layout, Verdicts)
+    (column,) = comparison.teachers
+    grid = best_grid(comparison, comparison.layout, column)
+    return "\n".join([sheet_teacher(comparison, column), "", markdown_grid(grid, "").strip()])
 
 
 def quality_table() -> str:
@@ -135,6 +145,7 @@ def documents() -> dict[Path, str]:
     shown, detailed = readme.read_text(encoding="utf-8"), results.read_text(encoding="utf-8")
     for name, table in (
         ("demo", demo_table("demo")),
+        ("cifar100-small", small_table()),
         ("teacher-quality", quality_table()),
         ("cost", benchmark_tables.cost_table()),
     ):
