@@ -235,8 +235,8 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[Any, ...]]]] = [
     ),
     (
         "docs/log.md",
-        "a teacher at {:.2f} %, four epochs, three seeds): {:.2f} % against {:.2f}. PLD has {:.2f}, plkl {:.2f}, CE + PLD "
-        "{:.2f}, decoupled PLD {:.2f}, DKD {:.2f} and cross-entropy {:.2f};",
+        "a teacher at {:.2f} %, four epochs, three seeds): {:.2f} % against {:.2f}. PLD has {:.2f}, plkl {:.2f}, CE + "
+        "PLD {:.2f}, decoupled PLD {:.2f}, DKD {:.2f} and cross-entropy {:.2f};",
         lambda: (
             one("cifar100-small/teachers/*"),
             *(small(row) for row in ("dist", "kd", "pld", "plkl", "ce+pld", "decoupled-pld", "dkd", "ce")),
