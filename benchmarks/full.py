@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from pldistill.estimate import Job, Work, seconds_of, time_work
+from pldistill.files import write_atomically
 from pldistill.plan import plan
 from pldistill.precision import resolve
 from pldistill.recipes import STUDIES
-from pldistill.record import environment, write_atomically
+from pldistill.record import environment
 from pldistill.study import Cell
 
 TABLES = ("table2", "table3", "table4", "table5", "table6", "table8", "table9", "table10", "table11", "table12")

@@ -26,14 +26,15 @@ import torch
 from PIL import Image
 
 from pldistill import methods, models
-from pldistill.contracts import Batch
 from pldistill.data import Augment, FolderSplit, Loader, make_loader
 from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD
 from pldistill.distiller import Distiller
+from pldistill.files import write_atomically
 from pldistill.models import Net
 from pldistill.precision import resolve
-from pldistill.record import environment, write_atomically
+from pldistill.record import environment
 from pldistill.tasks.classification import Classification
+from pldistill.types import Batch
 
 CLASSES = 1000
 WARM_UP = 1  # rounds that do not count

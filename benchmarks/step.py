@@ -38,10 +38,9 @@ from pldistill import runs
 from pldistill.answers import About
 from pldistill.assemble import assemble, make_accelerator
 from pldistill.bench import quartiles
-from pldistill.contracts import Outputs
 from pldistill.data import Dataset as Data
 from pldistill.data import TensorSplit, open_data
-from pldistill.interrupt import Interrupts
+from pldistill.distributed import Interrupts
 from pldistill.loop import Loop
 from pldistill.methods import Ramp
 from pldistill.optim import make_optimizer
@@ -52,6 +51,7 @@ from pldistill.recipes import table1
 from pldistill.record import RunRecord, environment
 from pldistill.storing import store_answers
 from pldistill.tally import Tally
+from pldistill.types import Outputs
 
 WARM_UP = 1  # rounds that do not count
 VIEWS = 2  # of the store

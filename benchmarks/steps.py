@@ -18,13 +18,14 @@ import torch
 from pldistill import runs
 from pldistill.analysis.steps import StepTime, steps_csv, steps_markdown
 from pldistill.assemble import assemble, make_accelerator
-from pldistill.interrupt import Interrupts
+from pldistill.distributed import Interrupts
+from pldistill.files import write_atomically
 from pldistill.loop import Loop
 from pldistill.plan import Plan, plan
 from pldistill.precision import resolve
 from pldistill.progress import Silent
 from pldistill.recipes import table1
-from pldistill.record import RunRecord, environment, write_atomically
+from pldistill.record import RunRecord, environment
 from pldistill.study import Scale
 from pldistill.tally import Tally
 from pldistill.tasks import make_task

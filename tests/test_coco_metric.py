@@ -10,10 +10,10 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pldistill.contracts import Detections
 from pldistill.data.boxes import Annotations, DrawnBoxes, Objects
 from pldistill.data.write_coco import annotation_rows
 from pldistill.tasks.coco_metric import COLUMNS, coco_figures
+from pldistill.types import Detections
 
 
 def split(*pictures, ids=None):

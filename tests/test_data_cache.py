@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pldistill.data.cache import cache_folder, write_whole
+from pldistill.files import cache_folder, write_whole
 
 
 def test_the_folder_is_the_variable_s_or_the_home_s(monkeypatch):

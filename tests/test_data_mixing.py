@@ -12,17 +12,17 @@ from torch import nn
 from torch.nn import functional
 
 import pldistill
-from pldistill.contracts import Batch, Mixture, Outputs
 from pldistill.data import Mixing, TensorSplit, make_loader
 from pldistill.data.mixing import Draw, cut_box, mix
 from pldistill.distiller import Distiller
-from pldistill.interrupt import Interrupted
+from pldistill.distributed import Interrupted
 from pldistill.loop import Loop
 from pldistill.methods import METHODS, Method
 from pldistill.methods.logit import LogitMethod, TaskOnly
 from pldistill.progress import Silent
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification import Classification
+from pldistill.types import Batch, Mixture, Outputs
 
 CPU = torch.device("cpu")
 IDS = np.arange(8)

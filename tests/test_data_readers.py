@@ -15,7 +15,7 @@ from PIL import Image
 from pldistill import plan
 from pldistill.data import make_loader, open_data
 from pldistill.data import shards as shard_source
-from pldistill.spec import split_spec
+from pldistill.specs import split_spec
 
 NAMES = ("ant", "cat")
 COUNTS = {"train": 6, "validation": 4}

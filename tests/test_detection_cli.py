@@ -13,7 +13,7 @@ from pldistill.__main__ import main
 from pldistill.analysis.layouts import BOXES
 from pldistill.data import open_boxes, write_coco
 from pldistill.detections import LEFT
-from pldistill.interrupt import Interrupted
+from pldistill.distributed import Interrupted
 from pldistill.recipe import make_recipe
 from test_cli import run
 from tiny_detectors import NET, SMALL

@@ -77,7 +77,7 @@ def test_the_ranking_losses_alone_choose_a_kernel():
 
 @pytest.mark.parametrize("path", of("analysis"), ids=str)
 def test_analysis_reads_records_and_never_trains(path):
-    assert rooms(path) <= {"analysis", "record", "recipe", "losses", "precision", "spec", "suggest", "version"}
+    assert rooms(path) <= {"analysis", "record", "recipe", "losses", "precision", "specs", "files", "version"}
 
 
 def test_the_loop_knows_no_loss_and_no_method():

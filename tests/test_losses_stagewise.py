@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import reference
-from pldistill.contracts import Outputs
 from pldistill.losses import PlackettLuceKLLoss, dkd, kd, plackett_luce_kl, teacher_optimal_ranking
 from pldistill.methods import METHODS
+from pldistill.types import Outputs
 from stagewise_draws import draw, every_weighting, gradient_of
 
 

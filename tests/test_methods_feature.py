@@ -8,15 +8,15 @@ from safetensors.torch import load_file
 
 import pldistill
 from pldistill import checkpoint
-from pldistill.contracts import Batch
 from pldistill.distiller import Distiller
-from pldistill.interrupt import Interrupted
+from pldistill.distributed import Interrupted
 from pldistill.loop import Loop
 from pldistill.methods import METHODS
 from pldistill.models import Net, build, probe, stages
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification import Classification
 from pldistill.teachers import LiveTeacher
+from pldistill.types import Batch
 from tiny_runs import StopAt, assert_same_run
 
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
@@ -189,9 +189,7 @@ def test_variational_information_starts_from_its_variance_and_sums_over_stages()
     ],
 )
 def test_the_regressor_is_chosen_by_size(ours, theirs, kind):
-    features = [
-        pldistill.contracts.Outputs(torch.zeros(2, 5), {"x": torch.randn(2, *shape)}) for shape in (ours, theirs)
-    ]
+    features = [pldistill.types.Outputs(torch.zeros(2, 5), {"x": torch.randn(2, *shape)}) for shape in (ours, theirs)]
     method = METHODS["fitnet"].build(*features, layer=2)
     assert str(method.regressor[0]) == kind
     assert method.regressor(features[0].features["x"]).shape == (2, *theirs)

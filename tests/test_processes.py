@@ -16,10 +16,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import pldistill
-from pldistill import assemble, checkpoint, models, processes, runs
+from pldistill import assemble, checkpoint, distributed, models, runs
 from pldistill.data import TensorSplit, make_loader, open_data
 from pldistill.data.loaders import share
-from pldistill.interrupt import Interrupts
+from pldistill.distributed import Interrupts
 from pldistill.plan import plan
 from pldistill.progress import StudyWatch
 from pldistill.recipe import make_recipe
@@ -227,8 +227,8 @@ def test_mpi_names_its_processes_otherwise(monkeypatch):
     monkeypatch.setenv("PMI_SIZE", "4")
     monkeypatch.setenv("PMI_RANK", "3")
     monkeypatch.setenv("MPI_LOCALNRANKS", "2")
-    assert (processes.launched(), processes.launched_here(), processes.rank()) == (4, 2, 3)
-    assert not processes.first()
+    assert (distributed.launched(), distributed.launched_here(), distributed.rank()) == (4, 2, 3)
+    assert not distributed.first()
 
 
 def test_a_study_wants_one_process(monkeypatch, tmp_path):

@@ -8,7 +8,8 @@ import subprocess
 import pytest
 
 from pldistill import record
-from pldistill.record import RunRecord, environment, find_runs, load_run, write_atomically
+from pldistill.files import write_atomically
+from pldistill.record import RunRecord, environment, find_runs, load_run
 
 
 def row(epoch: int, loss: float = 1.5) -> dict:

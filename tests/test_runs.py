@@ -11,7 +11,7 @@ from PIL import Image
 import pldistill
 from pldistill import checkpoint, runs
 from pldistill.data import normalize, open_data
-from pldistill.interrupt import Interrupted
+from pldistill.distributed import Interrupted
 from pldistill.recipe import make_recipe
 from pldistill.tally import NonFiniteLoss
 from pldistill.tasks.classification import Validation

@@ -8,7 +8,7 @@ import torch
 import pldistill
 from pldistill.data import open_boxes
 from pldistill.detector_teachers import open_detector
-from pldistill.interrupt import Interrupted
+from pldistill.distributed import Interrupted
 from pldistill.recipe import completed, make_recipe
 from tiny_detectors import CE, NET, SMALL, detector, distilled, recipe
 from tiny_runs import StopAt, assert_same_run, rows

@@ -13,7 +13,7 @@ from PIL import Image
 
 import pldistill
 from pldistill import checkpoint
-from pldistill.interrupt import Interrupted
+from pldistill.distributed import Interrupted
 from pldistill.recipe import make_recipe
 from tiny_runs import CE, KillAt, Killed, StopAt, assert_same_run, distil, rows, weights
 

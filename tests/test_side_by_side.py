@@ -75,7 +75,7 @@ def test_a_mistake_in_one_is_said(tmp_path):
 DRIVER = """
 import sys
 from pathlib import Path
-from pldistill.interrupt import Interrupted
+from pldistill.distributed import Interrupted
 from pldistill.recipe import make_recipe
 from pldistill.side_by_side import Job, train_side_by_side
 

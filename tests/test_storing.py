@@ -7,9 +7,9 @@ from collections import namedtuple
 
 import pytest
 
-from pldistill import answers, processes, storing
+from pldistill import answers, distributed, storing
 from pldistill.__main__ import main
-from pldistill.interrupt import Interrupted
+from pldistill.distributed import Interrupted
 from pldistill.recipe import make_recipe
 from pldistill.storing import store_answers
 from tiny_runs import CE, Killed
@@ -102,7 +102,7 @@ def test_what_cannot_be_made_is_refused(teacher, tmp_path, monkeypatch):
         make(teacher, tmp_path / "store", trust_teacher=False)
     with pytest.raises(ValueError, match="teacher: expected a run folder or a net's name, got none"):
         store_answers(make_recipe({**CE}), tmp_path / "store", views=1, device="cpu", watch=Watch())
-    monkeypatch.setattr(processes, "launched", lambda: 2)
+    monkeypatch.setattr(distributed, "launched", lambda: 2)
     with pytest.raises(ValueError, match="processes: expected one to make a store, got 2"):
         make(teacher, tmp_path / "store")
 

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from pldistill import cli
 from pldistill.__main__ import main
+from pldistill.distributed import Interrupted
 from pldistill.forecast import forecast
-from pldistill.interrupt import Interrupted
 from pldistill.plan import Plan, address, plan
 from pldistill.progress import StudyWatch
 from pldistill.recipe import Recipe

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import pldistill
-from pldistill.contracts import Mixture
 from pldistill.data import make_loader, open_data
 from pldistill.data.random import order
 from pldistill.plan import plan
@@ -15,6 +14,7 @@ from pldistill.recipe import make_recipe
 from pldistill.recipes import find_study
 from pldistill.reproduce import commands
 from pldistill.teachers import open_teacher
+from pldistill.types import Mixture
 from tiny_runs import CE, KillAt, Killed, assert_same_run, rows
 from tiny_stores import SMALL, cached, close, make, opened, recipe_of, shown
 

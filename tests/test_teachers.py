@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 
 import pldistill
 from pldistill import models
-from pldistill.contracts import Batch
 from pldistill.data import open_data
 from pldistill.models import Net
 from pldistill.recipe import make_recipe
 from pldistill.teachers import Ensemble, LiveTeacher, open_teacher
+from pldistill.types import Batch
 
 DATA = open_data("digits")
 BASE = {"data": "digits", "student": "resnet8", "method": "kd", "trust_teacher": True}

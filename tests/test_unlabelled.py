@@ -10,7 +10,6 @@ from PIL import Image
 from torch.nn import functional
 
 import pldistill
-from pldistill.contracts import UNLABELLED, Batch, Outputs
 from pldistill.data import FolderSplit, TensorSplit, make_loader, open_data, with_unlabelled
 from pldistill.data.random import order
 from pldistill.data.unlabelled import FIRST_ID, JoinedSplit
@@ -20,6 +19,7 @@ from pldistill.models import Net
 from pldistill.recipe import make_recipe
 from pldistill.tally import Tally
 from pldistill.tasks.classification import Classification
+from pldistill.types import UNLABELLED, Batch, Outputs
 
 FREE = [name for name, spec in METHODS.items() if not spec.needs_labels]
 DATA = "glyphs:train=100,val=100"

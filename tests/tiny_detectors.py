@@ -2,10 +2,10 @@
 
 import torch
 
-from pldistill.contracts import Boxes, Scenes
 from pldistill.models.detector import Detector, build_detector
 from pldistill.recipe import make_recipe
 from pldistill.task_options import DETECTION
+from pldistill.types import Boxes, Scenes
 
 SMALL = {
     "fpn_channels": 16,

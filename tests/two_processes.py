@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import pldistill
-from pldistill import processes, runs
+from pldistill import distributed, runs
 from pldistill.__main__ import main
 from pldistill.progress import Silent
 from pldistill.recipe import Recipe, make_recipe
@@ -85,7 +85,7 @@ def says(act) -> str:
 
 
 def fail_in(rank: int) -> None:
-    if processes.rank() == rank:
+    if distributed.rank() == rank:
         raise ValueError("expected bread, got stone")
 
 
@@ -107,8 +107,8 @@ def together(folder: Path, rank: int) -> None:
     said["input"] = says(lambda: main(["train", "--out", str(folder / "kd"), "--method", "ce", "--student", "resnet8",
                                        "--data", "digits", "--device", "cpu"]))  # fmt: skip
     time.sleep = sleep
-    said["everywhere"] = [says(partial(processes.everywhere, partial(fail_in, bad))) for bad in (0, 1)]
-    said["on_first"] = [processes.on_first(lambda: rank + 7), says(lambda: processes.on_first(lambda: fail_in(0)))]
+    said["everywhere"] = [says(partial(distributed.everywhere, partial(fail_in, bad))) for bad in (0, 1)]
+    said["on_first"] = [distributed.on_first(lambda: rank + 7), says(lambda: distributed.on_first(lambda: fail_in(0)))]
     said["bad step"] = says(lambda: bad_step(rank))
     said["figures"] = runs.evaluate(pldistill.load_run(folder / "kd"), device="cpu", batch_size=16)
 

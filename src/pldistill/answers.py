@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pldistill.record import write_atomically
+from pldistill.files import write_atomically
 
 FORMAT = 1
 HEADER, VALIDATION = "header.json", "validation.bin"

@@ -11,8 +11,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pldistill import methods, precision, processes
-from pldistill.contracts import Outputs
+from pldistill import distributed, methods, precision
 from pldistill.distiller import Distiller
 from pldistill.loop import Loop, Watch
 from pldistill.methods import Method
@@ -22,6 +21,7 @@ from pldistill.record import RunRecord
 from pldistill.tasks import make_task
 from pldistill.tasks.base import Place, Task
 from pldistill.teachers import Teacher
+from pldistill.types import Outputs
 
 _PRECISIONS = {"bf16": "bf16", "fp16": "fp16", "off": "no"}
 _LAUNCHES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -42,7 +42,7 @@ def make_accelerator(amp: str, device: str) -> Accelerator:
     """
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ValueError(f"device: expected auto, cpu, cuda or mps, got {device!r}")
-    launched, here = processes.launched(), processes.launched_here()
+    launched, here = distributed.launched(), distributed.launched_here()
     on_cpu = device == "cpu" or (device == "auto" and launched > 1 and not torch.cuda.is_available())
     if launched > 1 and not on_cpu and here > torch.cuda.device_count():
         raise ValueError(f"processes: expected at most this machine's {torch.cuda.device_count()} GPUs, got {here}")
@@ -50,10 +50,10 @@ def make_accelerator(amp: str, device: str) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     patience = InitProcessGroupKwargs(timeout=_PATIENCE)
     accelerator = Accelerator(mixed_precision="no", cpu=on_cpu, kwargs_handlers=[patience])
-    processes.everywhere(lambda: _check(accelerator, amp, device))
+    distributed.everywhere(lambda: _check(accelerator, amp, device))
     resolved = precision.resolve(amp, accelerator.device)
-    if amp == "auto" and processes.count() > 1:
-        resolved = "bf16" if all(each == "bf16" for each in processes.gather(resolved)) else "off"
+    if amp == "auto" and distributed.count() > 1:
+        resolved = "bf16" if all(each == "bf16" for each in distributed.gather(resolved)) else "off"
     if resolved != "off":  # known with the device alone, so Accelerate is told in a second call
         AcceleratorState._reset_state(reset_partial_state=False)
         accelerator = Accelerator(mixed_precision=_PRECISIONS[resolved], cpu=on_cpu)
@@ -70,10 +70,10 @@ def _check(accelerator: Accelerator, amp: str, device: str) -> None:
         raise ValueError(
             f"accelerate: expected data-parallel processes (DDP), got {accelerator.distributed_type.value}"
         )
-    if processes.count() != processes.launched():
+    if distributed.count() != distributed.launched():
         raise ValueError(
-            f"processes: expected the {processes.launched()} that were launched to meet on "
-            f"{accelerator.device.type!r}, got {processes.count()} alone"
+            f"processes: expected the {distributed.launched()} that were launched to meet on "
+            f"{accelerator.device.type!r}, got {distributed.count()} alone"
         )
     if device not in ("auto", accelerator.device.type):
         raise ValueError(f"device: expected {device!r} on this machine, found only {accelerator.device.type!r}")
@@ -110,7 +110,7 @@ def assemble(
         accelerator.ddp_handler = unused  # pyright: ignore[reportAttributeAccessIssue]
     loaders = task.loaders(recipe, data, Place(accelerator.device, workers))
     # Of what the student draws in training, whoever the teacher is; each process draws for other pictures.
-    torch.manual_seed((recipe.seed + _STRIDE * processes.rank()) % 2**64)
+    torch.manual_seed((recipe.seed + _STRIDE * distributed.rank()) % 2**64)
     return Loop(
         recipe=recipe,
         bare=bare,

@@ -34,7 +34,7 @@ from torch.nn import functional
 
 from pldistill import losses
 from pldistill.losses import ranking
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
 
 Logits = tuple[Tensor, Tensor, Tensor]  # student (N, C), teacher (N, C), labels (N,)
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pldistill.record import write_atomically
+from pldistill.files import write_atomically
 
 INDEX = "index.json"
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
 
 _SHOWN = 5  # classes named in one message
 

@@ -17,7 +17,7 @@ from pldistill.cli_studies import console
 from pldistill.data import BOX_SOURCES, SOURCES
 from pldistill.methods import BY_TASK, Option, Ramp
 from pldistill.models import build, count_parameters, list_models, stages
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
 from pldistill.task_options import TASKS
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pldistill.contracts import Detections
 from pldistill.data import BoxData, make_box_loader
 from pldistill.data.box_loader import resize, resized
 from pldistill.data.boxes import Objects
@@ -22,6 +21,7 @@ from pldistill.data.pictures import open_picture
 from pldistill.models.detector import Detector
 from pldistill.models.detector_folder import load_detector
 from pldistill.record import RunRecord
+from pldistill.types import Detections
 
 # How many validation pictures a run leaves with what was found in them.
 LEFT = 6

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torchvision.models.detection import FasterRCNN
 
-from pldistill.contracts import Outputs, Scenes
 from pldistill.data import BoxData
 from pldistill.data.random import key
 from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD
@@ -21,8 +20,9 @@ from pldistill.models.detector import Detector, build_detector
 from pldistill.models.detector_folder import load_detector
 from pldistill.models.detector_weights import PUBLISHED, from_checkpoint, published, read_shape
 from pldistill.recipe import Recipe
-from pldistill.spec import FASTER_RCNN, RANDOM, split_weights
+from pldistill.specs import FASTER_RCNN, RANDOM, split_weights
 from pldistill.teachers import LiveTeacher
+from pldistill.types import Outputs, Scenes
 
 
 class DetectorTeacher(LiveTeacher):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pldistill import processes
+from pldistill import distributed
 from pldistill.methods import Method
 from pldistill.tasks.base import Ask, Pair, Task, mixed
 
@@ -64,8 +64,8 @@ class Distiller(nn.Module):
     def _terms(self, pair: Pair, weights: Mapping[str, float]) -> dict[str, Tensor]:
         student, teacher = pair.student, pair.teacher
         if self.joined:  # only where the labels do not matter, so neither does what they were mixed with
-            student, teacher = processes.join(student), teacher and processes.join(teacher)
-            return self.method(student, teacher, processes.join_rows(pair.labels))
+            student, teacher = distributed.join(student), teacher and distributed.join(teacher)
+            return self.method(student, teacher, distributed.join_rows(pair.labels))
         if len(pair.labels) == 0 and self.method.reads_labels:  # a mean over nothing would be NaN
             return {name: student.logits.sum() for name in weights if name not in self.task.own}
         terms = partial(self.method, student, teacher)

@@ -13,7 +13,7 @@ from pldistill.analysis.style import write_figure
 from pldistill.landscapes import METHODS, TEMPERATURES, run_landscape
 from pldistill.recipes import FIGURES, table8
 from pldistill.recipes.published import published
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
 
 HOMOGENEOUS, HETEROGENEOUS = "(a) Homogeneous pairs", "(b) Heterogeneous teachers of a ResNet-50"
 TITLES = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pldistill import models, precision, processes
+from pldistill import distributed, models, precision
 from pldistill.loop import Loop
 from pldistill.tasks import make_task
 
@@ -26,7 +26,7 @@ def introduction(loop: Loop, data: Any, env: dict[str, Any]) -> list[str]:
         lines.append(f"teacher: {recipe.teacher}, {loop.teacher.count_parameters() / 1e6:,.2f} M parameters{where}")
     lines.append(f"device: {_device(loop)}, {precision.NAMES[env['precision']]} (amp {recipe.amp})")
     alone, whole = loop.steps, loop.steps * recipe.epochs
-    together = recipe.batch_size * processes.count() * recipe.accumulate
+    together = recipe.batch_size * distributed.count() * recipe.accumulate
     lines.append(f"steps: {alone:,} an epoch of {together:,} pictures each, {whole:,} in {recipe.epochs} epochs")
     if loop.epoch or loop.step:
         lines.append(f"resumed: epoch {loop.epoch + 1} of {recipe.epochs}, after step {loop.step} of {alone}")
@@ -39,7 +39,7 @@ def _millions(model: torch.nn.Module) -> str:
 
 def _device(loop: Loop) -> str:
     device = loop.accelerator.device
-    together = f", {processes.count()} processes" if processes.count() > 1 else ""
+    together = f", {distributed.count()} processes" if distributed.count() > 1 else ""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}{together}"
     threads = f"{torch.get_num_threads()} threads" if torch.get_num_threads() > 1 else "1 thread"

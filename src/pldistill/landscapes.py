@@ -19,9 +19,9 @@ from pldistill.analysis.landscape import LOSSES, Plane, Surface, grids, make_pla
 from pldistill.analysis.landscape_figures import landscapes, reading, shown
 from pldistill.analysis.style import write_figure
 from pldistill.data import make_loader, open_data
+from pldistill.files import write_atomically
 from pldistill.models import Net
-from pldistill.record import write_atomically
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
 
 METHODS = ("dist", "kd", "pld")  # Figure 4
 TEMPERATURES = (2.0, 1.0, 0.5, 0.1)  # Figure 3

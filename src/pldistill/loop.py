@@ -13,14 +13,14 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from pldistill import processes, snapshot
-from pldistill.contracts import Batch, Scenes
-from pldistill.interrupt import Interrupted, Interrupts
+from pldistill import distributed, snapshot
+from pldistill.distributed import Interrupted, Interrupts
 from pldistill.recipe import Ramp, Recipe
 from pldistill.record import RunRecord
 from pldistill.schedule import learning_rate
 from pldistill.tally import Tally
 from pldistill.teachers import Teacher
+from pldistill.types import Batch, Scenes
 
 
 class Batches(Protocol):
@@ -89,7 +89,7 @@ class Loop:
         self.prepare()
         self.watch.begin(self.record.folder.name, self.recipe.epochs, self.epoch, len(self.loader))
         try:
-            with Interrupts(patient=processes.count() > 1) as interrupts:
+            with Interrupts(patient=distributed.count() > 1) as interrupts:
                 while self.epoch < self.recipe.epochs:
                     self._train_epoch(interrupts)
                     self._close_epoch()
@@ -131,7 +131,7 @@ class Loop:
         with nullcontext() if last else self.accelerator.no_sync(self.distiller):
             step = self.distiller(batch, self.teacher, weights)
             # Gradients are averaged over the processes. So each mean counts as its pictures among all of the step's.
-            part = len(batch) * processes.count() / sum(group)
+            part = len(batch) * distributed.count() / sum(group)
             self.accelerator.backward(step.loss if part == 1 else part * step.loss)
         if last:
             self._step()
@@ -154,27 +154,27 @@ class Loop:
         """Whether it is time to look; on a CPU reading a number costs nothing, so a bad one is caught at its step."""
         if self.accelerator.device.type == "cpu":
             return True
-        return due if processes.count() == 1 else self.step % self.AGREE_EVERY == 0
+        return due if distributed.count() == 1 else self.step % self.AGREE_EVERY == 0
 
     def _look(self, interrupts: Interrupts) -> None:
         signal = interrupts.received
-        if processes.count() > 1:
+        if distributed.count() > 1:
             signal = self.tally.agree(signal)
         self.tally.check(self.epoch)
         if signal is not None:
             self._stop(signal)
 
     def _close_epoch(self) -> None:
-        if processes.count() > 1:
+        if distributed.count() > 1:
             self.tally.agree(None)
         self.tally.check(self.epoch)
         began = time.monotonic()
         tally = self.tally.joined()
         row: dict[str, Any] = {"epoch": self.epoch + 1, "lr": self.optimizer.param_groups[0]["lr"], **tally.row()}
-        processes.share_buffers(self.evaluated)
+        distributed.share_buffers(self.evaluated)
         row |= self.validate(self.evaluated)
         row["seconds"] = tally.seconds + time.monotonic() - began
-        if processes.first():
+        if distributed.first():
             self.record.append_epoch(row)
         self.epoch += 1
         self.tally = Tally(self.accelerator.device)
@@ -183,7 +183,7 @@ class Loop:
 
     def _stop(self, signal: int) -> None:
         snapshot.save(self)
-        processes.gather(None)  # no process ends before the state is saved: a launcher would end the others
+        distributed.gather(None)  # no process ends before the state is saved: a launcher would end the others
         folder = self.record.folder
         raise Interrupted(
             f"stopped in epoch {self.epoch + 1} of {self.recipe.epochs} after step {self.step} of "

@@ -12,7 +12,7 @@ from pldistill.drawings import HETEROGENEOUS, HOMOGENEOUS
 from pldistill.plan import plan
 from pldistill.recipes import STUDIES, table8
 from pldistill.reproduce import compare
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
 
 Points = dict[str, dict[Any, Stat]]
 

@@ -7,7 +7,7 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
 from pldistill.recipe import Recipe
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
 
 # In timm `sgd` is Nesterov's; the public distillation code and torch mean plain momentum.
 _TIMM_NAMES = {"sgd": "momentum"}

@@ -11,9 +11,8 @@ from pathlib import Path
 from pldistill import methods
 from pldistill.analysis.groups import data_label
 from pldistill.recipe import Ramp, Recipe, make_recipe
-from pldistill.spec import split_spec
+from pldistill.specs import split_spec, unknown
 from pldistill.study import Cell, Fields, Scale, Study
-from pldistill.suggest import unknown
 from pldistill.task_options import TASKS
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pldistill import processes
+from pldistill import distributed
 from pldistill.analysis.layouts import METRICS, percent, score_in
 from pldistill.analysis.tables import duration
 from pldistill.tally import Tally
@@ -74,7 +74,7 @@ class Terminal:
     def step(self, epoch: int, tally: Tally) -> None:
         """Move the bar."""
         terms = " ".join(f"{name} {term['weighted']:.4g}" for name, term in tally.terms().items())
-        rate = f"{processes.count() * tally.seen / tally.seconds:,.0f} pictures/s"
+        rate = f"{distributed.count() * tally.seen / tally.seconds:,.0f} pictures/s"
         done = epoch * self.batches + tally.batches
         self.bar.update(self.task, completed=done, terms=terms, rate=rate)
         now = time.monotonic()

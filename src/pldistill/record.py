@@ -27,6 +27,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pldistill.files import write_atomically
+
 if TYPE_CHECKING:
     import torch
 
@@ -196,22 +198,6 @@ def environment(*, device: torch.device | str, world_size: int) -> dict[str, Any
         "world_size": world_size,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that a reader, also after a power cut, sees the old content or the new, never a part."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    if os.name == "posix":  # the new name lives in the folder, which has its own sync
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _encode(content: dict[str, Any], indent: int | None) -> bytes:

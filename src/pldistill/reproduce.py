@@ -7,15 +7,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pldistill import processes, runs
+from pldistill import distributed, runs
 from pldistill.analysis.comparison import Comparison, Entry, comparison_csv, comparison_html, comparison_markdown
 from pldistill.analysis.report import write_report
 from pldistill.answers import is_whole
+from pldistill.files import write_atomically
 from pldistill.methods import find
 from pldistill.plan import Plan
 from pldistill.progress import StudyWatch
 from pldistill.recipe import Recipe
-from pldistill.record import RunRecord, write_atomically
+from pldistill.record import RunRecord
 from pldistill.storing import Onlooker, Unwatched, make_store
 from pldistill.study import Cell
 from pldistill.task_options import TASKS
@@ -44,9 +45,9 @@ def reproduce(
         ValueError: for several processes, which train a run together but not a study.
         Interrupted: after SIGINT or SIGTERM, with the state saved; the same call goes on.
     """
-    if processes.launched() > 1:
+    if distributed.launched() > 1:
         raise ValueError(
-            f"processes: expected one for a study, got {processes.launched()}; `--print-commands` gives the line of "
+            f"processes: expected one for a study, got {distributed.launched()}; `--print-commands` gives the line of "
             "each run, to be started with several"
         )
     watch.open(len(plan.runs))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pldistill import models, precision, processes, record, snapshot
+from pldistill import distributed, models, precision, record, snapshot
 from pldistill.assemble import assemble, make_accelerator, precision_of
 from pldistill.data.pictures import read_picture
 from pldistill.introduction import introduction
@@ -106,30 +106,30 @@ def train(
     recipe = with_store(recipe)
     run = RunRecord(Path(out) if out is not None else Path("runs") / recipe.name())
     accelerator = make_accelerator(_recorded_precision(run, recipe) if resume else recipe.amp, device)
-    if processes.on_first(lambda: _finished(run, recipe, resume)):
+    if distributed.on_first(lambda: _finished(run, recipe, resume)):
         return Run(run)
     data = open_pictures(recipe, download)
-    shown = watch if watch is not None and processes.first() else Silent()
+    shown = watch if watch is not None and distributed.first() else Silent()
     for note in (precision.warning(recipe.amp, accelerator.device), *make_task(recipe).notes(data)):
         if note is not None:
             shown.warn(note)
-    loop = processes.everywhere(lambda: assemble(recipe, data, run, accelerator, workers=workers, watch=shown))
-    env = record.environment(device=accelerator.device, world_size=processes.count())
+    loop = distributed.everywhere(lambda: assemble(recipe, data, run, accelerator, workers=workers, watch=shown))
+    env = record.environment(device=accelerator.device, world_size=distributed.count())
     env["precision"] = precision_of(accelerator)
     if not resume:  # a run that goes on has asked, and its teacher must be the same
-        env["preflight"] = processes.everywhere(
+        env["preflight"] = distributed.everywhere(
             lambda: preflight(recipe, data, loop.teacher, accelerator=accelerator, workers=workers, watch=shown)
         )
     asked = loop.teacher.record() if loop.teacher is not None else {"teacher_sha256": None}
-    processes.on_first(lambda: _open_folder(run, recipe, {**env, **asked}, resume))
+    distributed.on_first(lambda: _open_folder(run, recipe, {**env, **asked}, resume))
     if resume:
-        processes.everywhere(lambda: snapshot.restore(loop))
+        distributed.everywhere(lambda: snapshot.restore(loop))
     for line in introduction(loop, data, env):
         shown.tell(line)
     loop.run()
     if loop.teacher is not None and loop.teacher.fingerprint() != asked["teacher_sha256"]:
         raise AssertionError("the teacher's weights or buffers changed during training")
-    processes.on_first(lambda: _finish(loop, data))
+    distributed.on_first(lambda: _finish(loop, data))
     return Run(run)
 
 
@@ -180,10 +180,10 @@ def _recorded_precision(run: RunRecord, recipe: Recipe) -> str:
 def open_pictures(recipe: Recipe, download: bool) -> Any:
     """Open the data in every process; the first of several downloads what is missing before the others look for it."""
     task = make_task(recipe)
-    if download and processes.count() > 1:
-        processes.on_first(lambda: task.open(recipe, download=True).spec)
+    if download and distributed.count() > 1:
+        distributed.on_first(lambda: task.open(recipe, download=True).spec)
         download = False
-    return processes.everywhere(lambda: task.open(recipe, download=download))
+    return distributed.everywhere(lambda: task.open(recipe, download=download))
 
 
 def _finished(run: RunRecord, recipe: Recipe, resume: bool) -> bool:

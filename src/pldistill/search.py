@@ -28,9 +28,9 @@ from pldistill.plan import address, narrowed, scaled
 from pldistill.progress import StudyWatch
 from pldistill.recipe import make_recipe
 from pldistill.reproduce import FAILURES, mark_failure, write_reports
+from pldistill.specs import unknown
 from pldistill.storing import Onlooker, make_store
 from pldistill.study import Cell, Fields
-from pldistill.suggest import unknown
 
 SCALE = "scale"  # an axis: the factor on all of a method's weights, the task's too
 TERM = "term"  # an axis: the factor on the method's own terms alone

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pldistill import checkpoint, processes
+from pldistill import checkpoint, distributed
 
 if TYPE_CHECKING:
     from pldistill.loop import Loop
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 def save(loop: Loop) -> None:
     """Write the folder's checkpoint: the first of several processes does, with what is each one's own."""
-    own, *others = processes.gather(_own(loop))
-    if not processes.first():
+    own, *others = distributed.gather(_own(loop))
+    if not distributed.first():
         return
     scaler, average = loop.accelerator.scaler, loop.average
     state = {
@@ -33,11 +33,11 @@ def save(loop: Loop) -> None:
 def restore(loop: Loop) -> None:
     """Go on from the folder's checkpoint; where there is none, from the beginning."""
     state = checkpoint.load(loop.record.folder / "checkpoint")
-    if processes.first():
+    if distributed.first():
         loop.record.truncate(state["epoch"] if state is not None else 0)
     if state is None:
         return
-    own = state if processes.first() else state["others"][processes.rank() - 1]
+    own = state if distributed.first() else state["others"][distributed.rank() - 1]
     loop.epoch = state["epoch"]
     loop.tally.load_state_dict(own["tally"])
     loop.bare.load_state_dict(state["distiller"])

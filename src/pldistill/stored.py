@@ -19,11 +19,11 @@ from torch import Tensor
 
 from pldistill import answers, methods
 from pldistill.answers import About, Form
-from pldistill.contracts import Batch, Outputs
 from pldistill.data import Augment, Dataset
 from pldistill.recipe import Recipe, make_recipe
-from pldistill.spec import teacher_members
+from pldistill.specs import teacher_members
 from pldistill.teachers import Teacher, open_teacher
+from pldistill.types import Batch, Outputs
 
 
 class StoredTeacher(Teacher):

@@ -16,18 +16,18 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 
-from pldistill import answers, processes
+from pldistill import answers, distributed
 from pldistill.analysis.groups import data_label
 from pldistill.answers import About, Form, Header
 from pldistill.assemble import make_accelerator, precision_of
-from pldistill.contracts import Batch
 from pldistill.data import Augment, Dataset, Split, make_loader
-from pldistill.interrupt import Interrupted, Interrupts
+from pldistill.distributed import Interrupted, Interrupts
 from pldistill.preflight import Warns, preflight
 from pldistill.recipe import Recipe
 from pldistill.runs import open_pictures
 from pldistill.tasks.classification import augmentation
 from pldistill.teachers import Teacher, open_teacher
+from pldistill.types import Batch
 
 BATCH = 256  # pictures asked about at a time, where nobody says
 SYNC_EVERY = 10.0  # seconds: what a plug pulled costs
@@ -166,8 +166,8 @@ def store_answers(
         ValueError: for what does not fit, a disk without room, another store's folder, and several processes.
         Interrupted: after SIGINT or SIGTERM; the same call goes on.
     """
-    if processes.launched() > 1:
-        raise ValueError(f"processes: expected one to make a store, got {processes.launched()}")
+    if distributed.launched() > 1:
+        raise ValueError(f"processes: expected one to make a store, got {distributed.launched()}")
     accelerator = make_accelerator(recipe.amp, device)
     dataset = open_pictures(recipe, download)
     teacher = open_teacher(recipe, dataset)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pldistill import processes
+from pldistill import distributed
 from pldistill.distiller import Step
 
 _NEVER = torch.iinfo(torch.int64).max
@@ -51,7 +51,7 @@ class Tally:
     def agree(self, signal: int | None) -> int | None:
         """Let all processes know the first bad steps of any of them, and the signal that any of them received."""
         bad = list(self.first_bad.values())
-        flags = processes.least(torch.stack([*bad, torch.tensor(-(signal or 0), device=self.device)]))
+        flags = distributed.least(torch.stack([*bad, torch.tensor(-(signal or 0), device=self.device)]))
         self.first_bad = dict(zip(self.first_bad, flags, strict=False))
         return -int(flags[-1].item()) or None
 
@@ -59,7 +59,7 @@ class Tally:
         """Give the tally of all processes together."""
         whole = Tally(self.device)
         whole.batches, whole.seconds, whole.first_bad = self.batches, self.seconds, self.first_bad
-        sums = processes.total({**self.sums, "seen": torch.tensor(self.seen, device=self.device)})
+        sums = distributed.total({**self.sums, "seen": torch.tensor(self.seen, device=self.device)})
         whole.seen = int(sums.pop("seen").item())
         whole.sums = sums
         return whole

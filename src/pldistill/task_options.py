@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pldistill.methods.base import Option, fill
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ import torch
 
 from pldistill import models
 from pldistill.class_map import ClassMap, read_class_map
-from pldistill.contracts import Batch, Outputs
 from pldistill.data import Dataset
 from pldistill.data.random import key
 from pldistill.models import Net
 from pldistill.recipe import Recipe
-from pldistill.spec import RANDOM, split_weights, teacher_members
+from pldistill.specs import RANDOM, split_weights, teacher_members
+from pldistill.types import Batch, Outputs
 
 _SYNSET = re.compile(r"n\d{8}")
 

@@ -12,7 +12,7 @@ from pldistill.analysis.tables import Stat, stat
 from pldistill.precision import of_record
 from pldistill.recipe import completed
 from pldistill.record import RunRecord
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
 
 # What the paper may give: what is measured after the last epoch, and Table 13's times.
 _PUBLISHED = (*METRICS, "minutes")

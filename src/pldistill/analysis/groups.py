@@ -11,7 +11,7 @@ from typing import Any
 from pldistill.precision import of_record
 from pldistill.recipe import completed
 from pldistill.record import RunRecord
-from pldistill.spec import split_spec
+from pldistill.specs import split_spec
 
 # Where and with how many hands a run was made, not what it computes.
 _ASIDE = {"seed", "out", "device", "workers", "resume", "download"}

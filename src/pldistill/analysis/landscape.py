@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pldistill import losses
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
 
 REACH = 5.0  # of a and b, in lengths of t
 _STEP = 1e-3  # of the finite difference that gives the curvature, in lengths of t

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
 
 
 @dataclass(frozen=True)

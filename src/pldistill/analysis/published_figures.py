@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from pldistill.analysis.figures import spread
 from pldistill.analysis.style import DASHES, PALETTE, SMALL, clean, house_style
 from pldistill.analysis.tables import Stat
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
 
 # method -> place (a weight, a number of epochs, a pair of nets) -> top-1
 Published = Mapping[str, Mapping[Any, float]]

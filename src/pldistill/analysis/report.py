@@ -20,7 +20,8 @@ from pldistill.analysis.layouts import METRICS, SCORES
 from pldistill.analysis.sightings import Sighting, sightings
 from pldistill.analysis.style import GROUNDS
 from pldistill.analysis.tables import Row, Stat, duration, figures_of, rows_of, stat
-from pldistill.record import RunRecord, write_atomically
+from pldistill.files import write_atomically
+from pldistill.record import RunRecord
 
 
 @dataclass(frozen=True)

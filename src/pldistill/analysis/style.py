@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from pldistill.record import write_atomically
+from pldistill.files import write_atomically
 
 # (on white, on near-black). Each stands at least 3:1 against its ground, and any two stay apart for eyes that lack one
 # kind of cone: the tests compute both.

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pldistill.contracts import Boxes, Scenes
 from pldistill.data.augment import flips
 from pldistill.data.boxes import BoxSplit, DrawnBoxes, Objects
 from pldistill.data.loaders import check_place, divided
 from pldistill.data.random import order, uniform
 from pldistill.data.workers import Workers
+from pldistill.types import Boxes, Scenes
 
 Sides = int | tuple[int, int]
 

@@ -11,8 +11,7 @@ from pldistill.data.boxes import BoxData
 from pldistill.data.coco import coco
 from pldistill.data.sources import SOURCES, Request, Source, read_spec
 from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD
-from pldistill.spec import split_spec
-from pldistill.suggest import unknown
+from pldistill.specs import split_spec, unknown
 
 COCO_SIZE, MAX_SIDE = 800, 1333  # pixels, as torchvision's and detectron2's detectors are trained and scored
 

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import track
 
 from pldistill.data.augment import SMALL
-from pldistill.data.cache import cache_folder, write_whole
 from pldistill.data.pictures import SUFFIXES, open_picture
 from pldistill.data.splits import FolderSplit
+from pldistill.files import cache_folder, write_whole
 
 LARGE_SIZE = 224
 _CHUNK = 64

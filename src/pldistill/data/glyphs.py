@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from pldistill.data.cache import cache_folder, write_whole
 from pldistill.data.random import key, uniform
 from pldistill.data.splits import TensorSplit
+from pldistill.files import cache_folder, write_whole
 
 VERSION = 2  # part of the cache file's name: raise it when a picture changes
 SIZE = 32

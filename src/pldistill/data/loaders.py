@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pldistill.contracts import Batch
 from pldistill.data.augment import Augment, replay
 from pldistill.data.mixing import Mixing, mix
 from pldistill.data.pictures import read_batch
 from pldistill.data.random import Views, order
 from pldistill.data.splits import Split, StoredSplit, TensorSplit
 from pldistill.data.workers import Workers
+from pldistill.types import Batch
 
 
 def batch_bounds(count: int, batch_size: int, least: int = 1) -> list[tuple[int, int]]:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pldistill.contracts import Batch, Mixture
 from pldistill.data.random import Views, bits, uniform
+from pldistill.types import Batch, Mixture
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right
 

@@ -19,8 +19,7 @@ from pldistill.data import shards
 from pldistill.data.parts import divide
 from pldistill.data.readers import NOT_REPLAYABLE, hfds
 from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD, Dataset, Split
-from pldistill.spec import split_spec
-from pldistill.suggest import unknown
+from pldistill.specs import split_spec, unknown
 
 Opened = TypeVar("Opened")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pldistill.contracts import UNLABELLED
 from pldistill.data.folder import pictures_below
 from pldistill.data.pictures import read_picture
 from pldistill.data.sources import open_data
 from pldistill.data.splits import Dataset, Encoded, FolderSplit, Split, StoredSplit, TensorSplit
-from pldistill.spec import split_spec
+from pldistill.specs import split_spec
+from pldistill.types import UNLABELLED
 
 # Their ids follow upon these, out of the way of any labelled picture's, so that no part of those moves them.
 FIRST_ID = 1 << 32

@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from pldistill import losses
-from pldistill.contracts import Outputs
 from pldistill.methods import detection, taps
 from pldistill.methods.base import Method, MethodSpec, Option, Ramp, Taps, Weight
 from pldistill.methods.feature import AttentionTransfer, FitNet, VariationalInformation
 from pldistill.methods.logit import LabelSmoothing, LogitMethod, TaskOnly, stagewise
 from pldistill.methods.relation import RelationMethod
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
+from pldistill.types import Outputs
 
 
 def _logit(

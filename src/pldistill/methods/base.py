@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from pldistill.contracts import Outputs
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
+from pldistill.types import Outputs
 
 Option = float | int | bool | str
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pldistill import losses
-from pldistill.contracts import Outputs
 from pldistill.losses.feature import pool_to_smaller
 from pldistill.methods.base import Method
+from pldistill.types import Outputs
 
 Pairs = list[tuple[Tensor, Tensor]]
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from pldistill import losses
-from pldistill.contracts import Outputs
 from pldistill.methods.base import Method
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
+from pldistill.types import Outputs
 
 STANDARDIZE = ("none", "both", "teacher")
 

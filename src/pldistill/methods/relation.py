@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pldistill.contracts import Outputs
 from pldistill.methods.base import Method
+from pldistill.types import Outputs
 
 
 class RelationMethod(Method):

@@ -17,7 +17,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
 
 STRIDES = (4, 8, 16, 32)
 _STAGES = ("layer1", "layer2", "layer3", "layer4")

@@ -15,11 +15,11 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from pldistill.contracts import Detections, Outputs, Scenes
 from pldistill.data.splits import normalize
 from pldistill.methods.base import Option
 from pldistill.models.backbones import Body, build_body
-from pldistill.suggest import unknown
+from pldistill.specs import unknown
+from pldistill.types import Detections, Outputs, Scenes
 
 LEVELS = ("fpn0", "fpn1", "fpn2", "fpn3")
 HEADS = ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred")

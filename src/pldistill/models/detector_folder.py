@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from pldistill.files import write_atomically
 from pldistill.methods.base import Option
 from pldistill.models.detector import Detector, build_detector
 from pldistill.models.folder import CONFIG, WEIGHTS
 from pldistill.models.weights import load_weights
-from pldistill.record import write_atomically
-from pldistill.spec import FASTER_RCNN
+from pldistill.specs import FASTER_RCNN
 from pldistill.task_options import TASKS
 
 

@@ -17,9 +17,9 @@ from safetensors.torch import save
 from timm.models import is_model
 from torch import nn
 
+from pldistill.files import write_atomically
 from pldistill.models.build import pretrained_cfg
 from pldistill.models.weights import load_weights
-from pldistill.record import write_atomically
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # these speak of the weights that the net may have started from

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from pldistill.contracts import Outputs
 from pldistill.models.taps import POOLED, resolve_taps
+from pldistill.types import Outputs
 
 
 @dataclass

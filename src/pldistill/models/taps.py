@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from pldistill.contracts import Outputs
 from pldistill.models.weights import classifier_names
+from pldistill.types import Outputs
 
 if TYPE_CHECKING:
     from pldistill.models.net import Net

@@ -22,8 +22,8 @@ from pldistill.recipes import (
     table12,
 )
 from pldistill.search import Search
+from pldistill.specs import unknown
 from pldistill.study import Study
-from pldistill.suggest import unknown
 
 _FILES = (
     table1,

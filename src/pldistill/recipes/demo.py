@@ -21,10 +21,11 @@ from pldistill.analysis.groups import group_runs
 from pldistill.analysis.report import write_report
 from pldistill.analysis.tables import Stat, stat
 from pldistill.cli_cache import Shown
+from pldistill.files import write_atomically
 from pldistill.methods import find
 from pldistill.progress import Terminal
 from pldistill.recipe import Recipe, make_recipe
-from pldistill.record import RunRecord, write_atomically
+from pldistill.record import RunRecord
 from pldistill.runs import Run, train
 from pldistill.side_by_side import Job, SideBySide
 from pldistill.storing import make_store

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pldistill.contracts import Mixture, Outputs
+from pldistill.types import Mixture, Outputs
 
 if TYPE_CHECKING:
     from pldistill.recipe import Recipe

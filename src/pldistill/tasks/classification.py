@@ -13,8 +13,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pldistill import models, processes
-from pldistill.contracts import UNLABELLED, Batch, Outputs
+from pldistill import distributed, models
 from pldistill.data import (
     Augment,
     Dataset,
@@ -33,6 +32,7 @@ from pldistill.stored import open_stored
 from pldistill.tasks.base import Ask, Autocast, Figures, Loaders, Pair, Place, Task, evenly, first, float32, mixed
 from pldistill.tasks.validation import Validation
 from pldistill.teachers import Teacher, open_teacher
+from pldistill.types import UNLABELLED, Batch, Outputs
 
 
 class Classification(Task[Dataset, Net]):
@@ -211,7 +211,7 @@ class Classification(Task[Dataset, Net]):
                 )
             return _loader(data.val, batch_size=batch_size, image_size=loaded.image_size, place=place)
 
-        loader = processes.everywhere(open_loader)
+        loader = distributed.everywhere(open_loader)
         net = Net(loaded.model, mean=loaded.mean, std=loaded.std).to(place.device)
         figures = Validation(loader, None, autocast)(net)
         return {**{name: figures[name] for name in ("top1", "top5", "val_loss")}, "pictures": loader.num_samples}
@@ -237,8 +237,8 @@ def _loader(
         shuffle=shuffle,
         device=place.device,
         workers=place.workers,
-        rank=processes.rank(),
-        world=processes.count(),
+        rank=distributed.rank(),
+        world=distributed.count(),
         **training,
     )
 

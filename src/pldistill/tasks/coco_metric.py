@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
-from pldistill.contracts import Detections
 from pldistill.data.boxes import BoxSplit
 from pldistill.data.write_coco import annotation_rows
+from pldistill.types import Detections
 
 Column = dict[str, float | None]
 

@@ -20,8 +20,7 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
-from pldistill import processes
-from pldistill.contracts import Boxes, Outputs, Scenes
+from pldistill import distributed
 from pldistill.data import BoxData, BoxLoader, make_box_loader, open_boxes
 from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD
 from pldistill.detections import leave_detections
@@ -38,6 +37,7 @@ from pldistill.tasks.base import Ask, Autocast, Figures, Loaders, Pair, Place, T
 from pldistill.tasks.coco_metric import COLUMNS
 from pldistill.tasks.found import DetectorValidation
 from pldistill.teachers import Teacher
+from pldistill.types import Boxes, Outputs, Scenes
 
 _BOXES_A_PICTURE = 16  # so many fewer pictures do where each has several boxes
 
@@ -152,8 +152,8 @@ class Detection(Task[BoxData, Detector]):
             shuffle=True,
             device=place.device,
             workers=place.workers,
-            rank=processes.rank(),
-            world=processes.count(),
+            rank=distributed.rank(),
+            world=distributed.count(),
         )
         return Loaders(train, _scored(data, recipe.batch_size, place))
 
@@ -225,7 +225,7 @@ class Detection(Task[BoxData, Detector]):
                 )
             return data
 
-        data = processes.everywhere(open_)
+        data = distributed.everywhere(open_)
         figures = DetectorValidation(_scored(data, batch_size, place), data, None, autocast)(
             loaded.net.to(place.device)
         )
@@ -244,6 +244,6 @@ def _scored(data: BoxData, batch_size: int, place: Place, *, alone: bool = False
         shuffle=False,
         device=place.device,
         workers=place.workers,
-        rank=0 if alone else processes.rank(),
-        world=1 if alone else processes.count(),
+        rank=0 if alone else distributed.rank(),
+        world=1 if alone else distributed.count(),
     )

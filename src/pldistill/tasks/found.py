@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from pldistill import processes
-from pldistill.contracts import Detections
+from pldistill import distributed
 from pldistill.data import BoxData, BoxLoader
 from pldistill.models.detector import Detector
 from pldistill.tasks.base import Autocast, Figures
 from pldistill.tasks.coco_metric import CocoFigures, coco_figures
+from pldistill.types import Detections
 
 
 class DetectorValidation:
@@ -51,5 +51,5 @@ class DetectorValidation:
             for number, each in zip(batch.ids.tolist(), answers, strict=True):
                 found[number] = Detections(each.boxes.float().cpu(), each.labels.cpu(), each.scores.float().cpu())
         net.train(was_training)
-        whole = {number: each for part in processes.gather(found) for number, each in part.items()}
+        whole = {number: each for part in distributed.gather(found) for number, each in part.items()}
         return coco_figures(whole, self.data.val, len(self.data.classes))

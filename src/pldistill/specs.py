@@ -1,12 +1,15 @@
 """The text that names data: `NAME`, `NAME:PATH`, `NAME:key=NUMBER,...` and `NAME:PATH,key=NUMBER,...`; and a teacher.
 
 Of timm's readers a slash may stand for the colon, as timm writes them: `hfds/NAME`, `wds/PATH`.
+
+And `unknown`: one sentence for a name that is not known, with the near ones.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 _NAME = re.compile(r"(?:hfds|hfids|wds|tfds)(?=/)|[^:]*")
 _OPTION = re.compile(r"(\w+)=[0-9]+")
@@ -39,3 +42,18 @@ def split_weights(member: str) -> tuple[str, str | None]:
     """A net's name and the file behind it of `NAME@FILE`; elsewhere the text itself and None."""
     match = _WITH_WEIGHTS.fullmatch(member)
     return (match[1], match[2]) if match else (member, None)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that `name` is no known `kind`, put the nearest names first and list what is known.
+
+    Lists of more than 40 names (timm's models, say) show the near ones alone.
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    message = f"unknown {kind} {name!r}"
+    if near:
+        message += f"; did you mean {' or '.join(near)}?"
+    if len(known) <= 40:
+        message += f"{'' if near else ';'} known: {', '.join(known)}"
+    return message

@@ -1,4 +1,4 @@
-"""The cache folder: files that can be made again, written whole or not at all."""
+"""Files written whole or not at all, and the cache folder of those that can be made again."""
 
 from __future__ import annotations
 
@@ -32,3 +32,19 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` at `path` so that a reader, also after a power cut, sees the old content or the new, never a part."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    if os.name == "posix":  # the new name lives in the folder, which has its own sync
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
