@@ -10,7 +10,7 @@ import torch
 
 import reference
 from pldistill import kernels
-from pldistill.kernels import keys, packed, rooms
+from pldistill.kernels import cpu, cpu_sort, cpu_workspace
 from pldistill.losses import pld, teacher_optimal_ranking
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -25,7 +25,7 @@ def draw(rows=7, classes=40, dtype=torch.float32, scale=3.0):
 def both_ways(student, teacher, labels, **options):
     """Loss and gradient by the kernel, and by the plain way."""
     found = []
-    for way in (patch.object(packed, "pld", wraps=packed.pld), kernels.switched_off()):
+    for way in (patch.object(cpu, "pld", wraps=cpu.pld), kernels.switched_off()):
         with way as kernel:
             loss = pld(student, teacher, labels, **options)
         assert kernel is None or kernel.called
@@ -60,7 +60,7 @@ def test_labels_of_any_integer_dtype(labels_dtype):
 def test_chunks_change_nothing(chunk):
     student, teacher, labels = draw()
     whole = pld(student, teacher, labels, reduction="none")
-    with patch.object(packed, "_CHUNK", chunk):
+    with patch.object(cpu, "_CHUNK", chunk):
         chunked = pld(student, teacher, labels, reduction="none")
     assert torch.equal(chunked, whole)
     gradients = (torch.autograd.grad(losses.square().sum(), student)[0] for losses in (whole, chunked))
@@ -98,8 +98,8 @@ def test_every_half_logit_has_its_place():
         every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
         teacher = every[every.isfinite()][None]
         classes = teacher.shape[1]
-        room = rooms.room_for(1, classes)
-        keys.rank(room, teacher, np.array([7]), np.zeros(1, dtype=bool))
+        room = cpu_workspace.room_for(1, classes)
+        cpu_sort.rank(room, teacher, np.array([7]), np.zeros(1, dtype=bool))
         expected = teacher_optimal_ranking(teacher, torch.tensor([7])).flip(1)
         assert torch.equal(torch.from_numpy(room.bits), expected)
         assert torch.equal(room.t, teacher.float().gather(1, expected))
@@ -210,7 +210,7 @@ def test_a_compiled_graph_calls_the_kernel(reduction, dtype):
     torch.compiler.reset()
     student, teacher, labels = draw(dtype=dtype)
     expected = pld(student, teacher, labels, reduction=reduction)
-    with warnings.catch_warnings(), patch.object(packed, "pld", wraps=packed.pld) as kernel:
+    with warnings.catch_warnings(), patch.object(cpu, "pld", wraps=cpu.pld) as kernel:
         warnings.simplefilter("ignore")  # torch's own, while it compiles
         compiled = torch.compile(lambda *z: pld(*z, reduction=reduction), backend="aot_eager", fullgraph=True)
         measured = compiled(student, teacher, labels)
@@ -243,6 +243,6 @@ def test_float64_goes_the_plain_way():
     student, teacher, _ = draw(dtype=torch.float64)
     assert kernels.kernel_for(student, teacher) is None
     assert kernels.kernel_for(student.float(), teacher) is None
-    assert kernels.kernel_for(student.float(), teacher.float()) is packed.pld
+    assert kernels.kernel_for(student.float(), teacher.float()) is cpu.pld
     with kernels.switched_off():
         assert kernels.kernel_for(student.float(), teacher.float()) is None

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from . import cuda, packed
-from .dtypes import BY_TEACHER, LOGITS, Plain, Weighting, gradient_dtype
+from pldistill.kernels import cpu, cuda
+from pldistill.kernels.types import BY_TEACHER, LOGITS, Plain, Weighting, gradient_dtype
 
 __all__ = ["BY_TEACHER", "Weighting", "gradient_dtype", "kernel_for", "switched_off"]
 
@@ -32,8 +32,8 @@ def kernel_for(student: Tensor, teacher: Tensor, weighting: Weighting = BY_TEACH
     """The kernel for these logits, None where the plain way is to be gone; looks at no value."""
     if _switched_off or student.dtype not in LOGITS or teacher.dtype not in LOGITS:
         return None
-    if student.device.type == "cpu" and student.shape[1] <= packed.MOST_CLASSES:
-        return packed.pld
+    if student.device.type == "cpu" and student.shape[1] <= cpu.MOST_CLASSES:
+        return cpu.pld
     if weighting != BY_TEACHER:
         return None
     if student.device.type == "cuda" and student.shape[1] <= cuda.MOST_CLASSES and cuda.HAS_TRITON:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from .dtypes import BY_TEACHER, Plain, Weighting, gradient_dtype
+from pldistill.kernels.types import BY_TEACHER, Plain, Weighting, gradient_dtype
 
 HAS_TRITON = find_spec("triton") is not None
 MOST_CLASSES = 1024  # a row lies in the registers of a program; beyond, torch's own sort is the cheaper one
@@ -51,7 +51,7 @@ def _launch(
     ignore_index: int,
 ) -> None:
     """Fill `losses` (M,) and `gradient` (M, C), the latter over `count`."""
-    from ._row_kernel import pld_row
+    from pldistill.kernels._row_kernel import pld_row
 
     rows, classes = student.shape
     if rows == 0:

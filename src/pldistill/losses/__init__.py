@@ -1,8 +1,8 @@
 """Distillation losses as pure functions, and as modules: (student, teacher, labels) in, a loss out."""
 
-from .feature import attention_transfer, hint, vid
-from .logit import dist, dkd, jensen_shannon, kd, reverse_kl, standardize
-from .modules import (
+from pldistill.losses.feature import attention_transfer, hint, vid
+from pldistill.losses.logit import dist, dkd, jensen_shannon, kd, reverse_kl, standardize
+from pldistill.losses.modules import (
     DecoupledPLDLoss,
     DISTLoss,
     DKDLoss,
@@ -14,9 +14,17 @@ from .modules import (
     PListMLELoss,
     ReverseKLLoss,
 )
-from .ranking import decoupled_pld, listmle, p_listmle, plackett_luce, pld, pld_weights, teacher_optimal_ranking
-from .relation import pkt, rkd, sp
-from .stagewise import plackett_luce_kl
+from pldistill.losses.ranking import (
+    decoupled_pld,
+    listmle,
+    p_listmle,
+    plackett_luce,
+    pld,
+    pld_weights,
+    teacher_optimal_ranking,
+)
+from pldistill.losses.relation import pkt, rkd, sp
+from pldistill.losses.stagewise import plackett_luce_kl
 
 __all__ = [
     "DISTLoss",

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from ._checks import check_tensor
-from ._rows import computing_dtype
+from pldistill.losses._checks import check_tensor
+from pldistill.losses._rows import computing_dtype
 
 
 def check_maps(student: object, teacher: object) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._plackett_luce import FirstDerivative
+from pldistill.losses._plackett_luce import FirstDerivative
 
 Compute = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 

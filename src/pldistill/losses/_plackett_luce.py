@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._checks import is_eager_cpu
-from ._rows import computing_dtype
+from pldistill.losses._checks import is_eager_cpu
+from pldistill.losses._rows import computing_dtype
 
 # Rows are taken this many logits at a time: on a CPU the float64 scratch then stays in the cache.
 _CHUNK_CPU, _CHUNK_DEVICE = 2**17, 2**24

@@ -17,8 +17,8 @@ import math
 import torch
 from torch import Tensor
 
-from ._plackett_luce import ClosedForm, below_top, in_chunks, is_narrow, scan
-from ._rows import computing_dtype
+from pldistill.losses._plackett_luce import ClosedForm, below_top, in_chunks, is_narrow, scan
+from pldistill.losses._rows import computing_dtype
 
 # Up to this difference of log-odds, a coin's KL is written so that it loses no digits near 0.
 _NEAR = 0.5

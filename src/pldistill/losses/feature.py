@@ -12,7 +12,7 @@ from numbers import Real
 from torch import Tensor
 from torch.nn import functional
 
-from ._features import check_equal, check_maps, check_samples, computed, shapes, unit
+from pldistill.losses._features import check_equal, check_maps, check_samples, computed, shapes, unit
 
 
 def attention_transfer(student: Tensor, teacher: Tensor, *, power: float = 2.0) -> Tensor:

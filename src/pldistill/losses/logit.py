@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._checks import (
+from pldistill.losses._checks import (
     check_factor,
     check_flag,
     check_ignore_index,
@@ -24,7 +24,7 @@ from ._checks import (
     check_reduction,
     check_temperature,
 )
-from ._rows import blank, computing_dtype, kept_rows, reduce_rows, to_rows
+from pldistill.losses._rows import blank, computing_dtype, kept_rows, reduce_rows, to_rows
 
 
 def kd(

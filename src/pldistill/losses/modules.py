@@ -13,8 +13,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from . import logit, ranking, stagewise
-from ._checks import (
+from pldistill.losses import logit, ranking, stagewise
+from pldistill.losses._checks import (
     check_choice,
     check_factor,
     check_flag,

@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from pldistill import kernels
-
-from ._checks import (
+from pldistill.losses._checks import (
     check_choice,
     check_factor,
     check_flag,
@@ -40,9 +39,9 @@ from ._checks import (
     check_weights,
     is_plain_eager,
 )
-from ._fused import Fused, operator
-from ._plackett_luce import PlackettLuce
-from ._rows import blank, computing_dtype, from_rows, kept_rows, reduce_rows, to_rows
+from pldistill.losses._fused import Fused, operator
+from pldistill.losses._plackett_luce import PlackettLuce
+from pldistill.losses._rows import blank, computing_dtype, from_rows, kept_rows, reduce_rows, to_rows
 
 LISTMLE_WEIGHTS = ("uniform", "sum")
 

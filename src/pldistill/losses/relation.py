@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ._checks import check_factor
-from ._features import check_samples, check_vectors, computed, unit
+from pldistill.losses._checks import check_factor
+from pldistill.losses._features import check_samples, check_vectors, computed, unit
 
 _PKT_EPSILON = 1e-7
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._checks import check_stage_weights, check_temperature, check_weights
-from ._rows import blank, computing_dtype, reduce_rows, to_rows
-from ._stagewise import StagewiseKL
-from .ranking import checked_ranking
+from pldistill.losses._checks import check_stage_weights, check_temperature, check_weights
+from pldistill.losses._rows import blank, computing_dtype, reduce_rows, to_rows
+from pldistill.losses._stagewise import StagewiseKL
+from pldistill.losses.ranking import checked_ranking
 
 
 def plackett_luce_kl(

@@ -1,6 +1,6 @@
 """Exact PLD on the CPU, in torch and NumPy alone.
 
-A teacher's ranking comes of `keys`. Rows are taken a chunk at a time, so that what is worked on stays in the cache, and
+A teacher's ranking comes of `cpu_sort`. Rows are taken a chunk at a time, so that what is worked on stays in the cache, and
 each chunk's gradient is written where it is to lie. A call of torch or NumPy costs as much as thousands of logits: they
 are few.
 
@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .dtypes import BY_TEACHER, Plain, Weighting, gradient_dtype
-from .keys import MOST_CLASSES, Bits, Flags, Floats, rank
-from .rooms import Room, room_for
+from pldistill.kernels.cpu_sort import MOST_CLASSES, Bits, Flags, Floats, rank
+from pldistill.kernels.cpu_workspace import Room, room_for
+from pldistill.kernels.types import BY_TEACHER, Plain, Weighting, gradient_dtype
 
 __all__ = ["MOST_CLASSES", "pld"]
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .rooms import Room
+from pldistill.kernels.cpu_workspace import Room
 
 MOST_CLASSES = 2**24
 _INDEX = np.int64(2**29 - 1)
