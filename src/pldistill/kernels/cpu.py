@@ -1,8 +1,8 @@
 """Exact PLD on the CPU, in torch and NumPy alone.
 
-A teacher's ranking comes of `cpu_sort`. Rows are taken a chunk at a time, so that what is worked on stays in the cache, and
-each chunk's gradient is written where it is to lie. A call of torch or NumPy costs as much as thousands of logits: they
-are few.
+A teacher's ranking comes of `cpu_sort`. Rows are taken a chunk at a time, so that what is worked on stays in the
+cache, and each chunk's gradient is written where it is to lie. A call of torch or NumPy costs as much as thousands of
+logits: they are few.
 
 The sums run over ascending teacher logits, the label last: X_k is a running sum there, and G_k one from the other end
 (symbols as in `losses.ranking`). In float32 they are exact to its rounding as long as no X_k of a place with weight is

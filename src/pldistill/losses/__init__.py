@@ -1,6 +1,6 @@
 """Distillation losses as pure functions, and as modules: (student, teacher, labels) in, a loss out."""
 
-from pldistill.losses.feature import attention_transfer, hint, vid
+from pldistill.losses.feature import attention_transfer, hint, pkt, rkd, sp, vid
 from pldistill.losses.logit import dist, dkd, jensen_shannon, kd, reverse_kl, standardize
 from pldistill.losses.modules import (
     DecoupledPLDLoss,
@@ -23,7 +23,6 @@ from pldistill.losses.ranking import (
     pld_weights,
     teacher_optimal_ranking,
 )
-from pldistill.losses.relation import pkt, rkd, sp
 from pldistill.losses.stagewise import plackett_luce_kl
 
 __all__ = [

@@ -14,7 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pldistill.losses._checks import (
+from pldistill.losses._inputs import (
+    blank,
     check_factor,
     check_flag,
     check_ignore_index,
@@ -23,8 +24,11 @@ from pldistill.losses._checks import (
     check_pair,
     check_reduction,
     check_temperature,
+    computing_dtype,
+    kept_rows,
+    reduce_rows,
+    to_rows,
 )
-from pldistill.losses._rows import blank, computing_dtype, kept_rows, reduce_rows, to_rows
 
 
 def kd(

@@ -14,7 +14,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from pldistill.losses import logit, ranking, stagewise
-from pldistill.losses._checks import (
+from pldistill.losses._inputs import (
     check_choice,
     check_factor,
     check_flag,

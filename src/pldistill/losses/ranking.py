@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from pldistill import kernels
-from pldistill.losses._checks import (
+from pldistill.losses._inputs import (
+    blank,
     check_choice,
     check_factor,
     check_flag,
@@ -37,11 +38,14 @@ from pldistill.losses._checks import (
     check_reduction,
     check_temperature,
     check_weights,
+    computing_dtype,
+    from_rows,
     is_plain_eager,
+    kept_rows,
+    reduce_rows,
+    to_rows,
 )
-from pldistill.losses._fused import Fused, operator
-from pldistill.losses._plackett_luce import PlackettLuce
-from pldistill.losses._rows import blank, computing_dtype, from_rows, kept_rows, reduce_rows, to_rows
+from pldistill.losses._plackett_luce import Fused, PlackettLuce, operator
 
 LISTMLE_WEIGHTS = ("uniform", "sum")
 

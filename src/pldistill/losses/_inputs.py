@@ -1,4 +1,7 @@
-"""What the losses refuse, and the words they refuse it with.
+"""What the losses refuse, with which words; a batch of any shape as rows of classes; pairs of activations.
+
+Every loss is written for (M, C) alone. A *row* is one sample, or one position of one sample where the logits have
+shape (N, C, d1, ...).
 
 Shapes, dtypes, devices and options are looked at always. Values inside tensors (is a label in range?) are looked at
 only for eager CPU tensors: anywhere else the look would stop the device or break the compiled graph.
@@ -189,3 +192,109 @@ def _check_range(name: str, indices: Tensor, classes: int, ignore_index: int) ->
     if wrong.any():
         got = indices[wrong][0].item()
         raise IndexError(f"{name} must be in 0..{classes - 1} or ignore_index={ignore_index}, got {got}")
+
+
+def to_rows(tensor: Tensor) -> Tensor:
+    """(N, C, d1, ...) -> (N * d1 * ..., C)."""
+    return tensor if tensor.dim() == 2 else tensor.movedim(1, -1).flatten(0, -2)
+
+
+def computing_dtype(*tensors: Tensor) -> torch.dtype:
+    """float32, or float64 where any tensor is: half precision is never computed in."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def kept_rows(labels: Tensor, ignore_index: int) -> Tensor:
+    """(M,) bool, False where the label is `ignore_index`. Elsewhere None in its place means that every row counts."""
+    return (labels != ignore_index).flatten()
+
+
+def blank(tensor: Tensor, kept: Tensor | None) -> Tensor:
+    """Zero the rows that do not count, so that nothing in them, a NaN included, reaches loss or gradient."""
+    return tensor if kept is None else tensor.masked_fill(~kept.view(-1, *[1] * (tensor.dim() - 1)), 0)
+
+
+def reduce_rows(losses: Tensor, kept: Tensor | None, reduction: str, logits: Tensor) -> Tensor:
+    """Reduce (M,) losses as torch's cross_entropy does: the mean is over the rows that count, NaN if there are none."""
+    losses = blank(losses, kept)
+    if reduction == "none":
+        return losses.view(logits.shape[:1] + logits.shape[2:])
+    if reduction == "sum":
+        return losses.sum()
+    return losses.mean() if kept is None else _mean_over(losses.sum(), kept)
+
+
+def _mean_over(total: Tensor, kept: Tensor) -> Tensor:
+    """`total` / count, where no row at all gives NaN with a zero gradient: backward never meets a division by zero."""
+    count = kept.sum()
+    return (total / count.clamp(min=1)).masked_fill(count == 0, math.nan)
+
+
+def from_rows(rows: Tensor, like: Tensor) -> Tensor:
+    """(M, C) -> the shape of `like`, (N, C, d1, ...)."""
+    return rows.view(like.shape[:1] + like.shape[2:] + rows.shape[1:]).movedim(-1, 1)
+
+
+def check_maps(student: object, teacher: object) -> None:
+    """Refuse what is not two (N, C, H, W) maps of the same pictures."""
+    _check_pair(student, teacher)
+    assert isinstance(student, Tensor)
+    assert isinstance(teacher, Tensor)
+    if student.dim() != 4 or teacher.dim() != 4:
+        raise ValueError(f"expected maps (N, C, H, W), got {shapes(student, teacher)}")
+
+
+def check_vectors(student: object, teacher: object) -> None:
+    """Refuse what is not two (N, D) features of the same pictures; D may differ."""
+    _check_pair(student, teacher)
+    assert isinstance(student, Tensor)
+    assert isinstance(teacher, Tensor)
+    if student.dim() != 2 or teacher.dim() != 2:
+        raise ValueError(f"expected pooled features (N, D), got {shapes(student, teacher)}")
+
+
+def check_samples(student: object, teacher: object) -> None:
+    """Refuse what is not two (N, ...) features of the same pictures."""
+    _check_pair(student, teacher)
+    assert isinstance(student, Tensor)
+    assert isinstance(teacher, Tensor)
+    if student.dim() < 2 or teacher.dim() < 2:
+        raise ValueError(f"expected features (N, ...) of at least 2 dimensions, got {shapes(student, teacher)}")
+
+
+def check_equal(student: Tensor, teacher: Tensor) -> None:
+    if student.shape != teacher.shape:
+        raise ValueError(f"expected features of one shape, got {shapes(student, teacher)}")
+
+
+def shapes(student: Tensor, teacher: Tensor) -> str:
+    return f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}"
+
+
+def computed(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the dtype that is computed in, the teacher as a constant."""
+    dtype = computing_dtype(student, teacher)
+    return student.to(dtype), teacher.detach().to(dtype)
+
+
+def unit(vectors: Tensor, dim: int = 1, *, extra: float = 0.0) -> Tensor:
+    """v / (|v| + extra) along `dim`. A vector of length 0 has no direction: it stays 0, and no gradient reaches it."""
+    length = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
+    return vectors / (length.masked_fill(length <= 1e-12, math.inf) + extra)
+
+
+def _check_pair(student: object, teacher: object) -> None:
+    for name, features in (("student", student), ("teacher", teacher)):
+        check_tensor(name, features)
+        assert isinstance(features, Tensor)
+        if not features.is_floating_point():
+            raise ValueError(f"{name} must be floating point, got {features.dtype}")
+    assert isinstance(student, Tensor)
+    assert isinstance(teacher, Tensor)
+    if student.device != teacher.device:
+        raise ValueError(f"student is on {student.device} but teacher on {teacher.device}")
+    if student.shape[:1] != teacher.shape[:1] or 0 in (student.numel(), teacher.numel()):
+        raise ValueError(f"expected features of the same pictures, at least one, got {shapes(student, teacher)}")
