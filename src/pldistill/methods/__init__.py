@@ -9,11 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from pldistill import losses
-from pldistill.methods import detection, taps
+from pldistill.methods import base, detection
 from pldistill.methods.base import Method, MethodSpec, Option, Ramp, Taps, Weight
-from pldistill.methods.feature import AttentionTransfer, FitNet, VariationalInformation
+from pldistill.methods.feature import AttentionTransfer, FitNet, RelationMethod, VariationalInformation
 from pldistill.methods.logit import LabelSmoothing, LogitMethod, TaskOnly, stagewise
-from pldistill.methods.relation import RelationMethod
 from pldistill.specs import unknown
 from pldistill.types import Outputs
 
@@ -203,31 +202,31 @@ METHODS: dict[str, MethodSpec] = {
         note="normalize=false is the published 2^(C-k)-1, which overflows float32 from 129 classes on",
     ),
     "at": _feature(
-        taps.later_stages,
+        base.later_stages,
         AttentionTransfer,
         options={"power": 2.0},
-        places=taps.NAMED,
+        places=base.NAMED,
         weights={"task": 1.0, "at": 1000.0},
         source="Zagoruyko & Komodakis 2017; mdistiller and RepDistiller on CIFAR",
         note="all stages but the stem; student_taps and teacher_taps name others, as `1,2,layer3.0`",
     ),
     "fitnet": _feature(
-        taps.hint_stage,
+        base.hint_stage,
         FitNet,
-        places={"layer": 2, **taps.NAMED},
+        places={"layer": 2, **base.NAMED},
         weights={"task": 1.0, "fitnet": 100.0},
         source="Romero et al. 2015; mdistiller and RepDistiller on CIFAR, in one phase",
         note="layer counts the stages that the nets share, 0 the stem; the regressor is trained with the student",
     ),
     "pkt": _feature(
-        taps.pooled,
+        base.pooled,
         partial(RelationMethod, "pkt", losses.pkt),
         weights={"task": 1.0, "pkt": 30000.0},
         source="Passalis & Tefas 2018; mdistiller and RepDistiller on CIFAR",
         couples_batch=True,
     ),
     "rkd": _feature(
-        taps.pooled,
+        base.pooled,
         partial(RelationMethod, "rkd", losses.rkd),
         options={"distance": 25.0, "angle": 50.0},
         weights={"task": 1.0, "rkd": 1.0},
@@ -235,18 +234,18 @@ METHODS: dict[str, MethodSpec] = {
         couples_batch=True,
     ),
     "sp": _feature(
-        taps.last_stage,
+        base.last_stage,
         partial(RelationMethod, "sp", losses.sp),
-        places=taps.NAMED,
+        places=base.NAMED,
         weights={"task": 1.0, "sp": 3000.0},
         source="Tung & Mori 2019; mdistiller and RepDistiller on CIFAR",
         couples_batch=True,
     ),
     "vid": _feature(
-        taps.later_stages,
+        base.later_stages,
         VariationalInformation,
         options={"variance": 5.0},
-        places=taps.NAMED,
+        places=base.NAMED,
         weights={"task": 1.0, "vid": 1.0},
         source="Ahn et al. 2019; RepDistiller on CIFAR, which trains the variance",
         note="all stages but the stem; variance is the one that training starts from",

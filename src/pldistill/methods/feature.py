@@ -1,8 +1,11 @@
-"""Methods that match activations place by place: attention transfer, FitNet's hint, variational information."""
+"""Methods on features: activations place by place (attention transfer, FitNet's hint, variational information), and
+how the pictures of a batch relate, one function of one feature of each net."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,3 +112,26 @@ def _resizing(ours: Tensor, theirs: Tensor) -> nn.Module:
         "fitnet's regressor fits a student's map of half the teacher's height and width, or of no less than all, "
         f"got student {tuple(ours.shape)} and teacher {tuple(theirs.shape)}"
     )
+
+
+class RelationMethod(Method):
+    """One term: `loss(student_feature, teacher_feature, **options)`, named as the method."""
+
+    reads_labels = False
+
+    def __init__(
+        self, term: str, loss: Callable[..., Tensor], student: Outputs, teacher: Outputs, **options: Any
+    ) -> None:
+        super().__init__()
+        self.term = term
+        self.loss = loss
+        self.options = options
+        self.forward(student, teacher)  # shapes and options that do not fit are refused here
+
+    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor | None = None) -> dict[str, Tensor]:
+        assert teacher is not None  # the recipe refuses to go without one
+        (ours,), (theirs,) = student.features.values(), teacher.features.values()
+        return {self.term: self.loss(ours, theirs, **self.options)}
+
+    def extra_repr(self) -> str:
+        return ", ".join([self.term, *(f"{name}={value}" for name, value in self.options.items())])
