@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pldistill.models import build, list_models
-from pldistill.models.cifar_resnet import Bottleneck, CifarResNet
+from pldistill.models.cifar import Bottleneck, CifarResNet
 
 KEYS = json.loads((Path(__file__).parent / "data" / "cifar_state_dicts.json").read_text(encoding="utf-8"))
 

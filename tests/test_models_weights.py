@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from pldistill.models import build, load_weights, save_folder
-from pldistill.models.weights import NUMBERS
+from pldistill.models.checkpoints import NUMBERS
 
 
 def fresh(seed, classes=10, name="resnet8"):

@@ -1,6 +1,6 @@
 """Networks: the CIFAR nets (timm knows them once this is imported), any timm classifier, detectors, weights, taps."""
 
-from pldistill.models import cifar_mobilenet, cifar_resnet, cifar_wrn  # noqa: F401  (importing registers them with timm)
+from pldistill.models import cifar  # noqa: F401  (importing registers its models with timm)
 from pldistill.models.build import (
     about_pretrained,
     build,
@@ -9,12 +9,11 @@ from pldistill.models.build import (
     pretrained_statistics,
     require_tag,
 )
+from pldistill.models.checkpoints import head_size, load_weights
 from pldistill.models.detector import Detector, build_detector
 from pldistill.models.detector_folder import LoadedDetector, load_detector, save_detector
+from pldistill.models.features import Net, probe, resolve_taps, stages
 from pldistill.models.folder import LoadedFolder, load_folder, save_folder
-from pldistill.models.net import Net
-from pldistill.models.taps import probe, resolve_taps, stages
-from pldistill.models.weights import head_size, load_weights
 
 __all__ = [
     "Detector",

@@ -13,12 +13,10 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model, list_pretrained
 from torch import nn
 
-from pldistill.models.cifar_mobilenet import default_cfgs as mobilenet_cfgs
-from pldistill.models.cifar_resnet import default_cfgs as resnet_cfgs
-from pldistill.models.cifar_wrn import default_cfgs as wrn_cfgs
-from pldistill.models.weights import load_weights
+from pldistill.models.checkpoints import load_weights
+from pldistill.models.cifar import default_cfgs as cifar_cfgs
 
-OWN_NAMES = (*resnet_cfgs, *wrn_cfgs, *mobilenet_cfgs)
+OWN_NAMES = tuple(cifar_cfgs)
 
 
 def list_models(pattern: str | None = None) -> list[str]:

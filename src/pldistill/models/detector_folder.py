@@ -13,9 +13,9 @@ from safetensors.torch import save
 
 from pldistill.files import write_atomically
 from pldistill.methods.base import Option
+from pldistill.models.checkpoints import load_weights
 from pldistill.models.detector import Detector, build_detector
 from pldistill.models.folder import CONFIG, WEIGHTS
-from pldistill.models.weights import load_weights
 from pldistill.specs import FASTER_RCNN
 from pldistill.task_options import TASKS
 

@@ -13,8 +13,8 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from pldistill.methods.base import Option
 from pldistill.models.backbones import with_norm
+from pldistill.models.checkpoints import put_weights, read_state
 from pldistill.models.detector import build_detector
-from pldistill.models.weights import put_weights, read_state
 
 # By backbone and tag. Their logits are by COCO's category ids, with gaps: column 0 is the background.
 PUBLISHED = {"resnet50.coco_v1": FasterRCNN_ResNet50_FPN_Weights.COCO_V1}

@@ -19,7 +19,7 @@ from torch import nn
 
 from pldistill.files import write_atomically
 from pldistill.models.build import pretrained_cfg
-from pldistill.models.weights import load_weights
+from pldistill.models.checkpoints import load_weights
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # these speak of the weights that the net may have started from
