@@ -27,7 +27,7 @@ from PIL import Image
 
 from pldistill import methods, models
 from pldistill.data import Augment, FolderSplit, Loader, make_loader
-from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD
+from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from pldistill.distiller import Distiller
 from pldistill.files import write_atomically
 from pldistill.models import Net

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pldistill import PLDLoss
 from pldistill.data import TensorSplit, normalize
-from pldistill.data.digits import MEAN, STD, digits
+from pldistill.data.embedded import DIGITS_MEAN, DIGITS_STD, digits
 
 
 class Distilled(lightning.LightningModule):
@@ -56,7 +56,9 @@ class Distilled(lightning.LightningModule):
 
 def loader(split: TensorSplit, shuffle: bool) -> DataLoader:
     """Handwritten digits `(N, 3, 32, 32)` and labels `(N,)`."""
-    return DataLoader(TensorDataset(normalize(split.images, MEAN, STD), split.labels), batch_size=32, shuffle=shuffle)
+    return DataLoader(
+        TensorDataset(normalize(split.images, DIGITS_MEAN, DIGITS_STD), split.labels), batch_size=32, shuffle=shuffle
+    )
 
 
 def perceptron(width: int) -> nn.Sequential:

@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pldistill import PLDLoss
 from pldistill.data import TensorSplit, normalize
-from pldistill.data.digits import MEAN, STD, digits
+from pldistill.data.embedded import DIGITS_MEAN, DIGITS_STD, digits
 
 
 def loader(split: TensorSplit, shuffle: bool) -> DataLoader:
     """Handwritten digits `(N, 3, 16, 16)` and labels `(N,)`; every second pixel, for speed."""
-    pictures = normalize(split.images[:, :, ::2, ::2], MEAN, STD)
+    pictures = normalize(split.images[:, :, ::2, ::2], DIGITS_MEAN, DIGITS_STD)
     return DataLoader(TensorDataset(pictures, split.labels), batch_size=32, shuffle=shuffle)
 
 

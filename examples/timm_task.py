@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pldistill  # registers resnet8 with timm
 from pldistill.data import TensorSplit, normalize
-from pldistill.data.digits import MEAN, STD, digits
+from pldistill.data.embedded import DIGITS_MEAN, DIGITS_STD, digits
 
 
 class PLDTask(LogitDistillationTask):
@@ -39,13 +39,13 @@ class PLDTask(LogitDistillationTask):
 
 def loader(split: TensorSplit, shuffle: bool) -> DataLoader:
     """Handwritten digits `(N, 3, 16, 16)` and labels `(N,)`; every second pixel, for speed."""
-    pictures = normalize(split.images[:, :, ::2, ::2], MEAN, STD)
+    pictures = normalize(split.images[:, :, ::2, ::2], DIGITS_MEAN, DIGITS_STD)
     return DataLoader(TensorDataset(pictures, split.labels), batch_size=32, shuffle=shuffle)
 
 
 def create(name: str) -> nn.Module:
     """A net that states how its pictures are normalised: the task translates from the student's to the teacher's."""
-    return timm.create_model(name, num_classes=10, pretrained_cfg_overlay={"mean": MEAN, "std": STD})
+    return timm.create_model(name, num_classes=10, pretrained_cfg_overlay={"mean": DIGITS_MEAN, "std": DIGITS_STD})
 
 
 def fit(task: TrainingTask, net: nn.Module, epochs: int = 3) -> None:

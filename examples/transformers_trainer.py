@@ -16,7 +16,7 @@ from transformers.models.resnet import ResNetConfig, ResNetForImageClassificatio
 
 from pldistill import PLDLoss
 from pldistill.data import TensorSplit, normalize
-from pldistill.data.digits import MEAN, STD, digits
+from pldistill.data.embedded import DIGITS_MEAN, DIGITS_STD, digits
 
 
 class Distiller(Trainer):
@@ -41,7 +41,7 @@ class Distiller(Trainer):
 
 def examples(split: TensorSplit) -> list[dict]:
     """Handwritten digits as the nets of transformers want them: `pixel_values (3, 32, 32)` and `labels`."""
-    pictures = normalize(split.images, MEAN, STD)
+    pictures = normalize(split.images, DIGITS_MEAN, DIGITS_STD)
     return [{"pixel_values": picture, "labels": label} for picture, label in zip(pictures, split.labels, strict=True)]
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pldistill.data import default_augment, make_loader, open_data
 from pldistill.data import folder as folders
-from pldistill.data.pictures import open_picture, read_picture
+from pldistill.data.augment import open_picture, read_picture
 
 
 @pytest.fixture(autouse=True)

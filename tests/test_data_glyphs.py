@@ -9,9 +9,9 @@ import pytest
 import torch
 from fontTools.ttLib import TTFont
 
-from pldistill.data import glyphs as module
+from pldistill.data import embedded as module
 from pldistill.data import open_data
-from pldistill.data.glyphs import CLASSES, FACES, draw, render_masks
+from pldistill.data.embedded import CLASSES, FACES, draw, render_masks
 
 SMALL = "glyphs:train=300,val=100"
 
@@ -79,8 +79,8 @@ def test_classes_are_balanced_and_splits_share_no_picture():
 
 def test_the_stated_statistics_are_those_of_the_pictures(masks):
     pixels = draw(masks, 2000, 0, "train").double() / 255
-    torch.testing.assert_close(pixels.mean((0, 2, 3)), torch.tensor(module.MEAN).double(), rtol=0, atol=0.02)
-    torch.testing.assert_close(pixels.std((0, 2, 3)), torch.tensor(module.STD).double(), rtol=0, atol=0.02)
+    torch.testing.assert_close(pixels.mean((0, 2, 3)), torch.tensor(module.GLYPHS_MEAN).double(), rtol=0, atol=0.02)
+    torch.testing.assert_close(pixels.std((0, 2, 3)), torch.tensor(module.GLYPHS_STD).double(), rtol=0, atol=0.02)
 
 
 def test_a_nearest_upright_mask_does_not_solve_it_but_beats_chance(masks):
@@ -97,7 +97,7 @@ def test_a_nearest_upright_mask_does_not_solve_it_but_beats_chance(masks):
 def test_the_second_time_they_come_from_the_cache(cache, monkeypatch):
     first = open_data(SMALL)
     (file,) = cache.iterdir()
-    assert file.name == f"v{module.VERSION}-train300-val100-seed0.safetensors"
+    assert file.name == f"v{module.GLYPHS_VERSION}-train300-val100-seed0.safetensors"
     monkeypatch.setattr(module, "draw", lambda *_: pytest.fail("drawn again"))
     assert torch.equal(open_data(SMALL).train.images, first.train.images)
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from pldistill.data import Augment, FolderSplit, TensorSplit, make_loader
-from pldistill.data.loaders import batch_bounds
+from pldistill.data.loader import batch_bounds
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # a machine of one core
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import pldistill
 from pldistill.data import Mixing, TensorSplit, make_loader
-from pldistill.data.mixing import Draw, cut_box, mix
+from pldistill.data.mixup import Draw, cut_box, mix
 from pldistill.distiller import Distiller
 from pldistill.distributed import Interrupted
 from pldistill.loop import Loop

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pldistill.data.random import bits, key, order, uniform
+from pldistill.data.sampling import bits, key, order, uniform
 
 MASK = 2**64 - 1
 

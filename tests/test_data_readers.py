@@ -14,7 +14,7 @@ from PIL import Image
 
 from pldistill import plan
 from pldistill.data import make_loader, open_data
-from pldistill.data import shards as shard_source
+from pldistill.data import webdataset as shard_source
 from pldistill.specs import split_spec
 
 NAMES = ("ant", "cat")

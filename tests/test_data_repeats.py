@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from pldistill.data import Augment, FolderSplit, Mixing, TensorSplit, make_loader
-from pldistill.data.random import bits, order
+from pldistill.data.sampling import bits, order
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # a machine of one core
 COUNT, SIZE = 20, 16

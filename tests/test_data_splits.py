@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pldistill.data import Dataset, FolderSplit, TensorSplit, normalize
-from pldistill.data.parts import divide
+from pldistill.data.dataset import divide
 
 IMAGES = torch.arange(6 * 3 * 4 * 4, dtype=torch.int64).remainder(256).to(torch.uint8).view(6, 3, 4, 4)
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2])

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import pldistill
 from pldistill import assemble, checkpoint, distributed, models, runs
 from pldistill.data import TensorSplit, make_loader, open_data
-from pldistill.data.loaders import share
+from pldistill.data.loader import share
 from pldistill.distributed import Interrupts
 from pldistill.plan import plan
 from pldistill.progress import StudyWatch

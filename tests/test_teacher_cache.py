@@ -8,7 +8,7 @@ import torch
 
 import pldistill
 from pldistill.data import make_loader, open_data
-from pldistill.data.random import order
+from pldistill.data.sampling import order
 from pldistill.plan import plan
 from pldistill.recipe import make_recipe
 from pldistill.recipes import find_study

@@ -11,7 +11,7 @@ import typer
 
 from pldistill import runs as training
 from pldistill.cli_studies import console
-from pldistill.data.pictures import open_picture
+from pldistill.data.augment import open_picture
 from pldistill.record import find_runs
 
 

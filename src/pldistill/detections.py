@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from pldistill.data import BoxData, make_box_loader
+from pldistill.data.augment import open_picture
 from pldistill.data.box_loader import resize, resized
 from pldistill.data.boxes import Objects
-from pldistill.data.pictures import open_picture
 from pldistill.models.detector import Detector
 from pldistill.models.detector_folder import load_detector
 from pldistill.record import RunRecord

@@ -14,8 +14,8 @@ import torch
 from torchvision.models.detection import FasterRCNN
 
 from pldistill.data import BoxData
-from pldistill.data.random import key
-from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD
+from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
+from pldistill.data.sampling import key
 from pldistill.models.detector import Detector, build_detector
 from pldistill.models.detector_folder import load_detector
 from pldistill.models.detector_weights import PUBLISHED, from_checkpoint, published, read_shape

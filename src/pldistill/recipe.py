@@ -79,7 +79,7 @@ class Recipe(BaseModel):
         channels_last: memory layout of pictures and convolutions.
         compile: `torch.compile` the student.
         hflip: mirror training pictures; None is the data's own choice.
-        mixup: alpha of Mixup's Beta(alpha, alpha); 0 is none. See `pldistill.data.mixing`.
+        mixup: alpha of Mixup's Beta(alpha, alpha); 0 is none. See `pldistill.data.mixup`.
         cutmix: alpha of CutMix's; where both are given each batch takes one of them, by a fair coin.
         mix_probability: the part of the batches that are mixed, where mixup or cutmix is given.
         repeats: how many augmented copies of a picture an epoch shows (repeated augmentation), in one batch; an epoch

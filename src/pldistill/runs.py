@@ -11,7 +11,7 @@ import torch
 
 from pldistill import distributed, models, precision, record, snapshot
 from pldistill.assemble import assemble, make_accelerator, precision_of
-from pldistill.data.pictures import read_picture
+from pldistill.data.augment import read_picture
 from pldistill.introduction import introduction
 from pldistill.loop import Loop, Watch
 from pldistill.models import Net

@@ -23,7 +23,7 @@ import torch
 from pldistill import models
 from pldistill.class_map import ClassMap, read_class_map
 from pldistill.data import Dataset
-from pldistill.data.random import key
+from pldistill.data.sampling import key
 from pldistill.models import Net
 from pldistill.recipe import Recipe
 from pldistill.specs import RANDOM, split_weights, teacher_members

@@ -1,15 +1,13 @@
 """Pictures with labels or boxes: where they come from, what training does to them, and the batches that nets see."""
 
-from pldistill.data.augment import Augment, default_augment
+from pldistill.data.augment import Augment, default_augment, read_picture
 from pldistill.data.box_loader import BoxLoader, make_box_loader
 from pldistill.data.box_sources import BOX_SOURCES, open_boxes
 from pldistill.data.boxes import BoxData, BoxSplit
-from pldistill.data.loaders import Loader, make_loader
-from pldistill.data.mixing import Mixing
-from pldistill.data.pictures import read_picture
-from pldistill.data.sources import SOURCES, Source, open_data
-from pldistill.data.splits import Dataset, Encoded, FolderSplit, Split, StoredSplit, TensorSplit, normalize
-from pldistill.data.unlabelled import with_unlabelled
+from pldistill.data.dataset import Dataset, Encoded, FolderSplit, Split, StoredSplit, TensorSplit, normalize
+from pldistill.data.loader import Loader, make_loader
+from pldistill.data.mixup import Mixing
+from pldistill.data.registry import SOURCES, Source, open_data, with_unlabelled
 from pldistill.data.write_coco import write_coco
 
 __all__ = [

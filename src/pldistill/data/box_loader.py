@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from pldistill.data.augment import flips
 from pldistill.data.boxes import BoxSplit, DrawnBoxes, Objects
-from pldistill.data.loaders import check_place, divided
-from pldistill.data.random import order, uniform
-from pldistill.data.workers import Workers
+from pldistill.data.loader import Workers, check_place, divided
+from pldistill.data.sampling import order, uniform
 from pldistill.types import Boxes, Scenes
 
 Sides = int | tuple[int, int]

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from pldistill.data import scenes as drawn
 from pldistill.data.boxes import BoxData
 from pldistill.data.coco import coco
-from pldistill.data.sources import SOURCES, Request, Source, read_spec
-from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD
+from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
+from pldistill.data.registry import SOURCES, Request, Source, read_spec
 from pldistill.specs import split_spec, unknown
 
 COCO_SIZE, MAX_SIDE = 800, 1333  # pixels, as torchvision's and detectron2's detectors are trained and scored

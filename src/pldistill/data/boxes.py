@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pldistill.data.pictures import open_picture
-from pldistill.data.splits import Triple
+from pldistill.data.augment import open_picture
+from pldistill.data.dataset import Triple
 
 
 class Objects(NamedTuple):

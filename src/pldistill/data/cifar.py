@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torchvision
 
-from pldistill.data.splits import TensorSplit, Triple
+from pldistill.data.dataset import TensorSplit, Triple
 
 _PIXELS = 3 * 32 * 32
 

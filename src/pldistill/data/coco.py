@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from pldistill.data.boxes import Annotations, Objects, StoredBoxes
-from pldistill.data.random import uniform
+from pldistill.data.sampling import uniform
 
 SIDES = {"train": ("train", "train2017"), "val": ("val", "val2017", "valid")}
 _THINNEST = 1 / 64  # pixels; a thinner box can lose its area in float32

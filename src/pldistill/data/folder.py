@@ -1,4 +1,7 @@
-"""`folder:PATH`: `train/` and `val/` (or `test/`), a folder a class. Every file is decoded once before training."""
+"""`folder:PATH`: `train/` and `val/` (or `test/`), a folder a class. Every file is decoded once before training.
+
+`imagenet:PATH` is ImageNet-1k, with a folder for each synset, in the order of timm's heads.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import track
+from timm.data import ImageNetInfo
 
-from pldistill.data.augment import SMALL
-from pldistill.data.pictures import SUFFIXES, open_picture
-from pldistill.data.splits import FolderSplit
+from pldistill.data.augment import SMALL, SUFFIXES, open_picture
+from pldistill.data.dataset import FolderSplit
 from pldistill.files import cache_folder, write_whole
 
 LARGE_SIZE = 224
@@ -177,3 +180,51 @@ def _fingerprint(paths: list[str]) -> str:
         stamp = (known.st_size, known.st_mtime_ns) if known else None
         total.update(f"{file.absolute()}\0{stamp}\n".encode(errors="surrogateescape"))
     return total.hexdigest()
+
+
+_SYNSETS_SHOWN = 3  # synsets named in one message
+_UNPACK = "torchvision.datasets.ImageNet unpacks the official archives and devkit so"
+
+
+def imagenet(root: Path) -> tuple[tuple[str, ...], FolderSplit, FolderSplit]:
+    """The 1,000 synsets (`n01440764`, ...) as class names, training and validation split.
+
+    Class i is the i-th synset in sorted order, which is timm's for its pretrained heads, and torchvision's. The layout
+    is also the one that torchvision leaves; its `meta.bin` is not needed, as the folders are named by synset. Files are
+    not decoded beforehand, as `folder:` does: there are 1.3 million. One that cannot be read ends the run by its name.
+
+    Raises:
+        ValueError: no `train/` or `val/`; a `val/` that is not sorted into folders; folders other than the 1,000
+            synsets; a synset without pictures.
+    """
+    known: list[str] = ImageNetInfo().label_names()
+    parts = [_part(root / name, known) for name in ("train", "val")]
+    train, val = (split_of("imagenet", part, known) for part in parts)
+    return tuple(known), train, val
+
+
+def _part(part: Path, known: Sequence[str]) -> Path:
+    if not part.is_dir():
+        raise ValueError(f"imagenet: expected {part}/ with a folder for each synset; there is none; {_UNPACK}")
+    entries = [entry for entry in part.iterdir() if not entry.name.startswith(".")]
+    if entries and not any(entry.is_dir() for entry in entries):
+        loose = sum(entry.suffix.lower() in SUFFIXES for entry in entries)
+        raise ValueError(
+            f"imagenet: expected a folder for each synset in {part}, got {loose} pictures side by side, whose labels "
+            f"are in the devkit; sort them into folders: {_UNPACK}"
+        )
+    found = class_folders("imagenet", part)
+    missing, others = sorted(set(known) - set(found)), sorted(set(found) - set(known))
+    if missing or others:
+        about = [f"{what} {_few(names)}" for what, names in (("lacking", missing), ("beside them", others)) if names]
+        raise ValueError(
+            f"imagenet: expected the {len(known)} synsets {known[0]} to {known[-1]} as folders in {part}, got "
+            f"{len(found)} folders, {', '.join(about)}; other classes are for folder:{part.parent}"
+        )
+    return part
+
+
+def _few(names: Sequence[str]) -> str:
+    return " ".join(names[:_SYNSETS_SHOWN]) + (
+        f" and {len(names) - _SYNSETS_SHOWN} more" if len(names) > _SYNSETS_SHOWN else ""
+    )

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pldistill.data.boxes import Annotations, DrawnBoxes, Objects
-from pldistill.data.glyphs import FACES, large
-from pldistill.data.random import uniform
+from pldistill.data.embedded import FACES, large
+from pldistill.data.sampling import uniform
 from pldistill.files import cache_folder, write_whole
 
 VERSION = 1  # part of the cache file's name: raise it when a picture changes

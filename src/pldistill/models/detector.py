@@ -15,7 +15,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from pldistill.data.splits import normalize
+from pldistill.data.dataset import normalize
 from pldistill.methods.base import Option
 from pldistill.models.backbones import Body, build_body
 from pldistill.specs import unknown

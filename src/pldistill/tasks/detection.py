@@ -22,7 +22,7 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from pldistill import distributed
 from pldistill.data import BoxData, BoxLoader, make_box_loader, open_boxes
-from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD
+from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from pldistill.detections import leave_detections
 from pldistill.detector_teachers import DetectorTeacher, backbone_of, columns_of, open_detector
 from pldistill.methods.base import Option

@@ -1,6 +1,10 @@
-"""`glyphs`: 100 characters in 14 faces, posed, coloured, cluttered and blurred; made in seconds, no download.
+"""The data inside the package: `glyphs` and `digits`.
+
+`glyphs`: 100 characters in 14 faces, posed, coloured, cluttered and blurred; made in seconds, no download.
 
 The faces ship with matplotlib. Every picture follows from (seed, split, index), and no two splits share a draw.
+
+`digits`: scikit-learn's 1,797 real handwritten digits, inside the installed package.
 """
 
 from __future__ import annotations
@@ -17,14 +21,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from pldistill.data.random import key, uniform
-from pldistill.data.splits import TensorSplit
+from pldistill.data.dataset import TensorSplit
+from pldistill.data.sampling import key, uniform
 from pldistill.files import cache_folder, write_whole
 
-VERSION = 2  # part of the cache file's name: raise it when a picture changes
-SIZE = 32
-MEAN = (0.498, 0.498, 0.500)  # of the default training split
-STD = (0.286, 0.287, 0.287)
+GLYPHS_VERSION = 2  # part of the cache file's name: raise it when a picture changes
+GLYPHS_SIZE = 32
+GLYPHS_MEAN = (0.498, 0.498, 0.500)  # of the default training split
+GLYPHS_STD = (0.286, 0.287, 0.287)
 
 # No two that only size, a turn of 25 degrees or an italic face would make alike: no o beside 0, no alpha beside a.
 CLASSES = tuple("123456789ABCDEFGHJKLMNPQRSTUVWXYZabdefghmnqrtβδζθλμξπφωΓΔΛΞΣΨΩБДЖИЦЧШЭЮЯЫЊ!?&@#%$+*={}§¶©€£¥∞√∫∇←↑→↓")
@@ -49,7 +53,7 @@ def glyphs(train: int = 20_000, val: int = 4_000, seed: int = 0) -> tuple[Tensor
     for name, value, least in (("train", train, len(CLASSES)), ("val", val, len(CLASSES)), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"glyphs: {name}: expected at least {least}, got {value}")
-    file = cache_folder() / "glyphs" / f"v{VERSION}-train{train}-val{val}-seed{seed}.safetensors"
+    file = cache_folder() / "glyphs" / f"v{GLYPHS_VERSION}-train{train}-val{val}-seed{seed}.safetensors"
     if not file.is_file():
         masks = render_masks()
         pictures = {"train": draw(masks, train, seed, "train"), "val": draw(masks, val, seed, "val")}
@@ -174,13 +178,15 @@ class _Chunk:
         """The masks turned, sheared and stretched to about `size` pixels with their centre at (x, y) in [-1, 1]."""
         angle, shear = self.between(-0.2, 0.2, f"{name} angle"), self.between(-0.16, 0.16, f"{name} shear")
         stretch = self.between(-0.12, 0.12, f"{name} stretch").exp()
-        scale = size / SIZE * (_CANVAS / _EXTENT)
+        scale = size / GLYPHS_SIZE * (_CANVAS / _EXTENT)
         cos, sin, one, zero = angle.cos(), angle.sin(), torch.ones_like(shear), torch.zeros_like(shear)
         turn = torch.stack([cos, sin, -sin, cos], 1).view(-1, 2, 2)
         lean = torch.stack([one, shear, zero, one], 1).view(-1, 2, 2)
         inverse = lean @ turn / torch.stack([scale * stretch, scale / stretch], 1)[:, :, None]
         offset = -inverse @ torch.stack([x, y], 1)[:, :, None]
-        grid = F.affine_grid(torch.cat([inverse, offset], 2), [len(masks), 1, SIZE, SIZE], align_corners=False)
+        grid = F.affine_grid(
+            torch.cat([inverse, offset], 2), [len(masks), 1, GLYPHS_SIZE, GLYPHS_SIZE], align_corners=False
+        )
         return F.grid_sample(masks[:, None], grid, mode="bilinear", align_corners=False)[:, 0]
 
     def _stroke(self, k: int) -> Tensor:
@@ -189,21 +195,21 @@ class _Chunk:
         shift = self.between(-0.8, 0.8, f"stroke{k} shift")[:, None, None]
         width = self.between(-0.03, 0.03, f"stroke{k} width")[:, None, None]  # below 0: fainter than a pixel, or none
         distance = (_across() * angle.sin() - _down() * angle.cos() - shift).abs()
-        return ((width - distance) * (SIZE / 2) + 0.5).clamp(0, 1)
+        return ((width - distance) * (GLYPHS_SIZE / 2) + 0.5).clamp(0, 1)
 
     def _noise(self) -> Tensor:
         seed = key(self._seed, int(self._ids[0]), f"glyphs/{self._split}/noise") >> 1
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(len(self._ids), 3, SIZE, SIZE, generator=generator)
+        noise = torch.randn(len(self._ids), 3, GLYPHS_SIZE, GLYPHS_SIZE, generator=generator)
         return noise * self.spoilt(0.01, 0.24)[:, None, None, None]
 
 
 def _across() -> Tensor:
-    return ((torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1)[None, None, :]
+    return ((torch.arange(GLYPHS_SIZE) + 0.5) * (2 / GLYPHS_SIZE) - 1)[None, None, :]
 
 
 def _down() -> Tensor:
-    return ((torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1)[None, :, None]
+    return ((torch.arange(GLYPHS_SIZE) + 0.5) * (2 / GLYPHS_SIZE) - 1)[None, :, None]
 
 
 def _blur(images: Tensor, sigma: Tensor) -> Tensor:
@@ -216,7 +222,40 @@ def _blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 def _smooth(images: Tensor, taps: Tensor, dim: int) -> Tensor:
     """Sums of products written out: a convolution's result could depend on the number of threads."""
-    total = torch.zeros_like(images.narrow(dim, 0, SIZE))
+    total = torch.zeros_like(images.narrow(dim, 0, GLYPHS_SIZE))
     for k, tap in enumerate(taps):
-        total.addcmul_(images.narrow(dim, k, SIZE), tap)
+        total.addcmul_(images.narrow(dim, k, GLYPHS_SIZE), tap)
     return total
+
+
+DIGITS_SIZE = 32
+DIGITS_VAL = 360
+DIGITS_MEAN = (0.3051, 0.3051, 0.3051)
+DIGITS_STD = (0.3238, 0.3238, 0.3238)
+
+
+def digits() -> tuple[TensorSplit, TensorSplit]:
+    """1,437 training and 360 validation pictures: 8 x 8 grey values 0 ... 16, enlarged to 3 x 32 x 32 (bilinear).
+
+    The division is fixed and stratified: in each class a fifth, drawn by hash, is for validation.
+    """
+    from sklearn.datasets import load_digits  # here: it takes seconds to import, and only this source needs it
+
+    pixels, target = load_digits(return_X_y=True)
+    labels = torch.from_numpy(target.astype(np.int64))
+    grey = torch.from_numpy(pixels.astype(np.float32)).view(-1, 1, 8, 8) * (255 / 16)
+    grey = F.interpolate(grey, (DIGITS_SIZE, DIGITS_SIZE), mode="bilinear", align_corners=False)
+    images = grey.round().to(torch.uint8).expand(-1, 3, -1, -1)
+    val = np.sort(np.argsort(_rank_in_class(target), kind="stable")[:DIGITS_VAL])
+    train = np.setdiff1d(np.arange(len(labels)), val)
+    first, second = (TensorSplit(images[part].contiguous(), labels[part]) for part in (train, val))
+    return first, second
+
+
+def _rank_in_class(labels: np.ndarray) -> np.ndarray:
+    """`(N,)` in (0, 1): where each sample stands in a random order of its class, as a share of the class."""
+    draw, rank = uniform(0, 0, np.arange(len(labels)), "digits"), np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        rank[members[np.argsort(draw[members])]] = (np.arange(len(members)) + 0.5) / len(members)
+    return rank

@@ -1,23 +1,67 @@
-"""Loaders: a split becomes batches whose numbers depend on (seed, view) alone."""
+"""Loaders: a split becomes batches whose numbers depend on (seed, view) alone; worker processes read for it."""
 
 from __future__ import annotations
 
+import os
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pldistill.data.augment import Augment, replay
-from pldistill.data.mixing import Mixing, mix
-from pldistill.data.pictures import read_batch
-from pldistill.data.random import Views, order
-from pldistill.data.splits import Split, StoredSplit, TensorSplit
-from pldistill.data.workers import Workers
+from pldistill.data.augment import Augment, read_batch, replay
+from pldistill.data.dataset import Split, StoredSplit, TensorSplit
+from pldistill.data.mixup import Mixing, mix
+from pldistill.data.sampling import Views, order
 from pldistill.types import Batch
+
+GRACE = 10  # seconds that a worker goes on after SIGTERM
+
+
+class Workers:
+    """What `reading[key]` gives for each key asked for, in order, from `count` processes; from this one where 0."""
+
+    def __init__(self, reading: torch.utils.data.Dataset, count: int, *, pin: bool) -> None:
+        self._keys: list[Any] = []  # what they read next; filled anew for each view
+        self._turn = 0
+        self._reader = torch.utils.data.DataLoader(
+            reading,
+            batch_size=None,
+            sampler=self._keys,
+            num_workers=count,
+            persistent_workers=count > 0,
+            pin_memory=pin,
+            worker_init_fn=_outlive_a_signal,
+            generator=torch.Generator(),  # else each epoch would draw from the global one
+        )
+
+    def read(self, keys: list[Any]) -> Iterator[Any]:
+        """Give what is read for each key.
+
+        Raises:
+            ValueError: asked for more after a later call has begun.
+        """
+        self._turn = turn = self._turn + 1
+        self._keys[:] = keys
+        reader = iter(self._reader)
+        for _ in keys:
+            if turn != self._turn:
+                raise ValueError("epoch: a later epoch of this loader has begun, so this one cannot go on")
+            yield next(reader)
+
+
+def _outlive_a_signal(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach every process; a worker that died would fail the batch in hand.
+
+    After SIGTERM it dies a while later: Python's own exit sends one to the workers that are left, and waits for them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, lambda number, frame: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
 
 
 def batch_bounds(count: int, batch_size: int, least: int = 1) -> list[tuple[int, int]]:

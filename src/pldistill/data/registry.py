@@ -1,25 +1,40 @@
-"""The sources by name, and the text that opens one: `glyphs:train=10000,seed=1`, `cifar100:PATH,validation=5000`."""
+"""The sources by name, and the text that opens one: `glyphs:train=10000,seed=1`, `cifar100:PATH,validation=5000`.
+
+Pictures without labels may stand beside the labelled ones: a longer training split, with `UNLABELLED` as their label.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
+import torch
+from torch import Tensor
+
 from pldistill.data import cifar as cifars
-from pldistill.data import digits as digits_source
+from pldistill.data import embedded, webdataset
 from pldistill.data import folder as folders
-from pldistill.data import glyphs as glyphs_source
-from pldistill.data import imagenet as imagenets
-from pldistill.data import shards
-from pldistill.data.parts import divide
-from pldistill.data.readers import NOT_REPLAYABLE, hfds
-from pldistill.data.splits import IMAGENET_MEAN, IMAGENET_STD, Dataset, Split
+from pldistill.data.augment import read_picture
+from pldistill.data.dataset import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Dataset,
+    Encoded,
+    FolderSplit,
+    Split,
+    StoredSplit,
+    TensorSplit,
+    divide,
+)
+from pldistill.data.folder import pictures_below
+from pldistill.data.huggingface import NOT_REPLAYABLE, hfds
 from pldistill.specs import split_spec, unknown
+from pldistill.types import UNLABELLED
 
 Opened = TypeVar("Opened")
 
@@ -55,7 +70,7 @@ class Source(Generic[Opened]):
         open: a request to the whole of it.
         has_path: whether a path follows the colon.
         options: numbers that decide what there is.
-        parts: numbers that divide what there is; see `pldistill.data.parts`.
+        parts: numbers that divide what there is; see `pldistill.data.dataset`.
     """
 
     grammar: str
@@ -126,13 +141,13 @@ def _numbers(name: str, parts: Iterable[str], known: tuple[str, ...]) -> dict[st
 
 
 def _open_glyphs(asked: Request) -> Dataset:
-    train, val = glyphs_source.glyphs(**asked.options)
+    train, val = embedded.glyphs(**asked.options)
     return Dataset(
         spec=asked.spec,
-        classes=glyphs_source.CLASSES,
-        mean=glyphs_source.MEAN,
-        std=glyphs_source.STD,
-        image_size=asked.image_size or glyphs_source.SIZE,
+        classes=embedded.CLASSES,
+        mean=embedded.GLYPHS_MEAN,
+        std=embedded.GLYPHS_STD,
+        image_size=asked.image_size or embedded.GLYPHS_SIZE,
         hflip=False,
         train=train,
         val=val,
@@ -140,13 +155,13 @@ def _open_glyphs(asked: Request) -> Dataset:
 
 
 def _open_digits(asked: Request) -> Dataset:
-    train, val = digits_source.digits()
+    train, val = embedded.digits()
     return Dataset(
         spec=asked.spec,
         classes=tuple("0123456789"),
-        mean=digits_source.MEAN,
-        std=digits_source.STD,
-        image_size=asked.image_size or digits_source.SIZE,
+        mean=embedded.DIGITS_MEAN,
+        std=embedded.DIGITS_STD,
+        image_size=asked.image_size or embedded.DIGITS_SIZE,
         hflip=False,
         train=train,
         val=val,
@@ -228,7 +243,7 @@ SOURCES: Mapping[str, Source[Dataset]] = MappingProxyType(
         "imagenet": Source(
             "imagenet:PATH[,train=N,validation=N]",
             "ImageNet-1k at 224 x 224: train/ and val/, a folder for each of the 1,000 synsets",
-            partial(_open_large, imagenets.imagenet),
+            partial(_open_large, folders.imagenet),
         ),
         "hfds": Source(
             "hfds/NAME[,train=N,validation=N]",
@@ -238,7 +253,82 @@ SOURCES: Mapping[str, Source[Dataset]] = MappingProxyType(
         "wds": Source(
             "wds/PATH[,train=N,validation=N]",
             "webdataset's tar shards at 224 x 224, *train*.tar and *val*.tar, read at random",
-            partial(_open_large, shards.wds),
+            partial(_open_large, webdataset.wds),
         ),
     }
 )
+
+
+# Their ids follow upon these, out of the way of any labelled picture's, so that no part of those moves them.
+FIRST_ID = 1 << 32
+
+
+def with_unlabelled(dataset: Dataset, spec: str, *, download: bool = False) -> Dataset:
+    """Add the pictures of `spec` to the training split: all below PATH for `folder:PATH`, else a source's own split.
+
+    Labelled pictures in memory bring the others there, cut to their size. What scores the student stays as it is.
+
+    Raises:
+        ValueError: for a folder without pictures, what `open_data` refuses, pictures in memory of another size, or
+            pictures in memory beside labelled ones in files.
+    """
+    name, path, options = split_spec(spec)
+    if name != "folder":
+        more = open_data(spec, download=download).train
+    elif options or not path:
+        raise ValueError(f"unlabelled: expected folder:PATH, got {spec!r}")
+    else:
+        paths = pictures_below(Path(path).expanduser())
+        more = FolderSplit(paths, torch.full((len(paths),), UNLABELLED))
+    return replace(dataset, train=_join(dataset.train, more, spec))
+
+
+class JoinedSplit(StoredSplit):
+    """Splits of stored pictures, one after the other, or those of their positions that `places` names."""
+
+    def __init__(self, parts: Sequence[StoredSplit], labels: Tensor, ids: Tensor, places: Tensor | None = None) -> None:
+        self.parts = tuple(parts)
+        self.places = torch.arange(len(labels)) if places is None else places
+        self._set_labels(labels, ids, len(self.places))
+
+    def encoded(self, place: int) -> Encoded:
+        at = int(self.places[place])
+        for part in self.parts:
+            if at < len(part):
+                return part.encoded(at)
+            at -= len(part)
+        raise AssertionError(f"no picture at {place}")
+
+    def _marks(self) -> Iterable[bytes]:
+        yield self.places.numpy().tobytes()
+        for part in self.parts:
+            yield part.fingerprint().encode()
+
+    def subset(self, indices: Sequence[int] | Tensor) -> JoinedSplit:
+        at = self._positions(indices)
+        return JoinedSplit(self.parts, self.labels[at], self.ids[at], self.places[at])
+
+
+def _join(labelled: Split, more: Split, spec: str) -> Split:
+    labels = torch.cat([labelled.labels, torch.full((len(more),), UNLABELLED)])
+    ids = torch.cat([labelled.ids, FIRST_ID + torch.arange(len(more))])
+    if isinstance(labelled, StoredSplit) and isinstance(more, StoredSplit):
+        return JoinedSplit((labelled, more), labels, ids)
+    if not isinstance(labelled, TensorSplit):
+        raise ValueError(f"unlabelled: expected pictures in files, as the labelled ones, got {spec!r}, in memory")
+    height, width = labelled.images.shape[2:]
+    images = _in_memory(more, min(height, width))
+    if images.shape[2:] != labelled.images.shape[2:]:
+        raise ValueError(
+            f"unlabelled: expected pictures of {height}x{width} pixels, as the labelled ones, "
+            f"got {images.shape[2]}x{images.shape[3]} in {spec!r}"
+        )
+    return TensorSplit(torch.cat([labelled.images, images]), labels, ids)
+
+
+def _in_memory(split: Split, size: int) -> Tensor:
+    if isinstance(split, TensorSplit):
+        return split.images
+    if not isinstance(split, FolderSplit):
+        raise ValueError("unlabelled: expected folder:PATH or pictures in memory, as the labelled ones are")
+    return torch.stack([read_picture(path, size) for path in split.paths])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pldistill.data.random import Views, bits, uniform
+from pldistill.data.sampling import Views, bits, uniform
 from pldistill.types import Batch, Mixture
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right

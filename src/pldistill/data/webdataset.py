@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from pldistill.data.pictures import SUFFIXES
-from pldistill.data.splits import Encoded, StoredSplit
+from pldistill.data.augment import SUFFIXES
+from pldistill.data.dataset import Encoded, StoredSplit
 from pldistill.files import cache_folder, write_whole
 
 _MANY = 20  # from here on indexing takes long enough for a progress bar

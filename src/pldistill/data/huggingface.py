@@ -16,7 +16,7 @@ import torch
 from timm.data.readers import create_reader
 from torch import Tensor
 
-from pldistill.data.splits import Encoded, StoredSplit
+from pldistill.data.dataset import Encoded, StoredSplit
 
 if TYPE_CHECKING:
     from timm.data.readers.reader_hfds import ReaderHfds
