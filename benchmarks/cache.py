@@ -28,7 +28,6 @@ from loader import append
 from step import WARM_UP, parsed, whole
 
 from pldistill import runs
-from pldistill.answers import About
 from pldistill.assemble import assemble, make_accelerator
 from pldistill.bench import quartiles
 from pldistill.data import open_data
@@ -38,6 +37,7 @@ from pldistill.recipe import Recipe
 from pldistill.recipes import table1
 from pldistill.record import RunRecord, environment
 from pldistill.storing import store_answers
+from pldistill.teachers.cache import About
 
 CIFAR = {"pictures": 50_000, "validation_pictures": 10_000}
 Seconds = dict[str, dict[str, list[float]]]  # of a part of an epoch, by what it is of, by round

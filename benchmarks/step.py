@@ -35,7 +35,6 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from pldistill import runs
-from pldistill.answers import About
 from pldistill.assemble import assemble, make_accelerator
 from pldistill.bench import quartiles
 from pldistill.data import Dataset as Data
@@ -51,6 +50,7 @@ from pldistill.recipes import table1
 from pldistill.record import RunRecord, environment
 from pldistill.storing import store_answers
 from pldistill.tally import Tally
+from pldistill.teachers.cache import About
 from pldistill.types import Outputs
 
 WARM_UP = 1  # rounds that do not count

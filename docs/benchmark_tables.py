@@ -10,7 +10,7 @@ from pathlib import Path
 from pldistill import bench
 from pldistill.analysis.steps import read_steps, steps_markdown
 from pldistill.analysis.times import machine_name
-from pldistill.answers import Form
+from pldistill.teachers.cache import Form
 
 ROOT = Path(__file__).parents[1]
 Line = Mapping[str, str]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pldistill.answers import Form
 from pldistill.methods import METHODS, find
+from pldistill.teachers.cache import Form
 
 
 def drawn(rows, classes, scale=5.0, offset=0.0, seed=0):

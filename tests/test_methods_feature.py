@@ -15,7 +15,7 @@ from pldistill.methods import METHODS
 from pldistill.models import Net, build, probe, stages
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification import Classification
-from pldistill.teachers import LiveTeacher
+from pldistill.teachers.live import LiveTeacher
 from pldistill.types import Batch
 from tiny_runs import StopAt, assert_same_run
 

@@ -14,7 +14,7 @@ from pldistill.models import Net
 from pldistill.preflight import binomial_tail, preflight
 from pldistill.progress import Silent
 from pldistill.recipe import make_recipe
-from pldistill.teachers import LiveTeacher
+from pldistill.teachers.live import LiveTeacher
 
 CLASSES = tuple("abcde")
 

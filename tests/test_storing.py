@@ -7,11 +7,12 @@ from collections import namedtuple
 
 import pytest
 
-from pldistill import answers, distributed, storing
+from pldistill import distributed, storing
 from pldistill.__main__ import main
 from pldistill.distributed import Interrupted
 from pldistill.recipe import make_recipe
 from pldistill.storing import store_answers
+from pldistill.teachers import cache
 from tiny_runs import CE, Killed
 from tiny_stores import SMALL, Watch, files, make, opened
 
@@ -62,10 +63,10 @@ def test_a_store_that_is_whole_is_left_alone_and_a_damaged_file_is_made_anew(sto
 
 
 def test_a_store_takes_what_it_said(store):
-    about = answers.open_store(store)
+    about = cache.open_store(store)
     sizes = about.sizes()
     assert sizes == {"view-0000.bin": 20800, "view-0001.bin": 20800, "validation.bin": 20800}
-    assert {name: len(content) for name, content in files(store).items() if name != answers.HEADER} == sizes
+    assert {name: len(content) for name, content in files(store).items() if name != cache.HEADER} == sizes
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_asked(teacher, tmp_path, monkeypatch):

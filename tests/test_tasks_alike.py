@@ -10,7 +10,7 @@ from pldistill.data import make_loader, open_data
 from pldistill.models import Net
 from pldistill.tasks.alike import kendall, same_first, shared_first
 from pldistill.tasks.classification import Validation
-from pldistill.teachers import LiveTeacher
+from pldistill.teachers.live import LiveTeacher
 
 
 def draw(rows, classes, steps=None):

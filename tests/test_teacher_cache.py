@@ -13,7 +13,7 @@ from pldistill.plan import plan
 from pldistill.recipe import make_recipe
 from pldistill.recipes import find_study
 from pldistill.reproduce import commands
-from pldistill.teachers import open_teacher
+from pldistill.teachers.live import open_teacher
 from pldistill.types import Mixture
 from tiny_runs import CE, KillAt, Killed, assert_same_run, rows
 from tiny_stores import SMALL, cached, close, make, opened, recipe_of, shown

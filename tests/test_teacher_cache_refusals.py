@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from pldistill import answers
 from pldistill.data import open_data
-from pldistill.stored import open_stored, with_store
 from pldistill.tasks.classification import augmentation
-from pldistill.teachers import open_teacher
+from pldistill.teachers import cache
+from pldistill.teachers.cache import open_stored, with_store
+from pldistill.teachers.live import open_teacher
 from tiny_stores import SMALL, cached, opened
 
 
@@ -93,13 +93,13 @@ def test_a_damaged_file_is_named(store, tmp_path, name):
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 2}', '{"format": 1, "about": {"teacher": "t"}}'])
 def test_a_header_that_is_not_one_is_named(tmp_path, content):
-    (tmp_path / answers.HEADER).write_text(content)
+    (tmp_path / cache.HEADER).write_text(content)
     with pytest.raises(ValueError, match=r"header\.json: expected a header of format 1; make the store anew"):
-        answers.read_header(tmp_path)
+        cache.read_header(tmp_path)
 
 
 def test_a_header_says_what_the_answers_depend_on(few):
-    about = json.loads((few / answers.HEADER).read_text())["about"]
+    about = json.loads((few / cache.HEADER).read_text())["about"]
     assert (about["views"], about["places"], about["temperature"], about["tail"]) == (2, 10, 4.0, "even")
     assert (about["seed"], about["amp"], about["augment"]["crop"]) == (0, "off", "pad")
     assert len(about["teacher_sha256"]) == 64

@@ -13,7 +13,7 @@ from pldistill import models
 from pldistill.data import open_data
 from pldistill.models import Net
 from pldistill.recipe import make_recipe
-from pldistill.teachers import Ensemble, LiveTeacher, open_teacher
+from pldistill.teachers.live import Ensemble, LiveTeacher, open_teacher
 from pldistill.types import Batch
 
 DATA = open_data("digits")

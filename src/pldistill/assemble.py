@@ -20,7 +20,7 @@ from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.tasks import make_task
 from pldistill.tasks.base import Place, Task
-from pldistill.teachers import Teacher
+from pldistill.teachers.live import Teacher
 from pldistill.types import Outputs
 
 _PRECISIONS = {"bf16": "bf16", "fp16": "fp16", "off": "no"}

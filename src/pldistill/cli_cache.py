@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pldistill.answers import About
 from pldistill.cli_studies import Device, Workers, console, positive, whole
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.storing import store_answers
+from pldistill.teachers.cache import About
 
 
 def cache(

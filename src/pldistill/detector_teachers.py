@@ -21,7 +21,7 @@ from pldistill.models.detector_folder import load_detector
 from pldistill.models.detector_weights import PUBLISHED, from_checkpoint, published, read_shape
 from pldistill.recipe import Recipe
 from pldistill.specs import FASTER_RCNN, RANDOM, split_weights
-from pldistill.teachers import LiveTeacher
+from pldistill.teachers.live import LiveTeacher
 from pldistill.types import Outputs, Scenes
 
 

@@ -19,7 +19,7 @@ from pldistill.recipe import Ramp, Recipe
 from pldistill.record import RunRecord
 from pldistill.schedule import learning_rate
 from pldistill.tally import Tally
-from pldistill.teachers import Teacher
+from pldistill.teachers.live import Teacher
 from pldistill.types import Batch, Scenes
 
 

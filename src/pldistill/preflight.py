@@ -29,7 +29,7 @@ from pldistill.methods import find
 from pldistill.recipe import Recipe
 from pldistill.tasks import make_task
 from pldistill.tasks.base import Place, Task
-from pldistill.teachers import LiveTeacher, Teacher
+from pldistill.teachers.live import LiveTeacher, Teacher
 
 PICTURES, LEVEL = 512, 0.01
 TEMPERATURES = (1.0, 2.0, 4.0)

@@ -10,7 +10,6 @@ from typing import Any
 from pldistill import distributed, runs
 from pldistill.analysis.comparison import Comparison, Entry, comparison_csv, comparison_html, comparison_markdown
 from pldistill.analysis.report import write_report
-from pldistill.answers import is_whole
 from pldistill.files import write_atomically
 from pldistill.methods import find
 from pldistill.plan import Plan
@@ -20,6 +19,7 @@ from pldistill.record import RunRecord
 from pldistill.storing import Onlooker, Unwatched, make_store
 from pldistill.study import Cell
 from pldistill.task_options import TASKS
+from pldistill.teachers.cache import is_whole
 
 # What may go wrong in one cell and leave the others sound: bad input, memory, a device, a file, an infinite loss.
 FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError)

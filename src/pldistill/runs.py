@@ -19,9 +19,9 @@ from pldistill.preflight import preflight
 from pldistill.progress import Silent
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
-from pldistill.stored import with_store
 from pldistill.tasks import make_task
 from pldistill.tasks.base import Place
+from pldistill.teachers.cache import with_store
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 
-from pldistill import answers, distributed
+from pldistill import distributed
 from pldistill.analysis.groups import data_label
-from pldistill.answers import About, Form, Header
 from pldistill.assemble import make_accelerator, precision_of
 from pldistill.data import Augment, Dataset, Split, make_loader
 from pldistill.distributed import Interrupted, Interrupts
@@ -26,7 +25,9 @@ from pldistill.preflight import Warns, preflight
 from pldistill.recipe import Recipe
 from pldistill.runs import open_pictures
 from pldistill.tasks.classification import augmentation
-from pldistill.teachers import Teacher, open_teacher
+from pldistill.teachers import cache
+from pldistill.teachers.cache import About, Form, Header
+from pldistill.teachers.live import Teacher, open_teacher
 from pldistill.types import Batch
 
 BATCH = 256  # pictures asked about at a time, where nobody says
@@ -123,7 +124,7 @@ class _Making:
                         stop,
                     )
             _sync(out)
-        digest = answers.sha256(part)
+        digest = cache.sha256(part)
         part.replace(self.folder / file.name)
         header = Header(self.about, {**header.whole, file.name: digest}, {})
         header.write(self.folder)
@@ -183,8 +184,8 @@ def store_answers(
     header = _begin(out, about)
     preflight(recipe, dataset, teacher, accelerator=accelerator, workers=workers, watch=watch)
     augment = augmentation(recipe, dataset)
-    files = [_File(answers.view_file(view), dataset.train, view, augment, form) for view in range(views)]
-    files.append(_File(answers.VALIDATION, dataset.val, 0, None, about.validation_form))
+    files = [_File(cache.view_file(view), dataset.train, view, augment, form) for view in range(views)]
+    files.append(_File(cache.VALIDATION, dataset.val, 0, None, about.validation_form))
     watch.begin(about, _done(files, header))
     header.write(out)
     try:
@@ -208,7 +209,7 @@ def make_store(recipe: Recipe, *, watch: Onlooker, **how: Any) -> None:
     assert recipe.teacher_cache is not None
     assert recipe.views is not None
     store = Path(recipe.teacher_cache)
-    if answers.is_whole(store):
+    if cache.is_whole(store):
         return
     # Runs of any seed that have this augmentation read it.
     asked = {"teacher_cache": None, "batch_size": BATCH, "seed": 0, "augment_seed": recipe.view_seed}
@@ -255,7 +256,7 @@ def _about(
 def _begin(out: Path, about: About) -> Header:
     """The header to go on from: what is whole and sound, and what was begun. Refuses a disk without room."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        header = answers.read_header(out)
+        header = cache.read_header(out)
         for name, ours in asdict(about).items():
             if (theirs := asdict(header.about)[name]) != ours:
                 raise ValueError(f"out: {str(out)!r} holds another store: expected {name} {ours!r}, got {theirs!r}")
@@ -263,7 +264,7 @@ def _begin(out: Path, about: About) -> Header:
         whole = {
             name: digest
             for name, digest in header.whole.items()
-            if (path := out / name).is_file() and path.stat().st_size == sizes[name] and answers.sha256(path) == digest
+            if (path := out / name).is_file() and path.stat().st_size == sizes[name] and cache.sha256(path) == digest
         }
         begun = {name: done for name, done in header.under_way.items() if (out / f".{name}.part").is_file()}
         header = Header(about, whole, begun)

@@ -17,7 +17,7 @@ from pldistill.types import Mixture, Outputs
 if TYPE_CHECKING:
     from pldistill.recipe import Recipe
     from pldistill.record import RunRecord
-    from pldistill.teachers import Teacher
+    from pldistill.teachers.live import Teacher
 
 Data = TypeVar("Data")
 AnyNet = TypeVar("AnyNet", bound=nn.Module)

@@ -28,10 +28,10 @@ from pldistill.data import (
 from pldistill.data.folder import in_words
 from pldistill.models import Net
 from pldistill.recipe import Recipe
-from pldistill.stored import open_stored
 from pldistill.tasks.base import Ask, Autocast, Figures, Loaders, Pair, Place, Task, evenly, first, float32, mixed
 from pldistill.tasks.validation import Validation
-from pldistill.teachers import Teacher, open_teacher
+from pldistill.teachers.cache import open_stored
+from pldistill.teachers.live import Teacher, open_teacher
 from pldistill.types import UNLABELLED, Batch, Outputs
 
 

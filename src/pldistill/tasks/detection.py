@@ -36,7 +36,7 @@ from pldistill.task_options import short_sides
 from pldistill.tasks.base import Ask, Autocast, Figures, Loaders, Pair, Place, Task, evenly, first, float32
 from pldistill.tasks.coco_metric import COLUMNS
 from pldistill.tasks.found import DetectorValidation
-from pldistill.teachers import Teacher
+from pldistill.teachers.live import Teacher
 from pldistill.types import Boxes, Outputs, Scenes
 
 _BOXES_A_PICTURE = 16  # so many fewer pictures do where each has several boxes

@@ -11,7 +11,7 @@ from pldistill.data import Loader
 from pldistill.models import Net
 from pldistill.tasks import alike
 from pldistill.tasks.base import Autocast
-from pldistill.teachers import Teacher
+from pldistill.teachers.live import Teacher
 
 BINS = 15
 
