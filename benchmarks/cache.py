@@ -27,17 +27,17 @@ import torch
 from loader import append
 from step import WARM_UP, parsed, whole
 
-from pldistill import runs
-from pldistill.assemble import assemble, make_accelerator
 from pldistill.bench import quartiles
 from pldistill.data import open_data
-from pldistill.loop import Loop
-from pldistill.progress import Silent
 from pldistill.recipe import Recipe
 from pldistill.recipes import table1
 from pldistill.record import RunRecord, environment
-from pldistill.storing import store_answers
 from pldistill.teachers.cache import About
+from pldistill.training.build import assemble, make_accelerator
+from pldistill.training.cache_teacher import store_answers
+from pldistill.training.loop import Loop
+from pldistill.training.progress import Silent
+from pldistill.training.run import train
 
 CIFAR = {"pictures": 50_000, "validation_pictures": 10_000}
 Seconds = dict[str, dict[str, list[float]]]  # of a part of an epoch, by what it is of, by round
@@ -66,7 +66,7 @@ def make_loops(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, Loop]
     setting = {**table1.STUDY.setting, "batch_size": asked.batch_size, "amp": asked.amp, "epochs": 1}
     setting |= {"data": f"glyphs:train={count},val={max(100, count // 5 // 100 * 100)}", "trust_teacher": True}
     # A teacher that was never trained answers with odd logits.
-    run = runs.train(Recipe(student=teacher, method="ce", **setting), out=folder / "teacher", device=asked.device)
+    run = train(Recipe(student=teacher, method="ce", **setting), out=folder / "teacher", device=asked.device)
     setting |= {"student": student, "epochs": 2 * (WARM_UP + asked.rounds)}
     named, clock = {"teacher": str(run.folder), "views": asked.views}, Clock()
     about = store_answers(

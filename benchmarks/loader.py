@@ -28,12 +28,12 @@ from PIL import Image
 from pldistill import methods, models
 from pldistill.data import Augment, FolderSplit, Loader, make_loader
 from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
-from pldistill.distiller import Distiller
 from pldistill.files import write_atomically
 from pldistill.models import Net
 from pldistill.precision import resolve
 from pldistill.record import environment
 from pldistill.tasks.classification import Classification
+from pldistill.training.distiller import Distiller
 from pldistill.types import Batch
 
 CLASSES = 1000

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pldistill import make_recipe, train
-from pldistill.progress import Terminal
+from pldistill.training.progress import Terminal
 
 SMALL = {"fpn_channels": 128, "head_width": 256, "anchor": 16, "rois_per_image": 64, "rpn_per_image": 128}
 PROPOSALS = {"pre_nms": 400, "post_nms": 300, "pre_nms_eval": 400, "post_nms_eval": 200}

@@ -34,23 +34,23 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from pldistill import runs
-from pldistill.assemble import assemble, make_accelerator
 from pldistill.bench import quartiles
 from pldistill.data import Dataset as Data
 from pldistill.data import TensorSplit, open_data
 from pldistill.distributed import Interrupts
-from pldistill.loop import Loop
 from pldistill.methods import Ramp
-from pldistill.optim import make_optimizer
 from pldistill.precision import resolve
-from pldistill.progress import Silent
 from pldistill.recipe import Recipe
 from pldistill.recipes import table1
 from pldistill.record import RunRecord, environment
-from pldistill.storing import store_answers
-from pldistill.tally import Tally
 from pldistill.teachers.cache import About
+from pldistill.training.build import assemble, make_accelerator
+from pldistill.training.cache_teacher import store_answers
+from pldistill.training.distiller import Tally
+from pldistill.training.loop import Loop
+from pldistill.training.optim import make_optimizer
+from pldistill.training.progress import Silent
+from pldistill.training.run import train
 from pldistill.types import Outputs
 
 WARM_UP = 1  # rounds that do not count
@@ -186,7 +186,7 @@ def make_loops(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, Loop]
     teacher, student = table1.PAIRS[asked.pair]
     setting = {**table1.STUDY.setting, "batch_size": asked.batch_size, "amp": asked.amp, "epochs": 1}
     setting["data"] = f"glyphs:train={asked.batch_size * asked.steps},val=100"
-    runs.train(Recipe(student=teacher, method="ce", **setting), out=folder / "teacher", device=asked.device)
+    train(Recipe(student=teacher, method="ce", **setting), out=folder / "teacher", device=asked.device)
     setting |= {"epochs": 2 * (WARM_UP + asked.rounds), "teacher": str(folder / "teacher"), "trust_teacher": True}
     live = Recipe(student=student, method=asked.method, **setting)
     setting |= {"teacher_cache": str(folder / "store"), "views": VIEWS}

@@ -15,20 +15,20 @@ from pathlib import Path
 
 import torch
 
-from pldistill import runs
 from pldistill.analysis.steps import StepTime, steps_csv, steps_markdown
-from pldistill.assemble import assemble, make_accelerator
 from pldistill.distributed import Interrupts
 from pldistill.files import write_atomically
-from pldistill.loop import Loop
 from pldistill.plan import Plan, plan
 from pldistill.precision import resolve
-from pldistill.progress import Silent
 from pldistill.recipes import table1
 from pldistill.record import RunRecord, environment
 from pldistill.study import Scale
-from pldistill.tally import Tally
 from pldistill.tasks import make_task
+from pldistill.training.build import assemble, make_accelerator
+from pldistill.training.distiller import Tally
+from pldistill.training.loop import Loop
+from pldistill.training.progress import Silent
+from pldistill.training.run import train
 
 TEACHER_STEPS = 20
 WARM_UP = 2  # rounds that do not count
@@ -48,7 +48,7 @@ def lay_out(out: Path, pair: str, rows: Sequence[str], batch_size: int, amp: str
 def open_loops(layout: Plan) -> dict[str, Loop]:
     """A loop for each row, half-way through its run, with one teacher's weights for all."""
     (teacher,) = layout.teachers
-    runs.train(teacher.recipe, out=teacher.folder, device="cpu")
+    train(teacher.recipe, out=teacher.folder, device="cpu")
     accelerator = make_accelerator(teacher.recipe.amp, "cpu")
     dataset = make_task(teacher.recipe).open(teacher.recipe, download=False)
     loops = {}

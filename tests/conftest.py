@@ -4,8 +4,8 @@ import pytest
 
 import pldistill
 from paths import PATHS
-from pldistill.loop import Loop
 from pldistill.recipe import make_recipe
+from pldistill.training.loop import Loop
 from tiny_runs import CE
 from tiny_stores import make
 

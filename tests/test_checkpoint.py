@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pldistill import checkpoint
+from pldistill.training import checkpoint
 
 
 def test_comes_back_bit_for_bit(tmp_path):

@@ -14,14 +14,14 @@ from torch.nn import functional
 import pldistill
 from pldistill.data import Mixing, TensorSplit, make_loader
 from pldistill.data.mixup import Draw, cut_box, mix
-from pldistill.distiller import Distiller
 from pldistill.distributed import Interrupted
-from pldistill.loop import Loop
 from pldistill.methods import METHODS, Method
 from pldistill.methods.logit import LogitMethod, TaskOnly
-from pldistill.progress import Silent
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification import Classification
+from pldistill.training.distiller import Distiller
+from pldistill.training.loop import Loop
+from pldistill.training.progress import Silent
 from pldistill.types import Batch, Mixture, Outputs
 
 CPU = torch.device("cpu")

@@ -48,7 +48,7 @@ def test_the_lines_are_the_records_figures(shown):
 
 def test_the_same_line_again_trains_nothing(shown, monkeypatch):
     out, _ = shown
-    monkeypatch.setattr("pldistill.loop.Loop.run", lambda self: pytest.fail("trained again"))
+    monkeypatch.setattr("pldistill.training.loop.Loop.run", lambda self: pytest.fail("trained again"))
     demo.run_demo(out, smoke=True, device="cpu", console=Console(file=io.StringIO()))
 
 

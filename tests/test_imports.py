@@ -81,7 +81,7 @@ def test_analysis_reads_records_and_never_trains(path):
 
 
 def test_the_loop_knows_no_loss_and_no_method():
-    assert not rooms(ROOT / "loop.py") & {"losses", "methods"}
+    assert not rooms(ROOT / "training" / "loop.py") & {"losses", "methods"}
 
 
 def test_only_main_imports_the_command_line():
@@ -93,5 +93,5 @@ def test_there_is_no_drawer_for_odds_and_ends():
 
 
 def test_the_rules_see_an_import():
-    assert "recipe" in rooms(ROOT / "loop.py")
-    assert "torch" in imports(ROOT / "loop.py")
+    assert "recipe" in rooms(ROOT / "training" / "loop.py")
+    assert "torch" in imports(ROOT / "training" / "loop.py")

@@ -7,15 +7,15 @@ import torch
 from safetensors.torch import load_file
 
 import pldistill
-from pldistill import checkpoint
-from pldistill.distiller import Distiller
 from pldistill.distributed import Interrupted
-from pldistill.loop import Loop
 from pldistill.methods import METHODS
 from pldistill.models import Net, build, probe, stages
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification import Classification
 from pldistill.teachers.live import LiveTeacher
+from pldistill.training import checkpoint
+from pldistill.training.distiller import Distiller
+from pldistill.training.loop import Loop
 from pldistill.types import Batch
 from tiny_runs import StopAt, assert_same_run
 

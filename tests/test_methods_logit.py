@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 
 import reference
-from pldistill.distiller import Distiller
 from pldistill.methods import METHODS
 from pldistill.models import Net
 from pldistill.plan import address
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification import Classification
+from pldistill.training.distiller import Distiller
 from pldistill.types import Batch, Outputs
 
 STANDARDIZED = ["kd", "rkl", "js", "dist", "dkd", "pld", "decoupled_pld"]

@@ -87,7 +87,7 @@ def test_an_emulated_bf16_is_warned_of_with_the_measured_factor(told, monkeypatc
 @pytest.mark.parametrize("native", [False, True])
 def test_the_record_says_what_auto_became_and_a_run_goes_on_in_it(tmp_path, monkeypatch, native):
     monkeypatch.setattr(precision, "has_bf16", lambda device: native)
-    monkeypatch.setattr("pldistill.loop.Loop.LOOK_EVERY", -1.0)
+    monkeypatch.setattr("pldistill.training.loop.Loop.LOOK_EVERY", -1.0)
     expected = "bf16" if native else "off"
     auto = make_recipe({**CE, "amp": "auto", "epochs": 2})
     named = pldistill.train(make_recipe({**CE, "amp": expected, "epochs": 2}), out=tmp_path / "named", device="cpu")

@@ -11,10 +11,10 @@ from torch import nn
 import pldistill
 from pldistill.data import Dataset, TensorSplit
 from pldistill.models import Net
-from pldistill.preflight import binomial_tail, preflight
-from pldistill.progress import Silent
 from pldistill.recipe import make_recipe
 from pldistill.teachers.live import LiveTeacher
+from pldistill.training.preflight import binomial_tail, preflight
+from pldistill.training.progress import Silent
 
 CLASSES = tuple("abcde")
 
@@ -153,7 +153,7 @@ def teacher(tmp_path_factory):
 
 
 def test_the_record_says_what_was_found_and_asking_changes_no_number(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr("pldistill.preflight.LEVEL", 2.0)  # refuses nobody
+    monkeypatch.setattr("pldistill.training.preflight.LEVEL", 2.0)  # refuses nobody
     assert teacher.record.read_environment()["preflight"] is None
     rows = []
     for name, trust in (("asked", False), ("trusted", True)):

@@ -16,17 +16,19 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import pldistill
-from pldistill import assemble, checkpoint, distributed, models, runs
+from pldistill import distributed, models
 from pldistill.data import TensorSplit, make_loader, open_data
 from pldistill.data.loader import share
 from pldistill.distributed import Interrupts
 from pldistill.plan import plan
-from pldistill.progress import StudyWatch
 from pldistill.recipe import make_recipe
 from pldistill.recipes import find_study
 from pldistill.reproduce import reproduce
 from pldistill.tasks import make_task
 from pldistill.tasks.coco_metric import COLUMNS
+from pldistill.training import build, checkpoint
+from pldistill.training.progress import StudyWatch
+from pldistill.training.run import evaluate
 from two_processes import recipes
 
 CLOCKS = ("seconds", "images_per_second")
@@ -93,7 +95,7 @@ def test_accumulated_batches_are_one_large_batch(launched, tmp_path):
 
 
 def test_each_picture_is_evaluated_once(launched, said):
-    alone = runs.evaluate(pldistill.load_run(launched[0] / "kd"), device="cpu")
+    alone = evaluate(pldistill.load_run(launched[0] / "kd"), device="cpu")
     precision = alone.pop("precision")
     for one in said:
         assert one["figures"].pop("precision") == precision
@@ -107,7 +109,7 @@ def test_two_processes_distil_a_detector(launched, said):
     (row,) = run.record.epochs()
     assert set(row["terms"]) == {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg", "pld"}
     assert (run.record.read_environment()["world_size"], len(run.result["per_class"])) == (2, 12)
-    alone = runs.evaluate(run, device="cpu", workers=0)
+    alone = evaluate(run, device="cpu", workers=0)
     assert alone["pictures"] == 5
     measured = [name for name in COLUMNS if alone[name] is not None]
     assert "AP50" in measured
@@ -207,7 +209,7 @@ def test_nets_in_pieces_are_refused(monkeypatch):
     accelerator = Accelerator(cpu=True)
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
     with pytest.raises(ValueError, match=r"accelerate: expected data-parallel processes \(DDP\), got FSDP"):
-        assemble._check(accelerator, "off", "cpu")
+        build._check(accelerator, "off", "cpu")
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch, tmp_path):
@@ -220,7 +222,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch, tmp_path):
 def test_a_launch_whose_processes_do_not_meet_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="processes: expected the 2 that were launched to meet on 'cpu', got 1 alone"):
-        assemble._check(Accelerator(cpu=True), "off", "cpu")
+        build._check(Accelerator(cpu=True), "off", "cpu")
 
 
 def test_mpi_names_its_processes_otherwise(monkeypatch):

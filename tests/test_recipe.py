@@ -7,7 +7,7 @@ import pytest
 
 from pldistill import methods
 from pldistill.recipe import Ramp, Recipe, completed, make_recipe, parse_weight, read_recipe
-from pldistill.schedule import learning_rate
+from pldistill.training.optim import learning_rate
 
 BASE = {"data": "glyphs", "student": "resnet8", "method": "ce"}
 KD = {**BASE, "method": "kd", "teacher": "somewhere"}

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from pldistill.plan import Plan, plan
-from pldistill.progress import StudyWatch
 from pldistill.recipes import STUDIES
 from pldistill.recipes.published import published
 from pldistill.reproduce import commands, reproduce
+from pldistill.training.progress import StudyWatch
 
 IMAGENET = [name for name, study in STUDIES.items() if study.home == "imagenet"]
 

@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 import pldistill
-from pldistill import checkpoint, runs
 from pldistill.data import normalize, open_data
 from pldistill.distributed import Interrupted
 from pldistill.recipe import make_recipe
-from pldistill.tally import NonFiniteLoss
 from pldistill.tasks.classification import Validation
+from pldistill.training import checkpoint
+from pldistill.training.distiller import NonFiniteLoss
+from pldistill.training.run import evaluate, predict
 from tiny_runs import CE, StopAt, assert_same_run, distil, rows, weights
 
 
@@ -98,7 +99,7 @@ def test_the_student_loads_elsewhere_and_its_figure_holds(teacher):
     config = json.loads((teacher.folder / "config.json").read_text())
     assert len(config["label_names"]) == model.num_classes == 100
     assert tuple(model.pretrained_cfg["input_size"]) == (3, 32, 32)
-    figures = runs.evaluate(teacher, device="cpu")
+    figures = evaluate(teacher, device="cpu")
     assert figures["top1"] == pytest.approx(teacher.result["top1_last"])
     assert figures["pictures"] == 100
 
@@ -172,7 +173,7 @@ def test_a_compiled_student_trains_is_heard_and_exports_plain_keys(teacher, tmp_
 
 def test_prediction_gives_five_classes_that_sum_below_one(teacher, tmp_path):
     Image.new("L", (50, 40), 128).save(tmp_path / "grey.png")
-    ((first, *others),) = runs.predict(teacher, [tmp_path / "grey.png"])
+    ((first, *others),) = predict(teacher, [tmp_path / "grey.png"])
     assert len(others) == 4
     assert first[1] >= others[0][1] >= others[-1][1] >= 0
     assert first[1] + sum(probability for _, probability in others) <= 1 + 1e-6

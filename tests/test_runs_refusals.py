@@ -5,8 +5,8 @@ import re
 import pytest
 
 import pldistill
-from pldistill import runs
 from pldistill.recipe import make_recipe
+from pldistill.training.run import evaluate
 from tiny_runs import CE, distil
 
 
@@ -49,7 +49,7 @@ def test_class_counts_that_differ_are_refused(teacher, tmp_path):
     with pytest.raises(ValueError, match="expected the data's 10 classes, got 100"):
         pldistill.train(distil(teacher, data="digits"), out=tmp_path / "run", device="cpu")
     with pytest.raises(ValueError, match="expected the run's 100 classes"):
-        runs.evaluate(teacher, data="digits", device="cpu")
+        evaluate(teacher, data="digits", device="cpu")
 
 
 def test_a_used_folder_is_refused_and_resume_wants_the_same_recipe(teacher, tmp_path):

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 import pldistill
-from pldistill import checkpoint
 from pldistill.distributed import Interrupted
 from pldistill.recipe import make_recipe
+from pldistill.training import checkpoint
 from tiny_runs import CE, KillAt, Killed, StopAt, assert_same_run, distil, rows, weights
 
 

@@ -13,12 +13,12 @@ import torch
 import pldistill
 from pldistill.recipe import make_recipe
 from pldistill.record import RunRecord
-from pldistill.side_by_side import Job, SideBySide, train_side_by_side, workers_for
+from pldistill.training.parallel import Job, SideBySide, train_side_by_side, workers_for
 from tiny_runs import CE, assert_same_run
 
 
 def test_runs_side_by_side_are_the_runs_of_one_process(tmp_path, monkeypatch, request):
-    monkeypatch.setattr("pldistill.side_by_side.workers_for", lambda device: 2)
+    monkeypatch.setattr("pldistill.training.parallel.workers_for", lambda device: 2)
     recipes = [make_recipe({**CE, "epochs": 1, "seed": seed}) for seed in range(3)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in another number of threads round differently
@@ -38,7 +38,7 @@ def test_runs_side_by_side_are_the_runs_of_one_process(tmp_path, monkeypatch, re
 
 
 def test_runs_in_turn_beside_the_caller(tmp_path, monkeypatch):
-    monkeypatch.setattr("pldistill.side_by_side.workers_for", lambda device: 2)
+    monkeypatch.setattr("pldistill.training.parallel.workers_for", lambda device: 2)
     jobs = [Job(make_recipe({**CE, "epochs": 1, "seed": seed}), tmp_path / str(seed)) for seed in range(2)]
     told = []
     with SideBySide("cpu") as runs:
@@ -77,7 +77,7 @@ import sys
 from pathlib import Path
 from pldistill.distributed import Interrupted
 from pldistill.recipe import make_recipe
-from pldistill.side_by_side import Job, train_side_by_side
+from pldistill.training.parallel import Job, train_side_by_side
 
 if __name__ == "__main__":
     fields = {"data": "glyphs:train=160,val=100", "student": "resnet8", "method": "ce", "epochs": 2000, "amp": "off"}

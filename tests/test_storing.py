@@ -7,12 +7,13 @@ from collections import namedtuple
 
 import pytest
 
-from pldistill import distributed, storing
+from pldistill import distributed
 from pldistill.__main__ import main
 from pldistill.distributed import Interrupted
 from pldistill.recipe import make_recipe
-from pldistill.storing import store_answers
 from pldistill.teachers import cache
+from pldistill.training import cache_teacher
+from pldistill.training.cache_teacher import store_answers
 from tiny_runs import CE, Killed
 from tiny_stores import SMALL, Watch, files, make, opened
 
@@ -28,7 +29,7 @@ def terminate():
 @pytest.mark.parametrize(("by", "how"), [(kill, Killed), (terminate, Interrupted)])
 @pytest.mark.parametrize("after", [1, 64, 140, 260])
 def test_a_store_that_was_stopped_goes_on_to_the_same_bytes(store, teacher, tmp_path, monkeypatch, by, how, after):
-    monkeypatch.setattr(storing, "SYNC_EVERY", 0.0)
+    monkeypatch.setattr(cache_teacher, "SYNC_EVERY", 0.0)
     with pytest.raises(how):
         make(teacher, tmp_path / "store", Watch(after, by))
     with pytest.raises(ValueError, match=r"is not finished: the line of `pldistill cache` that began it goes on"):
@@ -71,7 +72,7 @@ def test_a_store_takes_what_it_said(store):
 
 def test_a_disk_without_room_is_refused_before_anything_is_asked(teacher, tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(storing.shutil, "disk_usage", lambda path: usage(62399))
+    monkeypatch.setattr(cache_teacher.shutil, "disk_usage", lambda path: usage(62399))
     with pytest.raises(ValueError, match=r"out: expected 62,400 bytes free for .*, got 62,399"):
         make(teacher, tmp_path / "store", Watch(0, kill))
 

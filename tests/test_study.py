@@ -20,12 +20,12 @@ from pldistill.__main__ import main
 from pldistill.distributed import Interrupted
 from pldistill.forecast import forecast
 from pldistill.plan import Plan, address, plan
-from pldistill.progress import StudyWatch
 from pldistill.recipe import Recipe
 from pldistill.recipes import STUDIES, find_study
 from pldistill.recipes.published import published
 from pldistill.recipes.table1 import PUBLISHED
 from pldistill.reproduce import commands, compare, failure, reproduce
+from pldistill.training.progress import StudyWatch
 
 TABLE1 = STUDIES["table1"]
 # Nets that take no time, for what is not about the nets.

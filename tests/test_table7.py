@@ -14,12 +14,12 @@ from pldistill import cli
 from pldistill.__main__ import main
 from pldistill.analysis.layouts import BOXES
 from pldistill.plan import Plan, plan
-from pldistill.progress import StudyWatch
 from pldistill.recipe import make_recipe
 from pldistill.recipes import STUDIES
 from pldistill.recipes.published import published
 from pldistill.reproduce import commands, reproduce
-from pldistill.schedule import learning_rate
+from pldistill.training.optim import learning_rate
+from pldistill.training.progress import StudyWatch
 
 TABLE7 = STUDIES["table7"]
 

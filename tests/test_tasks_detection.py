@@ -6,11 +6,11 @@ from torch.nn import functional
 
 from pldistill import methods
 from pldistill.detector_teachers import DetectorTeacher
-from pldistill.distiller import Distiller
 from pldistill.losses import pld
 from pldistill.methods.detection import OWN
 from pldistill.task_options import TASKS
 from pldistill.tasks.detection import Detection
+from pldistill.training.distiller import Distiller
 from tiny_detectors import SMALL, detector, scenes
 
 

@@ -13,12 +13,11 @@ import pldistill
 from pldistill.data import FolderSplit, TensorSplit, make_loader, open_data, with_unlabelled
 from pldistill.data.registry import FIRST_ID, JoinedSplit
 from pldistill.data.sampling import order
-from pldistill.distiller import Distiller
 from pldistill.methods import METHODS, find
 from pldistill.models import Net
 from pldistill.recipe import make_recipe
-from pldistill.tally import Tally
 from pldistill.tasks.classification import Classification
+from pldistill.training.distiller import Distiller, Tally
 from pldistill.types import UNLABELLED, Batch, Outputs
 
 FREE = [name for name, spec in METHODS.items() if not spec.needs_labels]

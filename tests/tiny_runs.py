@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from pldistill.progress import Silent
 from pldistill.recipe import make_recipe
+from pldistill.training.progress import Silent
 
 TINY = "glyphs:train=160,val=100"
 # After so few steps a teacher is at chance. In float32, so that the figures are the same on every kind of CPU.

@@ -4,9 +4,9 @@ import torch
 
 from pldistill.data import make_loader, open_data
 from pldistill.recipe import make_recipe
-from pldistill.storing import store_answers
 from pldistill.tasks.classification import augmentation
 from pldistill.teachers.cache import open_stored, with_store
+from pldistill.training.cache_teacher import store_answers
 from tiny_runs import CE, distil
 
 SMALL = "glyphs:train=100,val=100"

@@ -11,11 +11,13 @@ from pathlib import Path
 import torch
 
 import pldistill
-from pldistill import distributed, runs
+from pldistill import distributed
 from pldistill.__main__ import main
-from pldistill.progress import Silent
 from pldistill.recipe import Recipe, make_recipe
-from pldistill.tally import Tally
+from pldistill.training import run as training_run
+from pldistill.training.distiller import Tally
+from pldistill.training.progress import Silent
+from pldistill.training.run import evaluate
 from tiny_detectors import distilled
 
 # The last step of an epoch has 101 - 6 * 16 = 5 pictures: three and two.
@@ -110,24 +112,24 @@ def together(folder: Path, rank: int) -> None:
     said["everywhere"] = [says(partial(distributed.everywhere, partial(fail_in, bad))) for bad in (0, 1)]
     said["on_first"] = [distributed.on_first(lambda: rank + 7), says(lambda: distributed.on_first(lambda: fail_in(0)))]
     said["bad step"] = says(lambda: bad_step(rank))
-    said["figures"] = runs.evaluate(pldistill.load_run(folder / "kd"), device="cpu", batch_size=16)
+    said["figures"] = evaluate(pldistill.load_run(folder / "kd"), device="cpu", batch_size=16)
 
     boxes = pldistill.train(detected(), out=folder / "boxes", device="cpu", workers=0)
-    said["boxes"] = runs.evaluate(boxes, device="cpu", workers=0, batch_size=2)
+    said["boxes"] = evaluate(boxes, device="cpu", workers=0, batch_size=2)
 
-    runs.Loop.LOOK_EVERY = -1.0
+    training_run.Loop.LOOK_EVERY = -1.0
     recipe = make_recipe(resumed())
     pldistill.train(recipe, out=folder / "whole", device="cpu")
     if rank == 1:
-        runs.Silent = lambda: At(1, 2, signal.SIGTERM)
+        training_run.Silent = lambda: At(1, 2, signal.SIGTERM)
     said["stop"] = says(lambda: pldistill.train(recipe, out=folder / "cut", device="cpu"))
-    runs.Silent = Silent
+    training_run.Silent = Silent
     torch.manual_seed(12345)
     pldistill.train(recipe, out=folder / "cut", device="cpu", resume=True)
     (folder / f"said-{rank}.json").write_text(json.dumps(said))
 
     if rank == 1:
-        runs.Silent = lambda: At(1, 2, signal.SIGKILL)
+        training_run.Silent = lambda: At(1, 2, signal.SIGKILL)
     (folder / "recipe.json").write_text(json.dumps(recipe.to_dict()))
     main(["train", "--recipe", str(folder / "recipe.json"), "--out", str(folder / "killed"), "--device", "cpu"])
 

@@ -10,7 +10,7 @@ from pldistill import losses, models
 from pldistill.losses import PLDLoss
 from pldistill.methods import METHODS
 from pldistill.recipe import Recipe, make_recipe
-from pldistill.runs import Run, evaluate, load_run, predict, train
+from pldistill.training.run import Run, evaluate, load_run, predict, train
 from pldistill.version import __version__
 
 __all__ = [

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from pldistill import cli_bench, cli_cache, cli_lists, cli_runs, cli_studies, precision
-from pldistill import runs as training
 from pldistill.cli_studies import Device, Spread, Workers, console, whole
-from pldistill.progress import Terminal
 from pldistill.recipe import Recipe, make_recipe, read_recipe
 from pldistill.record import RunRecord
+from pldistill.training import run as training
+from pldistill.training.progress import Terminal
 from pldistill.version import __version__
 
 app = typer.Typer(

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pldistill.cli_studies import Device, Workers, console, positive, whole
 from pldistill.recipe import Recipe, make_recipe
-from pldistill.storing import store_answers
 from pldistill.teachers.cache import About
+from pldistill.training.cache_teacher import store_answers
 
 
 def cache(

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pldistill import runs as training
 from pldistill.cli_studies import console
 from pldistill.data.augment import open_picture
 from pldistill.record import find_runs
+from pldistill.training import run as training
 
 
 def predict(

@@ -10,8 +10,8 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from pldistill.plan import plan
-from pldistill.progress import StudyWatch
 from pldistill.search import Job, lay_out
+from pldistill.training.progress import StudyWatch
 
 console = Console()
 

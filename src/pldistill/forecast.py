@@ -9,13 +9,13 @@ import torch
 from rich.table import Table
 
 from pldistill.analysis.tables import duration
-from pldistill.assemble import make_accelerator
 from pldistill.data import Dataset
 from pldistill.estimate import Job, seconds_of
 from pldistill.plan import Plan
 from pldistill.precision import resolve
 from pldistill.study import Cell
 from pldistill.tasks import make_task
+from pldistill.training.build import make_accelerator
 
 
 def forecast(plan: Plan, *, device: str = "auto", download: bool = False) -> Table:

@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pldistill import runs
 from pldistill.analysis.landscape import LOSSES, Plane, Surface, grids, make_plane, numbers, random_teacher, surface
 from pldistill.analysis.landscape_figures import landscapes, reading, shown
 from pldistill.analysis.style import write_figure
@@ -22,6 +21,7 @@ from pldistill.data import make_loader, open_data
 from pldistill.files import write_atomically
 from pldistill.models import Net
 from pldistill.specs import unknown
+from pldistill.training.run import load_run
 
 METHODS = ("dist", "kd", "pld")  # Figure 4
 TEMPERATURES = (2.0, 1.0, 0.5, 0.1)  # Figure 3
@@ -113,7 +113,7 @@ def _random(classes: int, seed: int, label: int | str | None) -> Sample:
 @torch.no_grad()
 def _from_run(folder: Path | str, data: str | None, picture: int, label: int | str | None) -> Sample:
     """The logits of a run's net for one validation picture, in float32 on the CPU."""
-    run = runs.load_run(folder)
+    run = load_run(folder)
     loaded = run.load()
     dataset = open_data(data or run.recipe.data, image_size=loaded.image_size)
     if dataset.classes != loaded.classes:

@@ -90,7 +90,8 @@ class Recipe(BaseModel):
             training pictures of another data specification. The method's terms count them, the task's loss does not.
         class_map: a JSON file that says which of the teacher's classes is which of the data's; see
             `pldistill.teachers`.
-        trust_teacher: take the teacher as it is, whether or not it is better than chance; see `pldistill.preflight`.
+        trust_teacher: take the teacher as it is, whether or not it is better than chance; see
+            `pldistill.training.preflight`.
         accumulate: batches whose gradients make one step, that of a batch of all their pictures. A method that relates
             the pictures of a batch relates those of each batch alone, and wants to be told so: `relation="local"`.
         relation: for methods that relate the pictures of a batch, `local` (of one process's batch) or `global` (of all

@@ -7,19 +7,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pldistill import distributed, runs
+from pldistill import distributed
 from pldistill.analysis.comparison import Comparison, Entry, comparison_csv, comparison_html, comparison_markdown
 from pldistill.analysis.report import write_report
 from pldistill.files import write_atomically
 from pldistill.methods import find
 from pldistill.plan import Plan
-from pldistill.progress import StudyWatch
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
-from pldistill.storing import Onlooker, Unwatched, make_store
 from pldistill.study import Cell
 from pldistill.task_options import TASKS
 from pldistill.teachers.cache import is_whole
+from pldistill.training.cache_teacher import Onlooker, Unwatched, make_store
+from pldistill.training.progress import StudyWatch
+from pldistill.training.run import train
 
 # What may go wrong in one cell and leave the others sound: bad input, memory, a device, a file, an infinite loss.
 FAILURES = (ValueError, ArithmeticError, RuntimeError, OSError)
@@ -73,7 +74,7 @@ def _make(cell: Cell, plan: Plan, out: Path, *, watch: StudyWatch, onlooker: Onl
             raise ValueError(f"{cell.teacher.name} is not finished")
         if cell.recipe.teacher_cache is not None:
             make_store(cell.recipe, watch=onlooker, **how)
-        runs.train(cell.recipe, out=cell.folder, resume=cell.record.begun, watch=watch, **how)
+        train(cell.recipe, out=cell.folder, resume=cell.record.begun, watch=watch, **how)
     except FAILURES as error:
         mark_failure(mark, error)
     else:

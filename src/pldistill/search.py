@@ -20,17 +20,17 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pldistill import runs
 from pldistill.analysis.entries import Comparison, Entry
 from pldistill.analysis.layouts import Verdicts
 from pldistill.methods import find
 from pldistill.plan import address, narrowed, scaled
-from pldistill.progress import StudyWatch
 from pldistill.recipe import make_recipe
 from pldistill.reproduce import FAILURES, mark_failure, write_reports
 from pldistill.specs import unknown
-from pldistill.storing import Onlooker, make_store
 from pldistill.study import Cell, Fields
+from pldistill.training.cache_teacher import Onlooker, make_store
+from pldistill.training.progress import StudyWatch
+from pldistill.training.run import train
 
 SCALE = "scale"  # an axis: the factor on all of a method's weights, the task's too
 TERM = "term"  # an axis: the factor on the method's own terms alone
@@ -305,7 +305,7 @@ def _prepare(job: Job, column: str, *, watch: StudyWatch, onlooker: Onlooker, **
     if not teacher.record.finished:
         watch.open(1)
         try:
-            runs.train(teacher.recipe, out=teacher.folder, resume=teacher.record.begun, watch=watch, **how)
+            train(teacher.recipe, out=teacher.folder, resume=teacher.record.begun, watch=watch, **how)
             watch.close_cell(f"{column} {teacher.name}", teacher.record.read_result(), None)
         finally:
             watch.close()
@@ -317,7 +317,7 @@ def _prepare(job: Job, column: str, *, watch: StudyWatch, onlooker: Onlooker, **
 def _make(job: Job, cell: Cell, watch: StudyWatch, how: Mapping[str, Any]) -> None:
     failure = None
     try:
-        runs.train(cell.recipe, out=cell.folder, resume=cell.record.begun, watch=watch, **how)
+        train(cell.recipe, out=cell.folder, resume=cell.record.begun, watch=watch, **how)
     except FAILURES as error:
         failure = mark_failure(job.mark(cell), error)
     watch.close_cell(cell.folder.name.rpartition("-")[0], cell.record.read_result(), failure)

@@ -23,13 +23,13 @@ from pldistill.analysis.tables import Stat, stat
 from pldistill.cli_cache import Shown
 from pldistill.files import write_atomically
 from pldistill.methods import find
-from pldistill.progress import Terminal
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
-from pldistill.runs import Run, train
-from pldistill.side_by_side import Job, SideBySide
-from pldistill.storing import make_store
 from pldistill.study import Fields
+from pldistill.training.cache_teacher import make_store
+from pldistill.training.parallel import Job, SideBySide
+from pldistill.training.progress import Terminal
+from pldistill.training.run import Run, train
 
 SETTING: Fields = {"image_size": 16, "optimizer": "adamw", "weight_decay": 0.05}
 TEACHER: Fields = {

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pldistill import distributed
 from pldistill.analysis.layouts import METRICS, percent, score_in
 from pldistill.analysis.tables import duration
-from pldistill.tally import Tally
+from pldistill.training.distiller import Tally
 
 
 class Silent:

@@ -12,15 +12,15 @@ from accelerate.utils import DistributedDataParallelKwargs, DistributedType, Ini
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pldistill import distributed, methods, precision
-from pldistill.distiller import Distiller
-from pldistill.loop import Loop, Watch
 from pldistill.methods import Method
-from pldistill.optim import make_optimizer
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.tasks import make_task
 from pldistill.tasks.base import Place, Task
 from pldistill.teachers.live import Teacher
+from pldistill.training.distiller import Distiller
+from pldistill.training.loop import Loop, Watch
+from pldistill.training.optim import make_optimizer
 from pldistill.types import Outputs
 
 _PRECISIONS = {"bf16": "bf16", "fp16": "fp16", "off": "no"}

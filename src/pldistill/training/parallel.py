@@ -22,7 +22,7 @@ import torch
 from pldistill.distributed import Interrupted, Interrupts
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
-from pldistill.runs import train
+from pldistill.training.run import train
 
 MOST = 4  # runs at once
 _LOOK = 0.2  # seconds

@@ -1,4 +1,7 @@
-"""The training loop, on Accelerate: steps, epochs, checkpoints, interruption. It knows no loss by name."""
+"""The training loop, on Accelerate: steps, epochs, checkpoints, interruption. It knows no loss by name.
+
+All that a loop needs to continue goes into its folder's checkpoint, and comes back from there.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from pldistill import distributed, snapshot
+from pldistill import distributed
 from pldistill.distributed import Interrupted, Interrupts
 from pldistill.recipe import Ramp, Recipe
 from pldistill.record import RunRecord
-from pldistill.schedule import learning_rate
-from pldistill.tally import Tally
 from pldistill.teachers.live import Teacher
+from pldistill.training import checkpoint
+from pldistill.training.distiller import Tally
+from pldistill.training.optim import learning_rate
 from pldistill.types import Batch, Scenes
 
 
@@ -178,11 +182,11 @@ class Loop:
             self.record.append_epoch(row)
         self.epoch += 1
         self.tally = Tally(self.accelerator.device)
-        snapshot.save(self)
+        save_state(self)
         self.watch.epoch(row)
 
     def _stop(self, signal: int) -> None:
-        snapshot.save(self)
+        save_state(self)
         distributed.gather(None)  # no process ends before the state is saved: a launcher would end the others
         folder = self.record.folder
         raise Interrupted(
@@ -190,3 +194,51 @@ class Loop:
             f"{self.steps}; nothing is lost: go on with `pldistill train --out {folder} --resume`",
             signal,
         )
+
+
+def save_state(loop: Loop) -> None:
+    """Write the folder's checkpoint: the first of several processes does, with what is each one's own."""
+    own, *others = distributed.gather(_own(loop))
+    if not distributed.first():
+        return
+    scaler, average = loop.accelerator.scaler, loop.average
+    state = {
+        "epoch": loop.epoch,
+        **own,
+        "others": others,
+        "distiller": loop.bare.state_dict(),
+        "optimizer": loop.optimizer.state_dict(),
+        "average": average.state_dict() if average is not None else None,
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
+    checkpoint.save(loop.record.folder / "checkpoint", state, step=loop.epoch * loop.steps + loop.step)
+
+
+def restore_state(loop: Loop) -> None:
+    """Go on from the folder's checkpoint; where there is none, from the beginning."""
+    state = checkpoint.load(loop.record.folder / "checkpoint")
+    if distributed.first():
+        loop.record.truncate(state["epoch"] if state is not None else 0)
+    if state is None:
+        return
+    own = state if distributed.first() else state["others"][distributed.rank() - 1]
+    loop.epoch = state["epoch"]
+    loop.tally.load_state_dict(own["tally"])
+    loop.bare.load_state_dict(state["distiller"])
+    loop.optimizer.load_state_dict(state["optimizer"])
+    if loop.average is not None:
+        loop.average.load_state_dict(state["average"])
+    if loop.accelerator.scaler is not None:
+        loop.accelerator.scaler.load_state_dict(state["scaler"])
+    torch.set_rng_state(own["rng"])
+    if own["cuda_rng"] is not None:
+        torch.cuda.set_rng_state(own["cuda_rng"])
+
+
+def _own(loop: Loop) -> dict[str, Any]:
+    """Give what is each process's own: its sums, and torch's generators, for what nets draw."""
+    return {
+        "tally": loop.tally.state_dict(),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state() if loop.accelerator.device.type == "cuda" else None,
+    }

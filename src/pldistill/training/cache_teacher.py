@@ -18,16 +18,16 @@ from accelerate import Accelerator
 
 from pldistill import distributed
 from pldistill.analysis.groups import data_label
-from pldistill.assemble import make_accelerator, precision_of
 from pldistill.data import Augment, Dataset, Split, make_loader
 from pldistill.distributed import Interrupted, Interrupts
-from pldistill.preflight import Warns, preflight
 from pldistill.recipe import Recipe
-from pldistill.runs import open_pictures
 from pldistill.tasks.classification import augmentation
 from pldistill.teachers import cache
 from pldistill.teachers.cache import About, Form, Header
 from pldistill.teachers.live import Teacher, open_teacher
+from pldistill.training.build import make_accelerator, precision_of
+from pldistill.training.preflight import Warns, preflight
+from pldistill.training.run import open_pictures
 from pldistill.types import Batch
 
 BATCH = 256  # pictures asked about at a time, where nobody says

@@ -9,19 +9,18 @@ from typing import Any
 
 import torch
 
-from pldistill import distributed, models, precision, record, snapshot
-from pldistill.assemble import assemble, make_accelerator, precision_of
+from pldistill import distributed, models, precision, record
 from pldistill.data.augment import read_picture
-from pldistill.introduction import introduction
-from pldistill.loop import Loop, Watch
 from pldistill.models import Net
-from pldistill.preflight import preflight
-from pldistill.progress import Silent
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
 from pldistill.tasks import make_task
 from pldistill.tasks.base import Place
 from pldistill.teachers.cache import with_store
+from pldistill.training.build import assemble, make_accelerator, precision_of
+from pldistill.training.loop import Loop, Watch, restore_state
+from pldistill.training.preflight import introduction, preflight
+from pldistill.training.progress import Silent
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def train(
     asked = loop.teacher.record() if loop.teacher is not None else {"teacher_sha256": None}
     distributed.on_first(lambda: _open_folder(run, recipe, {**env, **asked}, resume))
     if resume:
-        distributed.everywhere(lambda: snapshot.restore(loop))
+        distributed.everywhere(lambda: restore_state(loop))
     for line in introduction(loop, data, env):
         shown.tell(line)
     loop.run()
