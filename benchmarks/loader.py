@@ -32,7 +32,7 @@ from pldistill.files import write_atomically
 from pldistill.models import Net
 from pldistill.precision import resolve
 from pldistill.record import environment
-from pldistill.tasks.classification import Classification
+from pldistill.tasks.classification.task import Classification
 from pldistill.training.distiller import Distiller
 from pldistill.types import Batch
 

@@ -18,7 +18,7 @@ from pldistill.distributed import Interrupted
 from pldistill.methods import METHODS, Method
 from pldistill.methods.logit import LogitMethod, TaskOnly
 from pldistill.recipe import make_recipe
-from pldistill.tasks.classification import Classification
+from pldistill.tasks.classification.task import Classification
 from pldistill.training.distiller import Distiller
 from pldistill.training.loop import Loop
 from pldistill.training.progress import Silent

@@ -11,7 +11,7 @@ from pldistill.distributed import Interrupted
 from pldistill.methods import METHODS
 from pldistill.models import Net, build, probe, stages
 from pldistill.recipe import make_recipe
-from pldistill.tasks.classification import Classification
+from pldistill.tasks.classification.task import Classification
 from pldistill.teachers.live import LiveTeacher
 from pldistill.training import checkpoint
 from pldistill.training.distiller import Distiller

@@ -12,7 +12,7 @@ from pldistill.methods import METHODS
 from pldistill.models import Net
 from pldistill.plan import address
 from pldistill.recipe import make_recipe
-from pldistill.tasks.classification import Classification
+from pldistill.tasks.classification.task import Classification
 from pldistill.training.distiller import Distiller
 from pldistill.types import Batch, Outputs
 

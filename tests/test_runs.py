@@ -12,7 +12,7 @@ import pldistill
 from pldistill.data import normalize, open_data
 from pldistill.distributed import Interrupted
 from pldistill.recipe import make_recipe
-from pldistill.tasks.classification import Validation
+from pldistill.tasks.classification.task import Validation
 from pldistill.training import checkpoint
 from pldistill.training.distiller import NonFiniteLoss
 from pldistill.training.run import evaluate, predict

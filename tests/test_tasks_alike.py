@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-import pldistill.tasks.alike
+import pldistill.tasks.classification.metrics
 from pldistill.data import make_loader, open_data
 from pldistill.models import Net
-from pldistill.tasks.alike import kendall, same_first, shared_first
-from pldistill.tasks.classification import Validation
+from pldistill.tasks.classification.metrics import kendall, same_first, shared_first
+from pldistill.tasks.classification.task import Validation
 from pldistill.teachers.live import LiveTeacher
 
 
@@ -54,7 +54,7 @@ def test_kendall_of_a_row_of_equals_is_zero_and_masked_classes_are_equal():
 def test_kendall_does_not_depend_on_how_many_are_ranked_at_once(monkeypatch):
     one, other = draw(20, 40)
     whole = kendall(one, other).item()
-    monkeypatch.setattr(pldistill.tasks.alike, "_AT_ONCE", 100)
+    monkeypatch.setattr(pldistill.tasks.classification.metrics, "_AT_ONCE", 100)
     assert kendall(one, other).item() == pytest.approx(whole, abs=1e-5)
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from pldistill.data import open_data
-from pldistill.tasks.classification import augmentation
+from pldistill.tasks.classification.task import augmentation
 from pldistill.teachers import cache
 from pldistill.teachers.cache import open_stored, with_store
 from pldistill.teachers.live import open_teacher

@@ -16,7 +16,7 @@ from pldistill.data.sampling import order
 from pldistill.methods import METHODS, find
 from pldistill.models import Net
 from pldistill.recipe import make_recipe
-from pldistill.tasks.classification import Classification
+from pldistill.tasks.classification.task import Classification
 from pldistill.training.distiller import Distiller, Tally
 from pldistill.types import UNLABELLED, Batch, Outputs
 

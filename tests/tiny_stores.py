@@ -4,7 +4,7 @@ import torch
 
 from pldistill.data import make_loader, open_data
 from pldistill.recipe import make_recipe
-from pldistill.tasks.classification import augmentation
+from pldistill.tasks.classification.task import augmentation
 from pldistill.teachers.cache import open_stored, with_store
 from pldistill.training.cache_teacher import store_answers
 from tiny_runs import CE, distil

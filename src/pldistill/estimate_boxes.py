@@ -14,7 +14,7 @@ from pldistill.data import BoxData
 from pldistill.estimate import timed
 from pldistill.precision import DTYPES, resolve
 from pldistill.recipe import Recipe
-from pldistill.tasks.base import Place
+from pldistill.tasks import Place
 from pldistill.tasks.detection import Detection
 
 _STEPS = 2

@@ -1,12 +1,191 @@
-"""What the nets are trained to do: two of them asked about a batch, the task's own loss, its metrics."""
+"""The contract of a task: what two nets are asked about a batch, and all of a run that depends on what is learnt."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
 
-if TYPE_CHECKING:
-    from pldistill.recipe import Recipe
-    from pldistill.tasks.base import Task
+import torch
+from torch import Tensor, nn
+
+from pldistill.recipe import Recipe
+from pldistill.record import RunRecord
+from pldistill.teachers.live import Teacher
+from pldistill.types import Mixture, Outputs
+
+Data = TypeVar("Data")
+AnyNet = TypeVar("AnyNet", bound=nn.Module)
+Ask = Callable[[Any], Outputs]
+Figures = dict[str, Any]
+Autocast = Callable[..., AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What the two nets said about a batch, as the losses are given it.
+
+    Attributes:
+        student: the student's outputs, float32.
+        teacher: the teacher's about the same, constant, float32; None where nobody is asked.
+        labels: `(N,)` int64, of the rows of both.
+        own: gives the task's own terms when they are wanted.
+        hits: how many rows the student got right.
+        counted: how many rows there are to be right about.
+        mixture: what the labels are mixed with, or None.
+    """
+
+    student: Outputs
+    teacher: Outputs | None
+    labels: Tensor
+    own: Callable[[], dict[str, Tensor]]
+    hits: Tensor
+    counted: Tensor
+    mixture: Mixture | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run's batches go: the device, and how many processes read pictures for it."""
+
+    device: torch.device
+    workers: int
+
+
+class Loaders(NamedTuple):
+    """A run's batches: to learn from, to be scored on, and those that are held out, where some are."""
+
+    train: Any
+    val: Any
+    holdout: Any = None
+
+
+class Task(ABC, Generic[Data, AnyNet]):
+    """What nets are trained to do. A net is a module around the `model` whose weights a run leaves behind.
+
+    Attributes:
+        own: the names of its own terms, whose weights stand beside the method's.
+        rows: what a row of logits is about, in messages.
+    """
+
+    own: tuple[str, ...]
+    rows: str
+
+    @abstractmethod
+    def pair(self, student: nn.Module, teacher: Ask | None, batch: Any) -> Pair:
+        """Ask both nets about a batch, in the surrounding autocast."""
+
+    @abstractmethod
+    def open(self, recipe: Recipe, *, download: bool) -> Data:
+        """Open the recipe's data."""
+
+    def describe(self, data: Data) -> str:
+        """Say what was found, in a line: how many of what, of how many classes, how large."""
+        found: Any = data
+        held = getattr(found, "holdout", None)
+        counts = [(len(found.train), "training"), (0 if held is None else len(held), "held-out")]
+        counts.append((len(found.val), "validation"))
+        numbers = ", ".join(f"{count:,} {what}" for count, what in counts if count)
+        return f"{numbers} pictures, {len(found.classes)} classes, {found.image_size} pixels"
+
+    def notes(self, data: Data) -> list[str]:
+        """Say what a user should know of the data before the run."""
+        return []
+
+    @abstractmethod
+    def student(self, recipe: Recipe, data: Data) -> AnyNet:
+        """Build the net that is trained."""
+
+    @abstractmethod
+    def compile(self, net: AnyNet) -> None:
+        """Let `torch.compile` have what runs in a training step."""
+
+    @abstractmethod
+    def teacher(self, recipe: Recipe, data: Data) -> Teacher | None:
+        """Build who is asked."""
+
+    @abstractmethod
+    def columns(self, data: Data) -> int:
+        """Give the number of logits in a row."""
+
+    @abstractmethod
+    def stages(self, net: AnyNet) -> Sequence[str]:
+        """Name the places of a net at which a method may listen."""
+
+    @abstractmethod
+    def probe(self, net: AnyNet, data: Data) -> Outputs:
+        """Give what a net says to one picture, to read shapes from; ValueError for one that it cannot take."""
+
+    @abstractmethod
+    def loaders(self, recipe: Recipe, data: Data, place: Place) -> Loaders:
+        """Open the run's batches."""
+
+    @abstractmethod
+    def validation(
+        self, loaders: Loaders, data: Data, teacher: Teacher | None, autocast: Autocast
+    ) -> Callable[[AnyNet], Figures]:
+        """Give what measures a net after an epoch."""
+
+    @abstractmethod
+    def examine(
+        self, recipe: Recipe, data: Data, teacher: Teacher, most: int, place: Place, autocast: Autocast
+    ) -> tuple[int, Tensor, int]:
+        """Ask the teacher about up to `most` validation pictures: its hits, the labels `(N,)`, of how many classes."""
+
+    def sample(
+        self, recipe: Recipe, data: Data, teacher: Teacher, most: int, place: Place, autocast: Autocast
+    ) -> tuple[Tensor, Tensor] | None:
+        """Ask the teacher about up to `most` labelled training samples as the first epoch shows them.
+
+        Gives its logits `(N, C)`, float32, and the labels `(N,)`, on the CPU; None in a task that does not say.
+        """
+        return None
+
+    @abstractmethod
+    def save(self, net: AnyNet, folder: Path, data: Data, recipe: Recipe) -> None:
+        """Leave the trained net in the run's folder."""
+
+    def show(self, net: AnyNet, teacher: Teacher | None, run: RunRecord, data: Data) -> None:
+        """Leave in the run's folder what is to be looked at beside the figures; in most tasks nothing."""
+        return
+
+    @abstractmethod
+    def result(self, rows: Sequence[Mapping[str, Any]], data: Data) -> Figures:
+        """Give the task's part of result.json, from the rows of all epochs."""
+
+    @abstractmethod
+    def measure(
+        self, folder: Path, recipe: Recipe, spec: str | None, batch_size: int, place: Place, autocast: Autocast
+    ) -> Figures:
+        """Measure the net in a finished run's folder on the validation split of `spec`, by default the run's."""
+
+
+def evenly(total: int, most: int) -> Tensor:
+    """Up to `most` of the places from 0 to `total` - 1, evenly taken, the same ones always."""
+    count = min(most, total)
+    return torch.arange(count) * total // count
+
+
+def first(names: Sequence[str]) -> str:
+    """The first three of `names`, for a message."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def mixed(terms: Callable[[Tensor], dict[str, Tensor]], labels: Tensor, mixture: Mixture | None) -> dict[str, Tensor]:
+    """Give `share terms(labels) + (1 - share) terms(partners' labels)`: the mixture of the two labels' losses."""
+    own = terms(labels)
+    if mixture is None:
+        return own
+    other = terms(mixture.labels)
+    return {name: mixture.share * value + (1 - mixture.share) * other[name] for name, value in own.items()}
+
+
+def float32(outputs: Outputs) -> Outputs:
+    """The same outputs as losses compute on them."""
+    return Outputs(outputs.logits.float(), {name: feature.float() for name, feature in outputs.features.items()})
 
 
 def make_task(recipe: Recipe) -> Task[Any, Any]:
@@ -15,6 +194,6 @@ def make_task(recipe: Recipe) -> Task[Any, Any]:
         from pldistill.tasks.detection import Detection  # brings torchvision's detectors
 
         return Detection(recipe.task_options)
-    from pldistill.tasks.classification import Classification
+    from pldistill.tasks.classification.task import Classification
 
     return Classification(recipe.label_smoothing)

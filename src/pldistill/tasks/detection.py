@@ -33,7 +33,7 @@ from pldistill.models.detector_weights import PUBLISHED, from_checkpoint, publis
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.task_options import short_sides
-from pldistill.tasks.base import Ask, Autocast, Figures, Loaders, Pair, Place, Task, evenly, first, float32
+from pldistill.tasks import Ask, Autocast, Figures, Loaders, Pair, Place, Task, evenly, first, float32
 from pldistill.tasks.coco_metric import COLUMNS
 from pldistill.tasks.found import DetectorValidation
 from pldistill.teachers.live import Teacher

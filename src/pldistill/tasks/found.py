@@ -7,7 +7,7 @@ import torch
 from pldistill import distributed
 from pldistill.data import BoxData, BoxLoader
 from pldistill.models.detector import Detector
-from pldistill.tasks.base import Autocast, Figures
+from pldistill.tasks import Autocast, Figures
 from pldistill.tasks.coco_metric import CocoFigures, coco_figures
 from pldistill.types import Detections
 

@@ -15,8 +15,7 @@ from pldistill import distributed, methods, precision
 from pldistill.methods import Method
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
-from pldistill.tasks import make_task
-from pldistill.tasks.base import Place, Task
+from pldistill.tasks import Place, Task, make_task
 from pldistill.teachers.live import Teacher
 from pldistill.training.distiller import Distiller
 from pldistill.training.loop import Loop, Watch

@@ -21,7 +21,7 @@ from pldistill.analysis.groups import data_label
 from pldistill.data import Augment, Dataset, Split, make_loader
 from pldistill.distributed import Interrupted, Interrupts
 from pldistill.recipe import Recipe
-from pldistill.tasks.classification import augmentation
+from pldistill.tasks.classification.task import augmentation
 from pldistill.teachers import cache
 from pldistill.teachers.cache import About, Form, Header
 from pldistill.teachers.live import Teacher, open_teacher

@@ -1,6 +1,6 @@
-"""Optimizers by name: timm's factory, with `sgd` meaning what papers mean by it; the learning rate as a function of the step.
+"""Optimizers by name: timm's factory, with `sgd` meaning what papers mean by it; and the learning rate.
 
-The rate is a pure function: there is nothing to save and nothing to restore.
+The rate is a pure function of the step: there is nothing to save and nothing to restore.
 """
 
 from __future__ import annotations

@@ -30,8 +30,7 @@ from pldistill import distributed, models, precision
 from pldistill.losses import pld_weights
 from pldistill.methods import find
 from pldistill.recipe import Recipe
-from pldistill.tasks import make_task
-from pldistill.tasks.base import Place, Task
+from pldistill.tasks import Place, Task, make_task
 from pldistill.teachers.live import LiveTeacher, Teacher
 from pldistill.training.loop import Loop
 

@@ -14,8 +14,7 @@ from pldistill.data.augment import read_picture
 from pldistill.models import Net
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
-from pldistill.tasks import make_task
-from pldistill.tasks.base import Place
+from pldistill.tasks import Place, make_task
 from pldistill.teachers.cache import with_store
 from pldistill.training.build import assemble, make_accelerator, precision_of
 from pldistill.training.loop import Loop, Watch, restore_state

@@ -28,8 +28,8 @@ from pldistill.data import (
 from pldistill.data.folder import in_words
 from pldistill.models import Net
 from pldistill.recipe import Recipe
-from pldistill.tasks.base import Ask, Autocast, Figures, Loaders, Pair, Place, Task, evenly, first, float32, mixed
-from pldistill.tasks.validation import Validation
+from pldistill.tasks import Ask, Autocast, Figures, Loaders, Pair, Place, Task, evenly, first, float32, mixed
+from pldistill.tasks.classification.metrics import Validation
 from pldistill.teachers.cache import open_stored
 from pldistill.teachers.live import Teacher, open_teacher
 from pldistill.types import UNLABELLED, Batch, Outputs
