@@ -10,9 +10,9 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pldistill.data.boxes import Annotations, DrawnBoxes, Objects
-from pldistill.data.write_coco import annotation_rows
-from pldistill.tasks.coco_metric import COLUMNS, coco_figures
+from pldistill.tasks.detection.coco import annotation_rows
+from pldistill.tasks.detection.dataset import Annotations, DrawnBoxes, Objects
+from pldistill.tasks.detection.metrics import COLUMNS, coco_figures
 from pldistill.types import Detections
 
 

@@ -8,9 +8,17 @@ import torch
 from PIL import Image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from pldistill.data import TensorSplit, make_box_loader, make_loader
-from pldistill.data.box_loader import resize, resized, targets
-from pldistill.data.boxes import Annotations, DrawnBoxes, Objects, StoredBoxes
+from pldistill.data import TensorSplit, make_loader
+from pldistill.tasks.detection.dataset import (
+    Annotations,
+    DrawnBoxes,
+    Objects,
+    StoredBoxes,
+    make_box_loader,
+    resize,
+    resized,
+    targets,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # a machine of one core
 CPU = torch.device("cpu")

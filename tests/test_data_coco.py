@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from coco_files import CATEGORIES, TRAIN, VAL, box, content, image, write
-from pldistill.data import BOX_SOURCES, open_boxes, open_data
+from pldistill.data import open_data
+from pldistill.tasks.detection.sources import BOX_SOURCES, open_boxes
 
 SHARED = Path(os.environ.get("PLDISTILL_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 

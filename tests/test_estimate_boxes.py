@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pldistill.data import open_boxes
 from pldistill.estimate_boxes import BoxJob, seconds_of_detectors, time_finding, time_learning
+from pldistill.tasks.detection.sources import open_boxes
 from tiny_detectors import NET, distilled, recipe
 
 

@@ -13,10 +13,18 @@ from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from pldistill.models import build_detector, count_parameters, load_detector, save_detector
-from pldistill.models.backbones import build_body
-from pldistill.models.detector_weights import PUBLISHED, from_checkpoint, published, read_shape
+from pldistill.models import count_parameters
 from pldistill.task_options import DETECTION
+from pldistill.tasks.detection.backbones import build_body
+from pldistill.tasks.detection.faster_rcnn import build_detector
+from pldistill.tasks.detection.weights import (
+    PUBLISHED,
+    from_checkpoint,
+    load_detector,
+    published,
+    read_shape,
+    save_detector,
+)
 from tiny_detectors import NET, SMALL, detector, scenes
 
 COCO = PUBLISHED["resnet50.coco_v1"]

@@ -25,7 +25,7 @@ from pldistill.recipe import make_recipe
 from pldistill.recipes import find_study
 from pldistill.reproduce import reproduce
 from pldistill.tasks import make_task
-from pldistill.tasks.coco_metric import COLUMNS
+from pldistill.tasks.detection.metrics import COLUMNS
 from pldistill.training import build, checkpoint
 from pldistill.training.progress import StudyWatch
 from pldistill.training.run import evaluate

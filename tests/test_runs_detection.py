@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import pldistill
-from pldistill.data import open_boxes
-from pldistill.detector_teachers import open_detector
 from pldistill.distributed import Interrupted
 from pldistill.recipe import completed, make_recipe
+from pldistill.tasks.detection.sources import open_boxes
+from pldistill.tasks.detection.teachers import open_detector
 from tiny_detectors import CE, NET, SMALL, detector, distilled, recipe
 from tiny_runs import StopAt, assert_same_run, rows
 

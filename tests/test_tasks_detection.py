@@ -5,11 +5,11 @@ import torch
 from torch.nn import functional
 
 from pldistill import methods
-from pldistill.detector_teachers import DetectorTeacher
 from pldistill.losses import pld
 from pldistill.methods.detection import OWN
 from pldistill.task_options import TASKS
-from pldistill.tasks.detection import Detection
+from pldistill.tasks.detection.task import Detection
+from pldistill.tasks.detection.teachers import DetectorTeacher
 from pldistill.training.distiller import Distiller
 from tiny_detectors import SMALL, detector, scenes
 

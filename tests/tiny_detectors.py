@@ -2,9 +2,9 @@
 
 import torch
 
-from pldistill.models.detector import Detector, build_detector
 from pldistill.recipe import make_recipe
 from pldistill.task_options import DETECTION
+from pldistill.tasks.detection.faster_rcnn import Detector, build_detector
 from pldistill.types import Boxes, Scenes
 
 SMALL = {

@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pldistill.cli_studies import console
-from pldistill.data import BOX_SOURCES, SOURCES
+from pldistill.data import SOURCES
 from pldistill.methods import BY_TASK, Option, Ramp
 from pldistill.models import build, count_parameters, list_models, stages
 from pldistill.specs import unknown
 from pldistill.task_options import TASKS
+from pldistill.tasks.detection.sources import BOX_SOURCES
 
 
 def list_(what: Annotated[str, typer.Argument(help="methods, models, data, tasks or studies.")]) -> None:

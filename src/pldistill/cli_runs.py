@@ -52,7 +52,7 @@ def report(
 
 def _detect(run: training.Run, pictures: Sequence[Path], *, as_json: bool, least: float, draw: Path | None) -> None:
     """Print what a detector finds, a line a box: score, class, left, top, right and bottom in pixels."""
-    from pldistill.detections import detect
+    from pldistill.tasks.detection.predict import detect
 
     files = [] if draw is None else _files(draw, pictures)
     found = [[box for box in boxes if box["score"] >= least] for boxes in detect(run.folder, pictures)]

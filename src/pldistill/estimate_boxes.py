@@ -10,12 +10,12 @@ from functools import partial
 
 import torch
 
-from pldistill.data import BoxData
 from pldistill.estimate import timed
 from pldistill.precision import DTYPES, resolve
 from pldistill.recipe import Recipe
 from pldistill.tasks import Place
-from pldistill.tasks.detection import Detection
+from pldistill.tasks.detection.dataset import BoxData
+from pldistill.tasks.detection.task import Detection
 
 _STEPS = 2
 

@@ -38,7 +38,7 @@ from pldistill.types import UNLABELLED
 
 Opened = TypeVar("Opened")
 
-WITH_BOXES = ("coco", "scenes")  # the sources of `pldistill.data.box_sources`
+WITH_BOXES = ("coco", "scenes")  # the sources of `pldistill.tasks.detection.sources`
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Networks: the CIFAR nets (timm knows them once this is imported), any timm classifier, detectors, weights, taps."""
+"""Networks: the CIFAR nets (timm knows them once this is imported), any timm classifier, weights, taps."""
 
 from pldistill.models import cifar  # noqa: F401  (importing registers its models with timm)
 from pldistill.models.build import (
@@ -10,30 +10,23 @@ from pldistill.models.build import (
     require_tag,
 )
 from pldistill.models.checkpoints import head_size, load_weights
-from pldistill.models.detector import Detector, build_detector
-from pldistill.models.detector_folder import LoadedDetector, load_detector, save_detector
 from pldistill.models.features import Net, probe, resolve_taps, stages
 from pldistill.models.folder import LoadedFolder, load_folder, save_folder
 
 __all__ = [
-    "Detector",
-    "LoadedDetector",
     "LoadedFolder",
     "Net",
     "about_pretrained",
     "build",
-    "build_detector",
     "count_parameters",
     "head_size",
     "list_models",
-    "load_detector",
     "load_folder",
     "load_weights",
     "pretrained_statistics",
     "probe",
     "require_tag",
     "resolve_taps",
-    "save_detector",
     "save_folder",
     "stages",
 ]

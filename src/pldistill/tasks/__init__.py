@@ -191,7 +191,7 @@ def float32(outputs: Outputs) -> Outputs:
 def make_task(recipe: Recipe) -> Task[Any, Any]:
     """Build the recipe's task."""
     if recipe.task == "detection":
-        from pldistill.tasks.detection import Detection  # brings torchvision's detectors
+        from pldistill.tasks.detection.task import Detection  # brings torchvision's detectors
 
         return Detection(recipe.task_options)
     from pldistill.tasks.classification.task import Classification

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +20,9 @@ from pldistill.training.build import assemble, make_accelerator, precision_of
 from pldistill.training.loop import Loop, Watch, restore_state
 from pldistill.training.preflight import introduction, preflight
 from pldistill.training.progress import Silent
+
+if TYPE_CHECKING:
+    from pldistill.tasks.detection.weights import LoadedDetector
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ class Run:
         """Give the trained classifier with its classes and input statistics."""
         return models.load_folder(self.folder)
 
-    def load_detector(self) -> models.LoadedDetector:
+    def load_detector(self) -> LoadedDetector:
         """Give the trained detector with its classes and input statistics."""
-        return models.load_detector(self.folder)
+        from pldistill.tasks.detection.weights import load_detector  # brings torchvision's detectors
+
+        return load_detector(self.folder)
 
 
 def load_run(path: Path | str) -> Run:

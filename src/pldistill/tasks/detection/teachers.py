@@ -13,14 +13,13 @@ from pathlib import Path
 import torch
 from torchvision.models.detection import FasterRCNN
 
-from pldistill.data import BoxData
 from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from pldistill.data.sampling import key
-from pldistill.models.detector import Detector, build_detector
-from pldistill.models.detector_folder import load_detector
-from pldistill.models.detector_weights import PUBLISHED, from_checkpoint, published, read_shape
 from pldistill.recipe import Recipe
 from pldistill.specs import FASTER_RCNN, RANDOM, split_weights
+from pldistill.tasks.detection.dataset import BoxData
+from pldistill.tasks.detection.faster_rcnn import Detector, build_detector
+from pldistill.tasks.detection.weights import PUBLISHED, from_checkpoint, load_detector, published, read_shape
 from pldistill.teachers.live import LiveTeacher
 from pldistill.types import Outputs, Scenes
 

@@ -17,10 +17,10 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from pldistill.data.boxes import Annotations, DrawnBoxes, Objects
 from pldistill.data.embedded import FACES, large
 from pldistill.data.sampling import uniform
 from pldistill.files import cache_folder, write_whole
+from pldistill.tasks.detection.dataset import Annotations, DrawnBoxes, Objects
 
 VERSION = 1  # part of the cache file's name: raise it when a picture changes
 SIZE = 96

@@ -14,13 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pldistill.data import BoxData, make_box_loader
 from pldistill.data.augment import open_picture
-from pldistill.data.box_loader import resize, resized
-from pldistill.data.boxes import Objects
-from pldistill.models.detector import Detector
-from pldistill.models.detector_folder import load_detector
 from pldistill.record import RunRecord
+from pldistill.tasks.detection.dataset import BoxData, Objects, make_box_loader, resize, resized
+from pldistill.tasks.detection.faster_rcnn import Detector
+from pldistill.tasks.detection.weights import load_detector
 from pldistill.types import Detections
 
 # How many validation pictures a run leaves with what was found in them.

@@ -1,4 +1,4 @@
-"""COCO's average precision of a detector's answers, by faster-coco-eval."""
+"""What a detector finds in the validation pictures, and COCO's average precision of it, by faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from faster_coco_eval import COCO, COCOeval_faster
 
-from pldistill.data.boxes import BoxSplit
-from pldistill.data.write_coco import annotation_rows
+from pldistill import distributed
+from pldistill.tasks import Autocast, Figures
+from pldistill.tasks.detection.coco import annotation_rows
+from pldistill.tasks.detection.dataset import BoxData, BoxLoader, BoxSplit
+from pldistill.tasks.detection.faster_rcnn import Detector
 from pldistill.types import Detections
 
 Column = dict[str, float | None]
@@ -112,3 +116,46 @@ def _columns(precision: np.ndarray) -> Column:
 def _percent(precision: np.ndarray) -> float | None:
     known = precision[precision > -1]
     return 100 * float(known.mean()) if known.size else None
+
+
+class DetectorValidation:
+    """Measures a detector on the validation split; the teacher once, and its figure is kept.
+
+    Each of several processes looks at its part of the pictures, and all have the figures of the whole.
+    """
+
+    def __init__(self, loader: BoxLoader, data: BoxData, teacher: Detector | None, autocast: Autocast) -> None:
+        self.loader = loader
+        self.data = data
+        self.teacher = teacher
+        self.autocast = autocast
+        self._teacher_figure: float | None = None
+
+    def __call__(self, net: Detector) -> Figures:
+        """Give AP, AP50, AP75, APs, APm and APl in percent, per_class AP by name, and the teacher's teacher_AP.
+
+        What there is nothing to find of is None, and so is teacher_AP without a teacher.
+        """
+        if self.teacher is not None and self._teacher_figure is None:
+            self._teacher_figure = self._figures(self.teacher).overall["AP"]
+        found = self._figures(net)
+        names = zip(self.data.classes, found.by_class, strict=True)
+        return {
+            **found.overall,
+            "per_class": {name: columns["AP"] for name, columns in names},
+            "teacher_AP": self._teacher_figure,
+        }
+
+    @torch.no_grad()
+    def _figures(self, net: Detector) -> CocoFigures:
+        was_training = net.training
+        net.eval()
+        found: dict[int, Detections] = {}
+        for batch in self.loader.epoch(0):
+            with self.autocast():
+                answers = net.detect(batch.images, batch.sizes)
+            for number, each in zip(batch.ids.tolist(), answers, strict=True):
+                found[number] = Detections(each.boxes.float().cpu(), each.labels.cpu(), each.scores.float().cpu())
+        net.train(was_training)
+        whole = {number: each for part in distributed.gather(found) for number, each in part.items()}
+        return coco_figures(whole, self.data.val, len(self.data.classes))

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from pldistill.data import scenes as drawn
-from pldistill.data.boxes import BoxData
-from pldistill.data.coco import coco
 from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from pldistill.data.registry import SOURCES, Request, Source, read_spec
 from pldistill.specs import split_spec, unknown
+from pldistill.tasks.detection import scenes as drawn
+from pldistill.tasks.detection.coco import coco
+from pldistill.tasks.detection.dataset import BoxData
 
 COCO_SIZE, MAX_SIDE = 800, 1333  # pixels, as torchvision's and detectron2's detectors are trained and scored
 

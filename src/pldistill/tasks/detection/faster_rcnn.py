@@ -17,8 +17,8 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 
 from pldistill.data.dataset import normalize
 from pldistill.methods.base import Option
-from pldistill.models.backbones import Body, build_body
 from pldistill.specs import unknown
+from pldistill.tasks.detection.backbones import Body, build_body
 from pldistill.types import Detections, Outputs, Scenes
 
 LEVELS = ("fpn0", "fpn1", "fpn2", "fpn3")

@@ -21,21 +21,20 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from pldistill import distributed
-from pldistill.data import BoxData, BoxLoader, make_box_loader, open_boxes
 from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
-from pldistill.detections import leave_detections
-from pldistill.detector_teachers import DetectorTeacher, backbone_of, columns_of, open_detector
 from pldistill.methods.base import Option
 from pldistill.methods.detection import OWN
-from pldistill.models.detector import LEVELS, Detector, build_detector
-from pldistill.models.detector_folder import load_detector, save_detector
-from pldistill.models.detector_weights import PUBLISHED, from_checkpoint, published
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.task_options import short_sides
 from pldistill.tasks import Ask, Autocast, Figures, Loaders, Pair, Place, Task, evenly, first, float32
-from pldistill.tasks.coco_metric import COLUMNS
-from pldistill.tasks.found import DetectorValidation
+from pldistill.tasks.detection.dataset import BoxData, BoxLoader, make_box_loader
+from pldistill.tasks.detection.faster_rcnn import LEVELS, Detector, build_detector
+from pldistill.tasks.detection.metrics import COLUMNS, DetectorValidation
+from pldistill.tasks.detection.predict import leave_detections
+from pldistill.tasks.detection.sources import open_boxes
+from pldistill.tasks.detection.teachers import DetectorTeacher, backbone_of, columns_of, open_detector
+from pldistill.tasks.detection.weights import PUBLISHED, from_checkpoint, load_detector, published, save_detector
 from pldistill.teachers.live import Teacher
 from pldistill.types import Boxes, Outputs, Scenes
 
