@@ -30,8 +30,8 @@ from step import WARM_UP, parsed, whole
 from pldistill.bench import quartiles
 from pldistill.data import open_data
 from pldistill.recipe import Recipe
-from pldistill.recipes import table1
 from pldistill.record import RunRecord, environment
+from pldistill.studies import cifar
 from pldistill.teachers.cache import About
 from pldistill.training.build import assemble, make_accelerator
 from pldistill.training.cache_teacher import store_answers
@@ -61,9 +61,9 @@ class Clock:
 
 def make_loops(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, Loop], About, float]:
     """A loop for each thing that is timed; what the store is about, and the pictures a second of its making."""
-    teacher, student = table1.PAIRS[asked.pair]
+    teacher, student = cifar.PAIRS[asked.pair]
     count = asked.batch_size * asked.steps
-    setting = {**table1.STUDY.setting, "batch_size": asked.batch_size, "amp": asked.amp, "epochs": 1}
+    setting = {**cifar.TABLE1.setting, "batch_size": asked.batch_size, "amp": asked.amp, "epochs": 1}
     setting |= {"data": f"glyphs:train={count},val={max(100, count // 5 // 100 * 100)}", "trust_teacher": True}
     # A teacher that was never trained answers with odd logits.
     run = train(Recipe(student=teacher, method="ce", **setting), out=folder / "teacher", device=asked.device)
@@ -147,7 +147,7 @@ def price(about: About, rate: float) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time an epoch from a store of a teacher's answers.")
     parser.add_argument("--out", type=Path, help="the CSV to add to; benchmarks/cache-DEVICE.csv where not given")
-    parser.add_argument("--pair", default="resnet56-resnet20", choices=table1.PAIRS)
+    parser.add_argument("--pair", default="resnet56-resnet20", choices=cifar.PAIRS)
     parser.add_argument("--methods", nargs="+", default=["kd", "pld"], choices=("kd", "dkd", "dist", "pld"))
     parser.add_argument("--rounds", type=int, default=9, help="epochs of each")
     parser.add_argument("--steps", type=int, default=10, help="steps in an epoch")

@@ -16,17 +16,17 @@ from loader import append
 from steps import TEACHER_STEPS, measure, open_loops
 
 from pldistill.bench import quartiles
-from pldistill.plan import Plan, plan
-from pldistill.recipes import table7
 from pldistill.record import environment
+from pldistill.studies import coco
+from pldistill.studies.study import Plan, plan
 
-BATCH = int(table7.SHORT.setting["batch_size"])
+BATCH = int(coco.SHORT.setting["batch_size"])
 
 
 def lay_out(out: Path) -> Plan:
     """One run a row, whose epoch is one step."""
-    few = replace(table7.SHORT, data=f"scenes:train={BATCH},val=2", teacher={"epochs": TEACHER_STEPS})
-    return plan(replace(table7.STUDY, scales={"step": few}), out=out, scale="step", seeds=1)
+    few = replace(coco.SHORT, data=f"scenes:train={BATCH},val=2", teacher={"epochs": TEACHER_STEPS})
+    return plan(replace(coco.TABLE7, scales={"step": few}), out=out, scale="step", seeds=1)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """What the ImageNet tables would cost on this machine: python benchmarks/full.py [--out FILE.csv]
 
 A few steps of every net that a row needs are timed, at 224 x 224 with 1000 classes; the rest is arithmetic over
-ImageNet's 1,281,167 + 50,000 pictures, `pldistill.estimate.seconds_of`. What a method's loss, reading and augmenting
-the pictures cost is left out. A run that two tables share counts in the first of them alone.
+ImageNet's 1,281,167 + 50,000 pictures, `pldistill.studies.estimate.seconds_of`. What a method's loss, reading and
+augmenting the pictures cost is left out. A run that two tables share counts in the first of them alone.
 """
 
 import argparse
@@ -14,13 +14,12 @@ from typing import Any
 
 import torch
 
-from pldistill.estimate import Job, Work, seconds_of, time_work
 from pldistill.files import write_atomically
-from pldistill.plan import plan
 from pldistill.precision import resolve
-from pldistill.recipes import STUDIES
 from pldistill.record import environment
-from pldistill.study import Cell
+from pldistill.studies import STUDIES
+from pldistill.studies.estimate import Job, Work, seconds_of, time_work
+from pldistill.studies.study import Cell, plan
 
 TABLES = ("table2", "table3", "table4", "table5", "table6", "table8", "table9", "table10", "table11", "table12")
 TRAIN, VAL, CLASSES, SIZE = 1_281_167, 50_000, 1000, 224

@@ -14,9 +14,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pldistill.plan import Plan, plan
-from pldistill.recipes import find_study
-from pldistill.reproduce import commands, write_page, write_tables
+from pldistill.studies import find_study
+from pldistill.studies.runner import commands, write_page, write_tables
+from pldistill.studies.study import Plan, plan
 
 _LOOK = 0.5  # seconds
 

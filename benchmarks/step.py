@@ -41,8 +41,8 @@ from pldistill.distributed import Interrupts
 from pldistill.methods import Ramp
 from pldistill.precision import resolve
 from pldistill.recipe import Recipe
-from pldistill.recipes import table1
 from pldistill.record import RunRecord, environment
+from pldistill.studies import cifar
 from pldistill.teachers.cache import About
 from pldistill.training.build import assemble, make_accelerator
 from pldistill.training.cache_teacher import store_answers
@@ -183,8 +183,8 @@ class Quiet:
 
 def make_loops(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, Loop], Data]:
     """Our loops by name, and their data. The teacher is trained for a few steps: an untrained one gives odd logits."""
-    teacher, student = table1.PAIRS[asked.pair]
-    setting = {**table1.STUDY.setting, "batch_size": asked.batch_size, "amp": asked.amp, "epochs": 1}
+    teacher, student = cifar.PAIRS[asked.pair]
+    setting = {**cifar.TABLE1.setting, "batch_size": asked.batch_size, "amp": asked.amp, "epochs": 1}
     setting["data"] = f"glyphs:train={asked.batch_size * asked.steps},val=100"
     train(Recipe(student=teacher, method="ce", **setting), out=folder / "teacher", device=asked.device)
     setting |= {"epochs": 2 * (WARM_UP + asked.rounds), "teacher": str(folder / "teacher"), "trust_teacher": True}
@@ -253,7 +253,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Time the training loop beside a plain one and the bare nets.")
     parser.add_argument("--out", type=Path, help="the CSV to add to; benchmarks/step-DEVICE.csv where not given")
-    parser.add_argument("--pair", default="resnet56-resnet20", choices=table1.PAIRS)
+    parser.add_argument("--pair", default="resnet56-resnet20", choices=cifar.PAIRS)
     parser.add_argument("--method", default="pld", choices=("kd", "dkd", "dist", "pld"))
     parser.add_argument("--rounds", type=int, default=9, help="groups of steps of each")
     parser.add_argument("--steps", type=int, default=10, help="steps in a group")

@@ -18,11 +18,10 @@ import torch
 from pldistill.analysis.steps import StepTime, steps_csv, steps_markdown
 from pldistill.distributed import Interrupts
 from pldistill.files import write_atomically
-from pldistill.plan import Plan, plan
 from pldistill.precision import resolve
-from pldistill.recipes import table1
 from pldistill.record import RunRecord, environment
-from pldistill.study import Scale
+from pldistill.studies import cifar
+from pldistill.studies.study import Plan, Scale, plan
 from pldistill.tasks import make_task
 from pldistill.training.build import assemble, make_accelerator
 from pldistill.training.distiller import Tally
@@ -41,7 +40,7 @@ def lay_out(out: Path, pair: str, rows: Sequence[str], batch_size: int, amp: str
         teacher={"epochs": TEACHER_STEPS},
         data=f"glyphs:train={batch_size},val=100",
     )
-    study = replace(table1.STUDY, scales={"step": few})
+    study = replace(cifar.TABLE1, scales={"step": few})
     return plan(study, out=out, scale="step", pairs=(pair,), rows=rows, seeds=1)
 
 
@@ -98,8 +97,8 @@ def summarise(seconds: Mapping[str, Sequence[float]], layout: Plan, env: Mapping
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time a training step of every method on this machine.")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("steps-cpu.csv"), help="the CSV to write")
-    parser.add_argument("--pair", default="resnet56-resnet20", choices=table1.PAIRS)
-    parser.add_argument("--methods", nargs="+", default=list(table1.ROWS), choices=table1.ROWS)
+    parser.add_argument("--pair", default="resnet56-resnet20", choices=cifar.PAIRS)
+    parser.add_argument("--methods", nargs="+", default=list(cifar.ROWS), choices=cifar.ROWS)
     parser.add_argument("--rounds", type=int, default=40, help="steps of each method")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--amp", default="auto", choices=("auto", "bf16", "off"))

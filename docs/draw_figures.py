@@ -8,8 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pldistill.drawings import reproduce_figure
-from pldistill.measured import measured
+from pldistill.studies.figures import measured, reproduce_figure
 
 ROOT = Path(__file__).parents[1]
 RECORDS, OUT = ROOT / "docs" / "records", ROOT / "docs" / "pictures"

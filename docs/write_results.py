@@ -16,14 +16,14 @@ from pldistill.analysis.grids import markdown_grid
 from pldistill.analysis.tables import Row, markdown_table, summarise
 from pldistill.analysis.times import machine_name
 from pldistill.analysis.verdicts import best_grid, chosen_of, sheet_teacher
-from pldistill.plan import plan
 from pldistill.precision import NAMES, of_record
-from pldistill.recipes import SEARCHES, find_study
-from pldistill.recipes.demo import demo_lines
 from pldistill.record import RunRecord, find_runs
-from pldistill.reproduce import compare
-from pldistill.search import compare as compare_search
-from pldistill.search import lay_out
+from pldistill.studies import SEARCHES, find_study
+from pldistill.studies.demo import demo_lines
+from pldistill.studies.runner import compare
+from pldistill.studies.search import compare as compare_search
+from pldistill.studies.search import lay_out
+from pldistill.studies.study import plan
 
 sys.path.insert(0, str(Path(__file__).parent))
 

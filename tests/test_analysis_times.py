@@ -19,10 +19,10 @@ from pldistill.analysis.entries import Comparison, Entry
 from pldistill.analysis.steps import StepTime, read_steps, steps_csv, steps_markdown, steps_rich
 from pldistill.analysis.tables import Stat
 from pldistill.analysis.times import machine_name, machines, minutes, times_csv, times_markdown, times_rich
-from pldistill.plan import plan
-from pldistill.recipes import STUDIES, table1
-from pldistill.recipes.published import published
-from pldistill.timetable import times_of
+from pldistill.studies import STUDIES, cifar
+from pldistill.studies.paper import published
+from pldistill.studies.study import plan
+from pldistill.studies.timetable import times_of
 
 PAIR, OTHER = "resnet56-resnet20", "wrn_40_2-wrn_40_1"
 SHORT = "short: 2 epochs"
@@ -239,7 +239,7 @@ def test_the_benchmark_compares_steps_of_the_same_round(steps, tmp_path):
 def test_the_benchmark_times_the_loop_s_step(steps, tmp_path, monkeypatch, capsys):
     out = tmp_path / "new" / "steps.csv"
     monkeypatch.setattr(steps, "TEACHER_STEPS", 1)
-    monkeypatch.setattr(table1, "STUDY", replace(table1.STUDY, pairs={PAIR: ("resnet8", "resnet8")}))
+    monkeypatch.setattr(cifar, "STUDY", replace(cifar.TABLE1, pairs={PAIR: ("resnet8", "resnet8")}))
     options = ["--methods", "kd", "dkd", "--rounds", "2", "--batch-size", "100", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["steps.py", *options])
     steps.main()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pldistill.recipes import table1
+from pldistill.studies import cifar
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 @pytest.fixture
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
-    monkeypatch.setitem(table1.PAIRS, "tiny", ("resnet8", "resnet8"))
+    monkeypatch.setitem(cifar.PAIRS, "tiny", ("resnet8", "resnet8"))
     spec = importlib.util.spec_from_file_location("benchmark_cache", FOLDER / "cache.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

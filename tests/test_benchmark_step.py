@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pldistill.recipes import table1
+from pldistill.studies import cifar
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 WHAT = ["plain", "bare", "student", "loop", "stored"]
@@ -18,7 +18,7 @@ WHAT = ["plain", "bare", "student", "loop", "stored"]
 @pytest.fixture
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
-    monkeypatch.setitem(table1.PAIRS, "tiny", ("resnet8", "resnet8"))
+    monkeypatch.setitem(cifar.PAIRS, "tiny", ("resnet8", "resnet8"))
     spec = importlib.util.spec_from_file_location("benchmark_step", FOLDER / "step.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

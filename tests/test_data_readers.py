@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pldistill import plan
 from pldistill.data import make_loader, open_data
 from pldistill.data import webdataset as shard_source
 from pldistill.specs import split_spec
+from pldistill.studies import study
 
 NAMES = ("ant", "cat")
 COUNTS = {"train": 6, "validation": 4}
@@ -333,7 +333,7 @@ def test_a_slash_stands_for_the_colon_of_timm_s_readers_alone(spec, parts):
     ],
 )
 def test_a_study_adds_its_numbers_behind_any_spec(spec, expected):
-    assert plan.narrowed(spec, train=5, validation=None) == expected
+    assert study.narrowed(spec, train=5, validation=None) == expected
 
 
 def test_a_reader_without_a_name_is_refused():

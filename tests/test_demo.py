@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from pldistill.recipes import demo
+from pldistill.studies import demo
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pldistill import estimate
-from pldistill.estimate import Job, Work, seconds_of, time_work
+from pldistill.studies import estimate
+from pldistill.studies.estimate import Job, Work, seconds_of, time_work
 
 JOB = Job(
     student="resnet20",

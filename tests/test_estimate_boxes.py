@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pldistill.estimate_boxes import BoxJob, seconds_of_detectors, time_finding, time_learning
+from pldistill.studies.estimate_boxes import BoxJob, seconds_of_detectors, time_finding, time_learning
 from pldistill.tasks.detection.sources import open_boxes
 from tiny_detectors import NET, distilled, recipe
 

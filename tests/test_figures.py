@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from pldistill.recipes import SEARCHES
-from pldistill.recipes.published import published
-from pldistill.search import lay_out
+from pldistill.studies import SEARCHES
+from pldistill.studies.paper import published
+from pldistill.studies.search import lay_out
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "docs" / "records"

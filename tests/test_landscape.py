@@ -14,9 +14,9 @@ from pldistill.analysis import landscape
 from pldistill.analysis.landscape import LOSSES, make_plane, numbers, random_teacher, surface
 from pldistill.analysis.landscape_figures import landscapes, reading
 from pldistill.analysis.style import write_figure
-from pldistill.landscapes import run_landscape
 from pldistill.models import build, save_folder
 from pldistill.record import RunRecord
+from pldistill.studies.landscapes import run_landscape
 
 
 def plane(classes=10, seed=3, points=5):
@@ -202,8 +202,12 @@ def run(out, methods=("kd", "pld"), temperatures=(1.0,), **options):
 def undrawn(monkeypatch):
     """The names of the figures in place of the figures, which take seconds."""
     drawn = []
-    monkeypatch.setattr("pldistill.landscapes.landscapes", lambda plane, surfaces, caption, *, shared=False: None)
-    monkeypatch.setattr("pldistill.landscapes.write_figure", lambda figure, stem, title: drawn.append(stem.name))
+    monkeypatch.setattr(
+        "pldistill.studies.landscapes.landscapes", lambda plane, surfaces, caption, *, shared=False: None
+    )
+    monkeypatch.setattr(
+        "pldistill.studies.landscapes.write_figure", lambda figure, stem, title: drawn.append(stem.name)
+    )
     return drawn
 
 

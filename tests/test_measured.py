@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from analysis_runs import make_run
-from pldistill.drawings import HOMOGENEOUS
-from pldistill.measured import measured
-from pldistill.plan import plan
-from pldistill.recipes import STUDIES
+from pldistill.studies import STUDIES
+from pldistill.studies.figures import HOMOGENEOUS, measured
+from pldistill.studies.study import plan
 
 
 def finish(out: Path, name: str, row: str, column: str, top1: float, scale: str = "full") -> None:

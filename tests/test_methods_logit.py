@@ -10,8 +10,8 @@ import torch.nn.functional as F
 import reference
 from pldistill.methods import METHODS
 from pldistill.models import Net
-from pldistill.plan import address
 from pldistill.recipe import make_recipe
+from pldistill.studies.study import address
 from pldistill.tasks.classification.task import Classification
 from pldistill.training.distiller import Distiller
 from pldistill.types import Batch, Outputs

@@ -115,7 +115,7 @@ def test_runs_of_two_precisions_are_two_groups(tmp_path, monkeypatch):
 
 
 def test_no_recipe_that_is_shipped_names_a_precision():
-    from pldistill.recipes import SEARCHES, STUDIES, demo
+    from pldistill.studies import SEARCHES, STUDIES, demo
 
     for study in STUDIES.values():
         assert "amp" not in study.setting

@@ -20,10 +20,10 @@ from pldistill import distributed, models
 from pldistill.data import TensorSplit, make_loader, open_data
 from pldistill.data.loader import share
 from pldistill.distributed import Interrupts
-from pldistill.plan import plan
 from pldistill.recipe import make_recipe
-from pldistill.recipes import find_study
-from pldistill.reproduce import reproduce
+from pldistill.studies import find_study
+from pldistill.studies.runner import reproduce
+from pldistill.studies.study import plan
 from pldistill.tasks import make_task
 from pldistill.tasks.detection.metrics import COLUMNS
 from pldistill.training import build, checkpoint

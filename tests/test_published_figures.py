@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from rich.console import Console
 
-from pldistill import drawings
 from pldistill.analysis.published_figures import COLOURS, figure1a, figure1b, figure2
 from pldistill.analysis.tables import Stat
+from pldistill.studies import figures
 
 PAPER = {"kd": {0.0: 75.0, 0.5: 76.0}, "dist": {0.0: 76.5, 0.5: 73.0}}
 OURS = {"kd": {0.5: Stat(75.5, 0.25, 3), 0.0: Stat(74.0, None, 1)}, "dist": {0.0: Stat(76.0, 0.5, 2), 0.5: None}}
@@ -113,19 +113,19 @@ def test_bad_input(call, message):
 
 
 def test_the_papers_points_are_those_of_its_tables():
-    alpha = drawings.weights_of_cross_entropy()
+    alpha = figures.weights_of_cross_entropy()
     assert list(alpha["kd"]) == [pytest.approx(tenth / 10) for tenth in range(10)]
     assert list(alpha["dist"]) == list(alpha["kd"])  # (1, 2, 2) is not of the sweep
     assert (alpha["kd"][0.1], alpha["dist"][0.1]) == (76.80, 76.60)
-    assert drawings.lengths_of_training()["pld"] == {100: 75.72, 300: 76.94}
-    homogeneous, heterogeneous = drawings.pairs().values()
+    assert figures.lengths_of_training()["pld"] == {100: 75.72, 300: 76.94}
+    homogeneous, heterogeneous = figures.pairs().values()
     assert set(homogeneous) == set(heterogeneous) == {"kd", "dist", "pld"}
     assert homogeneous["pld"]["resnet50 < resnet152"] == heterogeneous["pld"]["resnet152"] == 77.30
 
 
 def draw(name, out, **options):
     console = Console(record=True, width=200, file=io.StringIO())
-    drawings.reproduce_figure(name, out, console=console, **options)
+    figures.reproduce_figure(name, out, console=console, **options)
     return console.export_text()
 
 
@@ -141,8 +141,8 @@ def test_a_figure_of_points_is_two_files_and_a_line(tmp_path):
 
 def test_all_figures_and_what_the_landscapes_hold(tmp_path, monkeypatch):
     asked, drawn = [], []
-    monkeypatch.setattr(drawings, "run_landscape", lambda *where, console, **how: asked.append((*where, how)))
-    monkeypatch.setattr(drawings, "write_figure", lambda figure, stem, title: drawn.append(stem.name) or ("svg", "png"))
+    monkeypatch.setattr(figures, "run_landscape", lambda *where, console, **how: asked.append((*where, how)))
+    monkeypatch.setattr(figures, "write_figure", lambda figure, stem, title: drawn.append(stem.name) or ("svg", "png"))
     draw("all", tmp_path, seed=7, classes=5, points=3)
     assert drawn == ["figure1a", "figure1b", "figure2"]
     how = {"seed": 7, "classes": 5, "points": 3}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pldistill.plan import Plan, plan
-from pldistill.recipes import STUDIES
-from pldistill.recipes.published import published
-from pldistill.reproduce import commands, reproduce
+from pldistill.studies import STUDIES
+from pldistill.studies.paper import published
+from pldistill.studies.runner import commands, reproduce
+from pldistill.studies.study import Plan, plan
 from pldistill.training.progress import StudyWatch
 
 IMAGENET = [name for name, study in STUDIES.items() if study.home == "imagenet"]

@@ -10,9 +10,9 @@ from scipy.stats import ttest_rel
 
 from pldistill.analysis.comparison import comparison_csv, comparison_markdown
 from pldistill.analysis.verdicts import paired
-from pldistill.recipes import SEARCHES
-from pldistill.recipes.small import TEACHER_QUALITY
-from pldistill.search import SCALE, Axis, compare, lay_out, outline, run_search
+from pldistill.studies import SEARCHES
+from pldistill.studies.search import SCALE, Axis, compare, lay_out, outline, run_search
+from pldistill.studies.small import TEACHER_QUALITY
 from pldistill.training.cache_teacher import Unwatched
 from pldistill.training.progress import StudyWatch
 
@@ -161,7 +161,7 @@ def test_its_table_has_a_line_a_row_and_what_was_tried(smoked):
 
 def test_the_same_line_finds_nothing_left(smoked, monkeypatch):
     job, _ = smoked
-    monkeypatch.setattr("pldistill.search.train", lambda *args, **how: pytest.fail("trained again"))
+    monkeypatch.setattr("pldistill.studies.search.train", lambda *args, **how: pytest.fail("trained again"))
     from rich.console import Console
 
     run_search(job, watch=StudyWatch(Console(file=io.StringIO())), onlooker=Unwatched(), device="cpu", workers=0)

@@ -18,13 +18,13 @@ from rich.console import Console
 from pldistill import cli
 from pldistill.__main__ import main
 from pldistill.distributed import Interrupted
-from pldistill.forecast import forecast
-from pldistill.plan import Plan, address, plan
 from pldistill.recipe import Recipe
-from pldistill.recipes import STUDIES, find_study
-from pldistill.recipes.published import published
-from pldistill.recipes.table1 import PUBLISHED
-from pldistill.reproduce import commands, compare, failure, reproduce
+from pldistill.studies import STUDIES, find_study
+from pldistill.studies.cifar import PUBLISHED
+from pldistill.studies.dry_run import forecast
+from pldistill.studies.paper import published
+from pldistill.studies.runner import commands, compare, failure, reproduce
+from pldistill.studies.study import Plan, address, plan
 from pldistill.training.progress import StudyWatch
 
 TABLE1 = STUDIES["table1"]

@@ -13,11 +13,11 @@ from rich.console import Console
 from pldistill import cli
 from pldistill.__main__ import main
 from pldistill.analysis.layouts import BOXES
-from pldistill.plan import Plan, plan
 from pldistill.recipe import make_recipe
-from pldistill.recipes import STUDIES
-from pldistill.recipes.published import published
-from pldistill.reproduce import commands, reproduce
+from pldistill.studies import STUDIES
+from pldistill.studies.paper import published
+from pldistill.studies.runner import commands, reproduce
+from pldistill.studies.study import Plan, plan
 from pldistill.training.optim import learning_rate
 from pldistill.training.progress import StudyWatch
 
@@ -99,7 +99,7 @@ def test_a_run_s_folder_says_its_nets() -> None:
 
 
 def test_an_address_counts_the_task_s_options_and_leaves_its_defaults_out() -> None:
-    from pldistill.plan import address
+    from pldistill.studies.study import address
 
     fields: dict[str, Any] = {"task": "detection", "data": "scenes", "student": "fasterrcnn:resnet18", "method": "ce"}
     plain = address(make_recipe(fields))

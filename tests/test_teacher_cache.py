@@ -9,10 +9,10 @@ import torch
 import pldistill
 from pldistill.data import make_loader, open_data
 from pldistill.data.sampling import order
-from pldistill.plan import plan
 from pldistill.recipe import make_recipe
-from pldistill.recipes import find_study
-from pldistill.reproduce import commands
+from pldistill.studies import find_study
+from pldistill.studies.runner import commands
+from pldistill.studies.study import plan
 from pldistill.teachers.live import open_teacher
 from pldistill.types import Mixture
 from tiny_runs import CE, KillAt, Killed, assert_same_run, rows

@@ -39,7 +39,7 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """Train a teacher and four students (CE, KD, DIST, PLD) on embedded pictures; end with a table and a report."""
-    from pldistill.recipes.demo import run_demo  # brings matplotlib
+    from pldistill.studies.demo import run_demo  # brings matplotlib
 
     run_demo(out or Path("runs/demo-smoke" if smoke else "runs/demo"), smoke=smoke, device=device, console=console)
 

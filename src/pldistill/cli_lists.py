@@ -96,8 +96,8 @@ def _tasks() -> Table:
 
 
 def _studies() -> Table:
-    from pldistill.plan import plan
-    from pldistill.recipes import FIGURES, READ_FROM, SEARCHES, STUDIES
+    from pldistill.studies import FIGURES, READ_FROM, SEARCHES, STUDIES
+    from pldistill.studies.study import plan
 
     caption = "runs: of the full scale, teachers and seeds among them; what tables share is run once"
     table = Table("study", "what", "runs", "scales", box=None, caption=caption, caption_justify="left")

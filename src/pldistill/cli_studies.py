@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand
 
-from pldistill.plan import plan
-from pldistill.search import Job, lay_out
+from pldistill.studies.search import Job, lay_out
+from pldistill.studies.study import plan
 from pldistill.training.progress import StudyWatch
 
 console = Console()
@@ -71,14 +71,13 @@ def reproduce(
 ) -> None:
     """Make a published table: measured beside published. Interrupted or not, the same line goes on."""
     # These bring matplotlib.
-    from pldistill import reproduce as studies
     from pldistill.analysis.comparison import comparison_rich
     from pldistill.cli_cache import Shown
-    from pldistill.drawings import reproduce_figure
-    from pldistill.forecast import forecast
-    from pldistill.measured import measured
-    from pldistill.recipes import FIGURES, READ_FROM, SEARCHES, find_study
-    from pldistill.timetable import timetable
+    from pldistill.studies import FIGURES, READ_FROM, SEARCHES, find_study
+    from pldistill.studies import runner as studies
+    from pldistill.studies.dry_run import forecast
+    from pldistill.studies.figures import measured, reproduce_figure
+    from pldistill.studies.timetable import timetable
 
     if study in FIGURES:
         out = out or Path("runs") / "imagenet"
@@ -141,8 +140,8 @@ def _search(job: Job, device: str, workers: int, download: bool, *, dry_run: boo
     """Run a search, or say what it comes to."""
     from pldistill.analysis.comparison import comparison_rich
     from pldistill.cli_cache import Shown
-    from pldistill.reproduce import files
-    from pldistill.search import outline, run_search
+    from pldistill.studies.runner import files
+    from pldistill.studies.search import outline, run_search
 
     if commands:
         raise ValueError(
@@ -172,7 +171,7 @@ def landscape(
     out: Annotated[Path, typer.Option(help="The folder of the figures.")] = Path("runs/landscape"),
 ) -> None:
     """Draw losses over a plane of student logits around a teacher's, and say where they are least."""
-    from pldistill.landscapes import METHODS, run_landscape
+    from pldistill.studies.landscapes import METHODS, run_landscape
 
     run_landscape(
         methods or METHODS,

@@ -25,7 +25,7 @@ from pldistill.files import write_atomically
 from pldistill.methods import find
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
-from pldistill.study import Fields
+from pldistill.studies.study import Fields
 from pldistill.training.cache_teacher import make_store
 from pldistill.training.parallel import Job, SideBySide
 from pldistill.training.progress import Terminal

@@ -22,8 +22,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from pldistill.recipes.published import published
-from pldistill.study import Fields, Figures, Scale, Study
+from pldistill.studies.paper import published
+from pldistill.studies.study import Fields, Figures, Scale, Study
 
 PROTOCOL = (
     "LAMB, lr 5e-3 cosine after 5 epochs of warm-up, weight decay 0.02, batch 2048, 100 epochs; random resized crop, "

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pldistill.search import OWN_TERMS, WHOLE_LOSS, Axis, Row, Search, Size
-from pldistill.study import Fields
+from pldistill.studies.search import OWN_TERMS, WHOLE_LOSS, Axis, Row, Search, Size
+from pldistill.studies.study import Fields
 
 _TEMPERATURE = Axis("temperature", (1.0, 2.0, 4.0))
 _FLOOR = Axis("label_weight", (0.1, 0.2, 0.4), grow=2.0, least=0.05, most=0.8)

@@ -12,10 +12,9 @@ from pldistill.analysis.comparison import Comparison, Entry, comparison_csv, com
 from pldistill.analysis.report import write_report
 from pldistill.files import write_atomically
 from pldistill.methods import find
-from pldistill.plan import Plan
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
-from pldistill.study import Cell
+from pldistill.studies.study import Cell, Plan
 from pldistill.task_options import TASKS
 from pldistill.teachers.cache import is_whole
 from pldistill.training.cache_teacher import Onlooker, Unwatched, make_store

@@ -23,11 +23,10 @@ from filelock import FileLock, Timeout
 from pldistill.analysis.entries import Comparison, Entry
 from pldistill.analysis.layouts import Verdicts
 from pldistill.methods import find
-from pldistill.plan import address, narrowed, scaled
 from pldistill.recipe import make_recipe
-from pldistill.reproduce import FAILURES, mark_failure, write_reports
 from pldistill.specs import unknown
-from pldistill.study import Cell, Fields
+from pldistill.studies.runner import FAILURES, mark_failure, write_reports
+from pldistill.studies.study import Cell, Fields, address, narrowed, scaled
 from pldistill.training.cache_teacher import Onlooker, make_store
 from pldistill.training.progress import StudyWatch
 from pldistill.training.run import train

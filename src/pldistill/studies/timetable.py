@@ -13,9 +13,9 @@ from pldistill.analysis.comparison import Comparison
 from pldistill.analysis.steps import read_steps, steps_markdown, steps_rich
 from pldistill.analysis.times import machines, times_csv, times_markdown, times_rich
 from pldistill.files import write_atomically
-from pldistill.plan import Plan
-from pldistill.recipes.published import published
-from pldistill.reproduce import compare
+from pldistill.studies.paper import published
+from pldistill.studies.runner import compare
+from pldistill.studies.study import Plan
 
 _SOURCE = "PLD paper, Table 13: total training minutes, on a machine that it does not name"
 

@@ -10,9 +10,9 @@ from functools import partial
 
 import torch
 
-from pldistill.estimate import timed
 from pldistill.precision import DTYPES, resolve
 from pldistill.recipe import Recipe
+from pldistill.studies.estimate import timed
 from pldistill.tasks import Place
 from pldistill.tasks.detection.dataset import BoxData
 from pldistill.tasks.detection.task import Detection

@@ -10,10 +10,9 @@ from rich.table import Table
 
 from pldistill.analysis.tables import duration
 from pldistill.data import Dataset
-from pldistill.estimate import Job, seconds_of
-from pldistill.plan import Plan
 from pldistill.precision import resolve
-from pldistill.study import Cell
+from pldistill.studies.estimate import Job, seconds_of
+from pldistill.studies.study import Cell, Plan
 from pldistill.tasks import make_task
 from pldistill.training.build import make_accelerator
 
@@ -47,7 +46,7 @@ def forecast(plan: Plan, *, device: str = "auto", download: bool = False) -> Tab
 def _seconds(cells: Sequence[tuple[Cell, Any]], device: str) -> list[float]:
     """The estimates; all runs of a study have one task."""
     if cells and cells[0][0].recipe.task == "detection":
-        from pldistill.estimate_boxes import BoxJob, seconds_of_detectors  # brings torchvision's detectors
+        from pldistill.studies.estimate_boxes import BoxJob, seconds_of_detectors  # brings torchvision's detectors
 
         asked = [cell.nets[0] if cell.recipe.teacher is not None else None for cell, _ in cells]
         jobs = [BoxJob(cell.recipe, net, data, device) for (cell, data), net in zip(cells, asked, strict=True)]

@@ -5,44 +5,29 @@
 
 from __future__ import annotations
 
-from pldistill.recipes import (
-    cifar100_sgd,
-    small,
-    table1,
-    table2,
-    table3,
-    table4,
-    table5,
-    table6,
-    table7,
-    table8,
-    table9,
-    table10,
-    table11,
-    table12,
-)
-from pldistill.search import Search
 from pldistill.specs import unknown
-from pldistill.study import Study
-
-_FILES = (
-    table1,
-    cifar100_sgd,
-    table2,
-    table3,
-    table4,
-    table5,
-    table6,
-    table7,
-    table8,
-    table9,
-    table10,
-    table11,
-    table12,
+from pldistill.studies import small
+from pldistill.studies.cifar import CIFAR100_SGD, TABLE1
+from pldistill.studies.coco import TABLE7
+from pldistill.studies.imagenet_tables import (
+    TABLE2,
+    TABLE3,
+    TABLE4,
+    TABLE5,
+    TABLE6,
+    TABLE8,
+    TABLE9,
+    TABLE10,
+    TABLE11,
+    TABLE12,
 )
-STUDIES: dict[str, Study] = {file.STUDY.name: file.STUDY for file in _FILES}
+from pldistill.studies.search import Search
+from pldistill.studies.study import Study
+
+_ALL = (TABLE1, CIFAR100_SGD, TABLE2, TABLE3, TABLE4, TABLE5, TABLE6, TABLE7, TABLE8, TABLE9, TABLE10, TABLE11, TABLE12)
+STUDIES: dict[str, Study] = {study.name: study for study in _ALL}
 SEARCHES: dict[str, Search] = {search.name: search for search in (small.CIFAR100, small.TEACHER_QUALITY)}
-# Drawn, not run: `pldistill.drawings`.
+# Drawn, not run: `pldistill.studies.figures`.
 FIGURES = ("figure1a", "figure1b", "figure2", "figure3", "figure4", "all")
 READ_FROM: dict[str, str] = {"table13": "table1"}
 

@@ -29,8 +29,8 @@ from __future__ import annotations
 from functools import partial
 
 from pldistill.analysis.layouts import BOXES, Variants
-from pldistill.recipes.published import published
-from pldistill.study import Fields, Figures, Scale, Study
+from pldistill.studies.paper import published
+from pldistill.studies.study import Fields, Figures, Scale, Study
 
 PAIRS = {
     "resnet50>mobilenetv2_fpn": ("fasterrcnn:resnet50", "fasterrcnn:mobilenet_v2"),
@@ -126,7 +126,7 @@ SMOKE = Scale(
     nets=partial(real_in, "pld"),
 )
 
-STUDY = Study(
+TABLE7 = Study(
     name="table7",
     title="MS-COCO, Faster R-CNN with FPN: AP (%)",
     protocol="SGD, lr 0.01, a tenth after 2/3 and 8/9 of 12 epochs, batch 8, weight decay 1e-4; short side 640 to 800, "

@@ -11,7 +11,7 @@ import yaml
 
 @cache
 def _tables() -> dict[str, Any]:
-    text = resources.files("pldistill.recipes").joinpath("results.yaml").read_text(encoding="utf-8")
+    text = resources.files("pldistill.studies").joinpath("results.yaml").read_text(encoding="utf-8")
     return yaml.safe_load(text)
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from pldistill.analysis.entries import Comparison, Entry, figure
 from pldistill.analysis.published_figures import NOT_RUN, Published, figure1a, figure1b, figure2
 from pldistill.analysis.style import write_figure
-from pldistill.landscapes import METHODS, TEMPERATURES, run_landscape
-from pldistill.recipes import FIGURES, table8
-from pldistill.recipes.published import published
+from pldistill.analysis.tables import Stat
 from pldistill.specs import unknown
+from pldistill.studies import FIGURES, STUDIES, imagenet_tables
+from pldistill.studies.landscapes import METHODS, TEMPERATURES, run_landscape
+from pldistill.studies.paper import published
+from pldistill.studies.runner import compare
+from pldistill.studies.study import plan
 
 HOMOGENEOUS, HETEROGENEOUS = "(a) Homogeneous pairs", "(b) Heterogeneous teachers of a ResNet-50"
 TITLES = {
@@ -82,7 +86,7 @@ def weights_of_cross_entropy() -> Published:
         "dist": {
             alpha: top1
             for alpha, beta, gamma, top1, _ in table["dist_tau1_by_alpha_beta_gamma"]
-            if table8.swept(alpha, beta, gamma)
+            if imagenet_tables.swept(alpha, beta, gamma)
         },
     }
 
@@ -102,3 +106,62 @@ def _by_method(table: Mapping[str, Any]) -> Published:
     """The columns of a table that are methods."""
     places = {name: at for at, name in enumerate(table["columns"]) if not name.startswith("teacher_")}
     return {name: {row: figures[at] for row, figures in table["rows"].items()} for name, at in places.items()}
+
+
+Points = dict[str, dict[Any, Stat]]
+
+
+def measured(out: Path, *, scale: str = "full", data: str | None = None) -> tuple[dict[str, dict[str, Any]], str]:
+    """Read the points of Figures 1 and 2 from the runs in `out`; and the label of their protocol.
+
+    Args:
+        out: the folder of the ImageNet studies.
+        scale: theirs; a study without it has no points.
+        data: the pictures they were made on; None is the study's own.
+
+    Raises:
+        ValueError: for an unknown scale.
+    """
+    if scale not in STUDIES["table4"].scales:
+        raise ValueError(unknown("scale", scale, STUDIES["table4"].scales))
+    weights, lengths, homogeneous, heterogeneous = (
+        _comparison(name, out, scale, data) for name in ("table8", "table4", "table2", "table3")
+    )
+    found: dict[str, dict[str, Any]] = {
+        "figure1a": _points(weights, _weight),
+        "figure1b": _points(lengths, lambda entry: (entry.row, entry.finished[0].read_recipe()["epochs"])),
+        "figure2": {
+            heading: points
+            for heading, comparison in ((HOMOGENEOUS, homogeneous), (HETEROGENEOUS, heterogeneous))
+            if (points := _points(comparison, lambda entry: (entry.row, entry.column)))
+        },
+    }
+    labels = {each.label for each in (weights, lengths, homogeneous, heterogeneous) if each is not None}
+    return {name: points for name, points in found.items() if points}, "; ".join(sorted(labels))
+
+
+def _comparison(name: str, out: Path, scale: str, data: str | None) -> Comparison | None:
+    study = STUDIES[name]
+    if scale not in study.scales:
+        return None
+    known = study.scales[scale].data or ("imagenet:." if scale == "full" else "cifar100:.")
+    return compare(plan(study, out=out, scale=scale, data=data or known), out)
+
+
+def _points(comparison: Comparison | None, place: Callable[[Entry], tuple[str, Any] | None]) -> Points:
+    """Top-1 by method and place on the axis, of the entries that have finished runs and a place."""
+    points: Points = {}
+    for entry in comparison.entries if comparison is not None else ():
+        top1 = figure(entry, "top1")
+        at = place(entry) if top1 is not None else None
+        if top1 is not None and at is not None:
+            points.setdefault(at[0], {})[at[1]] = top1
+    return points
+
+
+def _weight(entry: Entry) -> tuple[str, float] | None:
+    """The weight of the cross-entropy; DIST's (1, 2, 2) lies on no line with the others."""
+    if entry.row in imagenet_tables.KD_ROWS:
+        return "kd", imagenet_tables.KD_ROWS[entry.row]
+    weights = imagenet_tables.DIST_ROWS[entry.row]
+    return ("dist", weights[0]) if imagenet_tables.swept(*weights) else None
