@@ -23,9 +23,9 @@ from matplotlib.ticker import NullFormatter
 from rich.console import Console
 
 from pldistill import bench, losses
-from pldistill.analysis.style import PALETTE, house_style, write_figure
 from pldistill.cli_bench import shown
 from pldistill.record import environment
+from pldistill.reports.plots import PALETTE, house_style, write_figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from pldistill.analysis.steps import StepTime, steps_csv, steps_markdown
 from pldistill.distributed import Interrupts
 from pldistill.files import write_atomically
 from pldistill.precision import resolve
 from pldistill.record import RunRecord, environment
+from pldistill.reports.steps import StepTime, steps_csv, steps_markdown
 from pldistill.studies import cifar
 from pldistill.studies.study import Plan, Scale, plan
 from pldistill.tasks import make_task

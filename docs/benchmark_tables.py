@@ -8,8 +8,8 @@ from itertools import groupby
 from pathlib import Path
 
 from pldistill import bench
-from pldistill.analysis.steps import read_steps, steps_markdown
-from pldistill.analysis.times import machine_name
+from pldistill.reports.steps import read_steps, steps_markdown
+from pldistill.reports.times import machine_name
 from pldistill.teachers.cache import Form
 
 ROOT = Path(__file__).parents[1]

@@ -10,14 +10,14 @@ import re
 import sys
 from pathlib import Path
 
-from pldistill.analysis.comparison import Comparison, Verdicts, comparison_markdown
-from pldistill.analysis.entries import figure
-from pldistill.analysis.grids import markdown_grid
-from pldistill.analysis.tables import Row, markdown_table, summarise
-from pldistill.analysis.times import machine_name
-from pldistill.analysis.verdicts import best_grid, chosen_of, sheet_teacher
 from pldistill.precision import NAMES, of_record
 from pldistill.record import RunRecord, find_runs
+from pldistill.reports.comparison import Comparison, Verdicts, comparison_markdown
+from pldistill.reports.entries import figure
+from pldistill.reports.grids import markdown_grid
+from pldistill.reports.tables import Row, markdown_table, summarise
+from pldistill.reports.times import machine_name
+from pldistill.reports.verdicts import best_grid, chosen_of, sheet_teacher
 from pldistill.studies import SEARCHES, find_study
 from pldistill.studies.demo import demo_lines
 from pldistill.studies.runner import compare

@@ -1,4 +1,4 @@
-"""Run folders made by hand, so that the tests of analysis know every figure in them."""
+"""Run folders made by hand, so that the tests of reports know every figure in them."""
 
 from __future__ import annotations
 

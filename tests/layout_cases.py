@@ -1,7 +1,7 @@
 """Entries and comparisons made by hand for the tests of layouts."""
 
 from analysis_runs import make_run
-from pldistill.analysis.comparison import Comparison, Entry, comparison_markdown
+from pldistill.reports.comparison import Comparison, Entry, comparison_markdown
 
 SHORT = "short: 2 epochs"
 GAINS = (("pld", "dist"), ("pld", "kd"))

@@ -13,13 +13,12 @@ from analysis_runs import make_run
 from detection_runs import CAT, make_detector
 from layout_cases import study
 from layout_cases import tables as grids
-from pldistill.analysis.boxes import Panel, draw_boxes, jpeg, side_by_side
-from pldistill.analysis.comparison import Entry, Variants, comparison_csv, comparison_html
-from pldistill.analysis.groups import group_runs
-from pldistill.analysis.layouts import BOXES
-from pldistill.analysis.report import write_report
-from pldistill.analysis.sightings import sightings
-from pldistill.analysis.tables import csv_table, markdown_table, rich_table, summarise
+from pldistill.record import BOXES
+from pldistill.reports.boxes import Panel, draw_boxes, jpeg, side_by_side, sightings
+from pldistill.reports.comparison import Entry, Variants, comparison_csv, comparison_html
+from pldistill.reports.groups import group_runs
+from pldistill.reports.html import write_report
+from pldistill.reports.tables import csv_table, markdown_table, rich_table, summarise
 
 GREY = Image.new("RGB", (120, 90), "#808080")
 

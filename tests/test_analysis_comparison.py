@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from analysis_runs import make_run
-from pldistill.analysis.comparison import (
+from pldistill.reports.comparison import (
     Comparison,
     Entry,
     comparison_csv,
@@ -17,8 +17,8 @@ from pldistill.analysis.comparison import (
     comparison_rich,
     measured,
 )
-from pldistill.analysis.report import write_report
-from pldistill.analysis.tables import Stat
+from pldistill.reports.html import write_report
+from pldistill.reports.tables import Stat
 
 PAIR = "resnet56-resnet20"
 SHORT = "short: 2 epochs"

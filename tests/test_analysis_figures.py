@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from analysis_runs import make_run
-from pldistill.analysis import figures, style
-from pldistill.analysis.groups import group_runs
+from pldistill.reports import plots
+from pldistill.reports.groups import group_runs
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -37,11 +37,11 @@ def drawn(tmp_path_factory):
 
 def draw(made):
     return {
-        "last": figures.score_by_method(made),
-        "top1": figures.score_by_epoch(made),
-        "kl": figures.kl_by_epoch(made),
-        "terms": figures.terms_by_epoch(made),
-        "run": figures.run_curves(made[0].runs[0], "run"),
+        "last": plots.score_by_method(made),
+        "top1": plots.score_by_epoch(made),
+        "kl": plots.kl_by_epoch(made),
+        "terms": plots.terms_by_epoch(made),
+        "run": plots.run_curves(made[0].runs[0], "run"),
     }
 
 
@@ -81,30 +81,30 @@ def test_references_stay_inside_the_figure(drawn):
 
 
 def test_the_seeds_of_a_group_share_a_colour(tmp_path):
-    svg = figures.kl_by_epoch(groups(tmp_path)[1:2])
+    svg = plots.kl_by_epoch(groups(tmp_path)[1:2])
     assert svg is not None
     root = ElementTree.fromstring(svg)
     strokes = [path.get("style", "") for path in root.iter(SVG + "path")]
-    used = {light for light, _ in style.PALETTE if any(f"stroke: {light}" in look for look in strokes)}
-    assert used == {style.PALETTE[0][0]}
+    used = {light for light, _ in plots.PALETTE if any(f"stroke: {light}" in look for look in strokes)}
+    assert used == {plots.PALETTE[0][0]}
 
 
 def test_nothing_to_draw_is_none(tmp_path):
     made = group_runs([make_run(tmp_path, top1=[], epochs=3, finished=False)])
-    assert figures.score_by_epoch(made) is None
-    assert figures.score_by_method(made) is None
-    assert figures.kl_by_epoch(made) is None
-    assert figures.terms_by_epoch(made) is None
-    assert figures.run_curves(made[0].runs[0], "run") is None
+    assert plots.score_by_epoch(made) is None
+    assert plots.score_by_method(made) is None
+    assert plots.kl_by_epoch(made) is None
+    assert plots.terms_by_epoch(made) is None
+    assert plots.run_curves(made[0].runs[0], "run") is None
 
 
 def test_a_contest_of_one_is_not_drawn_and_two_contests_are_named(tmp_path):
     runs = [
         make_run(tmp_path / f"{student}{lr}", student=student, lr=lr) for student in ("a", "b") for lr in (0.1, 0.2)
     ]
-    found = texts(figures.score_by_method(group_runs(runs)))
+    found = texts(plots.score_by_method(group_runs(runs)))
     assert {"a", "b", "ce a lr=0.1", "ce b lr=0.2"} <= set(found)
-    assert figures.score_by_method(group_runs([runs[0], runs[2]])) is None
+    assert plots.score_by_method(group_runs([runs[0], runs[2]])) is None
 
 
 def test_values_that_are_null_are_left_out(tmp_path):
@@ -115,9 +115,9 @@ def test_values_that_are_null_are_left_out(tmp_path):
     for row in rows:
         run.append_epoch(row)
     (group,) = group_runs([run])
-    assert figures.points_of(group.runs[0].epochs, "top1") == ((1, 10.0), (3, 30.0))
-    assert figures.points_of(group.runs[0].epochs, "terms", "ce", "weighted") == ((1, 2.0), (3, 2.0 / 3))
-    assert figures.points_of(group.runs[0].epochs, "terms", "kd", "weighted") == ()
+    assert plots.points_of(group.runs[0].epochs, "top1") == ((1, 10.0), (3, 30.0))
+    assert plots.points_of(group.runs[0].epochs, "terms", "ce", "weighted") == ((1, 2.0), (3, 2.0 / 3))
+    assert plots.points_of(group.runs[0].epochs, "terms", "kd", "weighted") == ()
 
 
 @pytest.mark.parametrize("student", ["<b>&amp;\"'", "$x^{$", "a\nb\x00c\x1b", "漢字", "n" * 60])
@@ -125,27 +125,27 @@ def test_any_name_gives_well_formed_xml(tmp_path, student):
     runs = [make_run(tmp_path / "a", student=student), make_run(tmp_path / "b", student="plain")]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for svg in (figures.score_by_epoch(group_runs(runs)), figures.terms_by_epoch(group_runs(runs))):
+        for svg in (plots.score_by_epoch(group_runs(runs)), plots.terms_by_epoch(group_runs(runs))):
             assert svg is not None
             clean = "".join(letter if letter.isprintable() else " " for letter in student)
             assert f"ce {clean}" in texts(svg)
         contest = [make_run(tmp_path / str(i), method=method) for i, method in enumerate((student, "plain"))]
-        assert "plain" in texts(figures.score_by_method(group_runs(contest)))
+        assert "plain" in texts(plots.score_by_method(group_runs(contest)))
 
 
 def test_labels_keep_order_and_distance():
-    assert figures.spread([0.2, 0.9], 0.1) == [0.2, 0.9]
-    assert figures.spread([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
-    assert figures.spread([0.55, 0.5], 0.1) == pytest.approx([0.575, 0.475])
-    assert figures.spread([1.0, 1.0, 1.0], 0.1) == pytest.approx([0.8, 0.9, 1.0])
-    assert figures.spread([0.0, 0.01, 0.3], 0.1) == pytest.approx([0.0, 0.1, 0.3])
-    assert figures.spread([0.3] * 5, 0.9) == pytest.approx([0, 0.25, 0.5, 0.75, 1])
-    assert figures.spread([0.4], 0.1) == [0.4]
-    assert figures.spread([], 0.1) == []
+    assert plots.spread([0.2, 0.9], 0.1) == [0.2, 0.9]
+    assert plots.spread([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
+    assert plots.spread([0.55, 0.5], 0.1) == pytest.approx([0.575, 0.475])
+    assert plots.spread([1.0, 1.0, 1.0], 0.1) == pytest.approx([0.8, 0.9, 1.0])
+    assert plots.spread([0.0, 0.01, 0.3], 0.1) == pytest.approx([0.0, 0.1, 0.3])
+    assert plots.spread([0.3] * 5, 0.9) == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    assert plots.spread([0.4], 0.1) == [0.4]
+    assert plots.spread([], 0.1) == []
     random = np.random.default_rng(0)
     for _ in range(50):
         wanted = list(random.random(8))
-        places = figures.spread(wanted, 0.11)
+        places = plots.spread(wanted, 0.11)
         assert np.argsort(places).tolist() == np.argsort(wanted).tolist()
         assert np.diff(sorted(places)).min() > 0.11 - 1e-9
         assert min(places) >= 0
@@ -190,11 +190,11 @@ def oklab(light):
 
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_colours_stand_out_from_their_ground(scheme):
-    assert all(contrast(pair[scheme], style.GROUNDS[scheme]) >= 3 for pair in style.PALETTE)
+    assert all(contrast(pair[scheme], plots.GROUNDS[scheme]) >= 3 for pair in plots.PALETTE)
 
 
 @pytest.mark.parametrize("scheme", [0, 1])
 @pytest.mark.parametrize("eye", EYES)
 def test_colours_stay_apart(scheme, eye):
-    seen = [oklab(np.array(EYES[eye]) @ linear(pair[scheme])) for pair in style.PALETTE]
+    seen = [oklab(np.array(EYES[eye]) @ linear(pair[scheme])) for pair in plots.PALETTE]
     assert min(np.linalg.norm(one - two) for one, two in itertools.combinations(seen, 2)) > 0.08

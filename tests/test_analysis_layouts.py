@@ -9,7 +9,7 @@ from rich.console import Console
 
 from analysis_runs import make_run
 from layout_cases import GAINS, SHORT, entry, study, tables, two_pairs
-from pldistill.analysis.comparison import (
+from pldistill.reports.comparison import (
     Entry,
     Facts,
     Pairs,

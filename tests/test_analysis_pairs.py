@@ -4,7 +4,7 @@ import pytest
 
 from analysis_runs import make_run
 from layout_cases import GAINS, entry, study, tables, two_pairs
-from pldistill.analysis.comparison import Entry, Facts, Pairs, Variants, comparison_markdown
+from pldistill.reports.comparison import Entry, Facts, Pairs, Variants, comparison_markdown
 from pldistill.studies.paper import published
 
 MINUS = "\u2212"

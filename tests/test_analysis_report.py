@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from analysis_runs import make_run
-from pldistill.analysis.report import compare, write_report
+from pldistill.reports.html import compare, write_report
 
 NONE = "\N{EN DASH}"
 POINTERS = ("src", "href", "xlink:href", "action", "data", "poster", "srcset")

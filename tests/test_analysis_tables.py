@@ -8,8 +8,10 @@ import pytest
 from rich.console import Console
 
 from analysis_runs import make_run
-from pldistill.analysis.groups import data_label, group_runs
-from pldistill.analysis.tables import Stat, csv_table, duration, markdown_table, rich_table, stat, summarise
+from pldistill.record import duration
+from pldistill.reports.groups import group_runs
+from pldistill.reports.tables import Stat, csv_table, markdown_table, rich_table, stat, summarise
+from pldistill.specs import data_label
 
 
 def test_means_and_sample_deviations_by_hand(tmp_path):

@@ -15,10 +15,10 @@ from rich.console import Console
 
 from analysis_runs import make_run
 from pldistill.__main__ import main
-from pldistill.analysis.entries import Comparison, Entry
-from pldistill.analysis.steps import StepTime, read_steps, steps_csv, steps_markdown, steps_rich
-from pldistill.analysis.tables import Stat
-from pldistill.analysis.times import machine_name, machines, minutes, times_csv, times_markdown, times_rich
+from pldistill.reports.entries import Comparison, Entry
+from pldistill.reports.steps import StepTime, read_steps, steps_csv, steps_markdown, steps_rich
+from pldistill.reports.tables import Stat
+from pldistill.reports.times import machine_name, machines, minutes, times_csv, times_markdown, times_rich
 from pldistill.studies import STUDIES, cifar
 from pldistill.studies.paper import published
 from pldistill.studies.study import plan

@@ -10,9 +10,9 @@ from PIL import Image
 
 import pldistill
 from pldistill.__main__ import main
-from pldistill.analysis.layouts import BOXES
 from pldistill.distributed import Interrupted
 from pldistill.recipe import make_recipe
+from pldistill.record import BOXES
 from pldistill.tasks.detection import coco
 from pldistill.tasks.detection.predict import LEFT
 from pldistill.tasks.detection.sources import open_boxes

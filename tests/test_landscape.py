@@ -10,12 +10,11 @@ import torch
 from rich.console import Console
 
 from pldistill import losses
-from pldistill.analysis import landscape
-from pldistill.analysis.landscape import LOSSES, make_plane, numbers, random_teacher, surface
-from pldistill.analysis.landscape_figures import landscapes, reading
-from pldistill.analysis.style import write_figure
 from pldistill.models import build, save_folder
 from pldistill.record import RunRecord
+from pldistill.reports import landscape
+from pldistill.reports.landscape import LOSSES, landscapes, make_plane, numbers, random_teacher, reading, surface
+from pldistill.reports.plots import write_figure
 from pldistill.studies.landscapes import run_landscape
 
 

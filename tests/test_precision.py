@@ -10,9 +10,9 @@ import torch
 import pldistill
 from pldistill import precision
 from pldistill.__main__ import main
-from pldistill.analysis.groups import group_runs
 from pldistill.recipe import make_recipe
 from pldistill.record import RunRecord
+from pldistill.reports.groups import group_runs
 from tiny_runs import CE, StopAt, rows, weights
 
 CPU = torch.device("cpu")

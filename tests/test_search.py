@@ -8,8 +8,8 @@ import math
 import pytest
 from scipy.stats import ttest_rel
 
-from pldistill.analysis.comparison import comparison_csv, comparison_markdown
-from pldistill.analysis.verdicts import paired
+from pldistill.reports.comparison import comparison_csv, comparison_markdown
+from pldistill.reports.verdicts import paired
 from pldistill.studies import SEARCHES
 from pldistill.studies.search import SCALE, Axis, compare, lay_out, outline, run_search
 from pldistill.studies.small import TEACHER_QUALITY

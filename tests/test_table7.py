@@ -12,8 +12,8 @@ from rich.console import Console
 
 from pldistill import cli
 from pldistill.__main__ import main
-from pldistill.analysis.layouts import BOXES
 from pldistill.recipe import make_recipe
+from pldistill.record import BOXES
 from pldistill.studies import STUDIES
 from pldistill.studies.paper import published
 from pldistill.studies.runner import commands, reproduce

@@ -45,7 +45,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write.")],
 ) -> None:
     """Write one self-contained HTML page: table, curves, environment, and pictures that detectors looked at."""
-    from pldistill.analysis.report import write_report  # brings matplotlib
+    from pldistill.reports.html import write_report  # brings matplotlib
 
     console.print(str(write_report(find_runs(runs), out)), highlight=False, markup=False, soft_wrap=True)
 
@@ -65,7 +65,7 @@ def _detect(run: training.Run, pictures: Sequence[Path], *, as_json: bool, least
                 line = "nothing" if box is None else _line(box)
                 console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
     if draw is not None:
-        from pldistill.analysis.boxes import draw_boxes, jpeg  # brings matplotlib
+        from pldistill.reports.boxes import draw_boxes, jpeg  # brings matplotlib
 
         draw.mkdir(parents=True, exist_ok=True)
         for file, picture, boxes in zip(files, pictures, found, strict=True):

@@ -71,8 +71,8 @@ def reproduce(
 ) -> None:
     """Make a published table: measured beside published. Interrupted or not, the same line goes on."""
     # These bring matplotlib.
-    from pldistill.analysis.comparison import comparison_rich
     from pldistill.cli_cache import Shown
+    from pldistill.reports.comparison import comparison_rich
     from pldistill.studies import FIGURES, READ_FROM, SEARCHES, find_study
     from pldistill.studies import runner as studies
     from pldistill.studies.dry_run import forecast
@@ -138,8 +138,8 @@ def reproduce(
 
 def _search(job: Job, device: str, workers: int, download: bool, *, dry_run: bool, commands: bool) -> None:
     """Run a search, or say what it comes to."""
-    from pldistill.analysis.comparison import comparison_rich
     from pldistill.cli_cache import Shown
+    from pldistill.reports.comparison import comparison_rich
     from pldistill.studies.runner import files
     from pldistill.studies.search import outline, run_search
 

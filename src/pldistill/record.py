@@ -1,4 +1,4 @@
-"""The run record: what a training run leaves behind in its folder, and all that analysis ever reads.
+"""The run record: what a training run leaves behind in its folder, and all that reports ever read.
 
     recipe.json     what was asked for, complete: training again from it repeats the run
     env.json        what it ran on
@@ -10,7 +10,8 @@
 epoch is the one with the highest top-1 there; where training pictures were held out (`validation=N`), the one with the
 highest top-1 on those, and `holdout_last` and `holdout_best` are the top-1 on those after the same two epochs.
 
-Numbers in these files are finite JSON: NaN and the infinities are written as null.
+Numbers in these files are finite JSON: NaN and the infinities are written as null. `METRICS` says
+what they are, by name.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +33,7 @@ from pldistill.files import write_atomically
 
 if TYPE_CHECKING:
     import torch
+
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "accelerate", "pldistill")
 
@@ -278,3 +281,75 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a run: what a header calls it, what it is, the decimals of a measured one, which way is better."""
+
+    short: str
+    meaning: str
+    digits: int = 2
+    lower: bool = False
+
+
+# By name: `metrics.jsonl` has the name itself after every epoch, `result.json` what `last_of` looks for.
+METRICS: Mapping[str, Metric] = {
+    "top1": Metric("top-1", "validation pictures whose class is the first answer, in percent"),
+    "top5": Metric("top-5", "validation pictures whose class is among the first five answers, in percent"),
+    "kl": Metric(
+        "KL", "KL(teacher ‖ student) on the validation set at temperature 1, in nats; lower is closer", 3, lower=True
+    ),
+    "agreement": Metric("agreement", "validation pictures to which both nets give the same class first, in percent"),
+    "overlap5": Metric(
+        "top-5 overlap", "of the teacher's first five classes those among the student's first five, in percent"
+    ),
+    "kendall": Metric("Kendall τ", "Kendall's tau-b of the two nets' rankings of all classes, -1 to 1", 3),
+    "ece": Metric(
+        "ECE",
+        "expected calibration error, 15 equal bins of the largest probability, in percent; lower is better",
+        2,
+        lower=True,
+    ),
+    "AP": Metric("AP", "COCO's average precision, the mean over IoU 0.50 to 0.95 and over classes, in percent"),
+    "AP50": Metric("AP50", "average precision at IoU 0.50"),
+    "AP75": Metric("AP75", "average precision at IoU 0.75"),
+    "APs": Metric("APs", "AP of objects below 32² pixels"),
+    "APm": Metric("APm", "AP of objects from 32² to 96² pixels"),
+    "APl": Metric("APl", "AP of objects above 96² pixels"),
+}
+BOXES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+# What runs of a task are ranked by.
+SCORES: Mapping[str, str] = {"classification": "top1", "detection": "AP"}
+# How these are called where a column or an axis begins with them.
+TITLES: Mapping[str, str] = {"top1": "Top-1", "AP": "AP"}
+
+
+def last_of(result: Mapping[str, Any], metric: str) -> float | None:
+    """A run's figure after its last epoch, in `result.json`: NAME_last, and of a detector's APs the bare NAME."""
+    return result.get(metric if metric in BOXES else f"{metric}_last")
+
+
+def score_in(result: Mapping[str, Any]) -> tuple[str, float | None]:
+    """The metric that a finished run is ranked by, and its figure after the last epoch."""
+    metric = "AP" if "AP" in result else "top1"
+    return metric, last_of(result, metric)
+
+
+def percent(value: float | None) -> str:
+    """A figure in percent; a detector that was shown nothing to find has none."""
+    return "none" if value is None else f"{value:.2f} %"
+
+
+def score_of(recipe: Mapping[str, Any]) -> str:
+    """The metric that a run is ranked by."""
+    return SCORES[recipe.get("task", "classification")]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as one reads them: `48 s`, `12 min 5 s`, `3 h 20 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Container, Iterable
+from pathlib import Path
 
 _NAME = re.compile(r"(?:hfds|hfids|wds|tfds)(?=/)|[^:]*")
 _OPTION = re.compile(r"(\w+)=[0-9]+")
@@ -57,3 +58,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     if len(known) <= 40:
         message += f"{'' if near else ';'} known: {', '.join(known)}"
     return message
+
+
+def data_label(spec: str) -> str:
+    """A data specification without the folders that lead to it: `folder:/a/pets,train=500` is `folder:pets,train=500`.
+
+    Of the CIFARs and ImageNet the name and the numbers are left, for what they hold is known.
+    """
+    name, path, options = split_spec(spec)
+    if not path:
+        return spec
+    own = name if name in ("cifar10", "cifar100", "imagenet") else f"{name}:{Path(path).name}"
+    return ",".join([own, *options])

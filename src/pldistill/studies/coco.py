@@ -28,7 +28,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from pldistill.analysis.layouts import BOXES, Variants
+from pldistill.record import BOXES
+from pldistill.reports.layouts import Variants
 from pldistill.studies.paper import published
 from pldistill.studies.study import Fields, Figures, Scale, Study
 

@@ -16,15 +16,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pldistill.analysis.figures import score_by_epoch
-from pldistill.analysis.groups import group_runs
-from pldistill.analysis.report import write_report
-from pldistill.analysis.tables import Stat, stat
 from pldistill.cli_cache import Shown
 from pldistill.files import write_atomically
 from pldistill.methods import find
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
+from pldistill.reports.groups import group_runs
+from pldistill.reports.html import write_report
+from pldistill.reports.plots import score_by_epoch
+from pldistill.reports.tables import Stat, stat
 from pldistill.studies.study import Fields
 from pldistill.training.cache_teacher import make_store
 from pldistill.training.parallel import Job, SideBySide

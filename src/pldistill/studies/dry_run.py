@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from pldistill.analysis.tables import duration
 from pldistill.data import Dataset
 from pldistill.precision import resolve
+from pldistill.record import duration
 from pldistill.studies.estimate import Job, seconds_of
 from pldistill.studies.study import Cell, Plan
 from pldistill.tasks import make_task

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from pldistill.analysis.entries import Comparison, Entry, figure
-from pldistill.analysis.published_figures import NOT_RUN, Published, figure1a, figure1b, figure2
-from pldistill.analysis.style import write_figure
-from pldistill.analysis.tables import Stat
+from pldistill.reports.entries import Comparison, Entry, figure
+from pldistill.reports.paper_figures import NOT_RUN, Published, figure1a, figure1b, figure2
+from pldistill.reports.plots import write_figure
+from pldistill.reports.tables import Stat
 from pldistill.specs import unknown
 from pldistill.studies import FIGURES, STUDIES, imagenet_tables
 from pldistill.studies.landscapes import METHODS, TEMPERATURES, run_landscape
@@ -47,7 +47,7 @@ def reproduce_figure(
     Args:
         name: a key of `TITLES`, or "all".
         out: the folder, made where it is missing.
-        measured: by figure, what its function in `analysis.published_figures` takes; `figure2` by its headings.
+        measured: by figure, what its function in `reports.paper_figures` takes; `figure2` by its headings.
         label: the protocol of what was measured, where it is not the published one.
         seed, classes, points: of Figures 3 and 4.
         console: where the lines go.

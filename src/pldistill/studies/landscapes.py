@@ -14,12 +14,23 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from pldistill.analysis.landscape import LOSSES, Plane, Surface, grids, make_plane, numbers, random_teacher, surface
-from pldistill.analysis.landscape_figures import landscapes, reading, shown
-from pldistill.analysis.style import write_figure
 from pldistill.data import make_loader, open_data
 from pldistill.files import write_atomically
 from pldistill.models import Net
+from pldistill.reports.landscape import (
+    LOSSES,
+    Plane,
+    Surface,
+    grids,
+    landscapes,
+    make_plane,
+    numbers,
+    random_teacher,
+    reading,
+    shown,
+    surface,
+)
+from pldistill.reports.plots import write_figure
 from pldistill.specs import unknown
 from pldistill.training.run import load_run
 
@@ -56,7 +67,7 @@ def run_landscape(
     `methods-tau-T` has the methods at one temperature side by side, `METHOD-by-tau` a method at all temperatures.
 
     Args:
-        methods: names in `analysis.landscape.LOSSES`.
+        methods: names in `reports.landscape.LOSSES`.
         temperatures: τ, each with every method.
         out: the folder, made where it is missing.
         classes: C of the random teacher; a run has its own.

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pldistill import distributed
-from pldistill.analysis.comparison import Comparison, Entry, comparison_csv, comparison_html, comparison_markdown
-from pldistill.analysis.report import write_report
 from pldistill.files import write_atomically
 from pldistill.methods import find
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
+from pldistill.reports.comparison import Comparison, Entry, comparison_csv, comparison_html, comparison_markdown
+from pldistill.reports.html import write_report
 from pldistill.studies.study import Cell, Plan
 from pldistill.task_options import TASKS
 from pldistill.teachers.cache import is_whole

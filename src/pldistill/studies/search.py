@@ -20,10 +20,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pldistill.analysis.entries import Comparison, Entry
-from pldistill.analysis.layouts import Verdicts
 from pldistill.methods import find
 from pldistill.recipe import make_recipe
+from pldistill.reports.entries import Comparison, Entry
+from pldistill.reports.layouts import Verdicts
 from pldistill.specs import unknown
 from pldistill.studies.runner import FAILURES, mark_failure, write_reports
 from pldistill.studies.study import Cell, Fields, address, narrowed, scaled

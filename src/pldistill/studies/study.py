@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pldistill import methods
-from pldistill.analysis.groups import data_label
-from pldistill.analysis.layouts import Facts, Layout, Panels
 from pldistill.recipe import Ramp, Recipe, make_recipe
 from pldistill.record import RunRecord
-from pldistill.specs import split_spec, unknown
+from pldistill.reports.layouts import Facts, Layout, Panels
+from pldistill.specs import data_label, split_spec, unknown
 from pldistill.task_options import TASKS
 
 Fields = Mapping[str, Any]

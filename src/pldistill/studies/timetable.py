@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Group
 from rich.text import Text
 
-from pldistill.analysis.comparison import Comparison
-from pldistill.analysis.steps import read_steps, steps_markdown, steps_rich
-from pldistill.analysis.times import machines, times_csv, times_markdown, times_rich
 from pldistill.files import write_atomically
+from pldistill.reports.comparison import Comparison
+from pldistill.reports.steps import read_steps, steps_markdown, steps_rich
+from pldistill.reports.times import machines, times_csv, times_markdown, times_rich
 from pldistill.studies.paper import published
 from pldistill.studies.runner import compare
 from pldistill.studies.study import Plan

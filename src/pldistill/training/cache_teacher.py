@@ -17,10 +17,10 @@ import torch
 from accelerate import Accelerator
 
 from pldistill import distributed
-from pldistill.analysis.groups import data_label
 from pldistill.data import Augment, Dataset, Split, make_loader
 from pldistill.distributed import Interrupted, Interrupts
 from pldistill.recipe import Recipe
+from pldistill.specs import data_label
 from pldistill.tasks.classification.task import augmentation
 from pldistill.teachers import cache
 from pldistill.teachers.cache import About, Form, Header

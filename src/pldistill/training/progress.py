@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pldistill import distributed
-from pldistill.analysis.layouts import METRICS, percent, score_in
-from pldistill.analysis.tables import duration
+from pldistill.record import METRICS, duration, percent, score_in
 from pldistill.training.distiller import Tally
 
 

@@ -4,72 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
 
+from pldistill.record import METRICS
 from pldistill.specs import unknown
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure of a run: what a header calls it, what it is, the decimals of a measured one, which way is better."""
-
-    short: str
-    meaning: str
-    digits: int = 2
-    lower: bool = False
-
-
-# By name: `metrics.jsonl` has the name itself after every epoch, `result.json` what `last_of` looks for.
-METRICS: Mapping[str, Metric] = {
-    "top1": Metric("top-1", "validation pictures whose class is the first answer, in percent"),
-    "top5": Metric("top-5", "validation pictures whose class is among the first five answers, in percent"),
-    "kl": Metric(
-        "KL", "KL(teacher ‖ student) on the validation set at temperature 1, in nats; lower is closer", 3, lower=True
-    ),
-    "agreement": Metric("agreement", "validation pictures to which both nets give the same class first, in percent"),
-    "overlap5": Metric(
-        "top-5 overlap", "of the teacher's first five classes those among the student's first five, in percent"
-    ),
-    "kendall": Metric("Kendall τ", "Kendall's tau-b of the two nets' rankings of all classes, -1 to 1", 3),
-    "ece": Metric(
-        "ECE",
-        "expected calibration error, 15 equal bins of the largest probability, in percent; lower is better",
-        2,
-        lower=True,
-    ),
-    "AP": Metric("AP", "COCO's average precision, the mean over IoU 0.50 to 0.95 and over classes, in percent"),
-    "AP50": Metric("AP50", "average precision at IoU 0.50"),
-    "AP75": Metric("AP75", "average precision at IoU 0.75"),
-    "APs": Metric("APs", "AP of objects below 32² pixels"),
-    "APm": Metric("APm", "AP of objects from 32² to 96² pixels"),
-    "APl": Metric("APl", "AP of objects above 96² pixels"),
-}
-BOXES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-# What runs of a task are ranked by.
-SCORES: Mapping[str, str] = {"classification": "top1", "detection": "AP"}
-# How these are called where a column or an axis begins with them.
-TITLES: Mapping[str, str] = {"top1": "Top-1", "AP": "AP"}
-
-
-def last_of(result: Mapping[str, Any], metric: str) -> float | None:
-    """A run's figure after its last epoch, in `result.json`: NAME_last, and of a detector's APs the bare NAME."""
-    return result.get(metric if metric in BOXES else f"{metric}_last")
-
-
-def score_in(result: Mapping[str, Any]) -> tuple[str, float | None]:
-    """The metric that a finished run is ranked by, and its figure after the last epoch."""
-    metric = "AP" if "AP" in result else "top1"
-    return metric, last_of(result, metric)
-
-
-def percent(value: float | None) -> str:
-    """A figure in percent; a detector that was shown nothing to find has none."""
-    return "none" if value is None else f"{value:.2f} %"
-
-
-def score_of(recipe: Mapping[str, Any]) -> str:
-    """The metric that a run is ranked by."""
-    return SCORES[recipe.get("task", "classification")]
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from pldistill.analysis.groups import Group, Run, group_runs
-from pldistill.analysis.layouts import BOXES, TITLES, score_of
-from pldistill.record import RunRecord
+from pldistill.record import BOXES, TITLES, RunRecord, duration, score_of
+from pldistill.reports.groups import Group, Run, group_runs
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -128,15 +127,6 @@ def stat(values: Sequence[float | None]) -> Stat | None:
     if not known or len(known) < len(values):
         return None
     return Stat(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
-
-
-def duration(seconds: float) -> str:
-    """Seconds as one reads them: `48 s`, `12 min 5 s`, `3 h 20 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def markdown_table(rows: Sequence[Row]) -> str:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pldistill.analysis.groups import data_label, differing, flatten
-from pldistill.analysis.layouts import METRICS, Facts, Layout, Panels, last_of
-from pldistill.analysis.tables import Stat, stat
 from pldistill.precision import of_record
 from pldistill.recipe import completed
-from pldistill.record import RunRecord
-from pldistill.specs import unknown
+from pldistill.record import METRICS, RunRecord, last_of
+from pldistill.reports.groups import differing, flatten
+from pldistill.reports.layouts import Facts, Layout, Panels
+from pldistill.reports.tables import Stat, stat
+from pldistill.specs import data_label, unknown
 
 # What the paper may give: what is measured after the last epoch, and Table 13's times.
 _PUBLISHED = (*METRICS, "minutes")

@@ -16,9 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from pldistill.analysis.figures import spread
-from pldistill.analysis.style import DASHES, PALETTE, SMALL, clean, house_style
-from pldistill.analysis.tables import Stat
+from pldistill.reports.plots import DASHES, PALETTE, SMALL, clean, house_style, spread
+from pldistill.reports.tables import Stat
 from pldistill.specs import unknown
 
 # method -> place (a weight, a number of epochs, a pair of nets) -> top-1

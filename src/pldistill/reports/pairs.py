@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from pldistill.analysis.entries import Comparison, Entry
-from pldistill.analysis.layouts import METRICS, Facts, Pairs
-from pldistill.analysis.sheets import (
+from pldistill.record import METRICS
+from pldistill.reports.entries import Comparison, Entry
+from pldistill.reports.layouts import Facts, Pairs
+from pldistill.reports.sheets import (
     PAPER_DIGITS,
     Board,
     Column,
@@ -28,7 +29,7 @@ from pldistill.analysis.sheets import (
     shared_runs,
     signed,
 )
-from pldistill.analysis.tables import Stat
+from pldistill.reports.tables import Stat
 
 # A fact's title, what it is, and its unit.
 _FACTS = {

@@ -11,7 +11,7 @@ from typing import Any
 from pldistill.precision import of_record
 from pldistill.recipe import completed
 from pldistill.record import RunRecord
-from pldistill.specs import split_spec
+from pldistill.specs import data_label
 
 # Where and with how many hands a run was made, not what it computes.
 _ASIDE = {"seed", "out", "device", "workers", "resume", "download"}
@@ -108,18 +108,6 @@ def group_runs(records: Iterable[RunRecord]) -> list[Group]:
         )
         for index, (run, members) in enumerate(zip(first, groups, strict=True))
     ]
-
-
-def data_label(spec: str) -> str:
-    """A data specification without the folders that lead to it: `folder:/a/pets,train=500` is `folder:pets,train=500`.
-
-    Of the CIFARs and ImageNet the name and the numbers are left, for what they hold is known.
-    """
-    name, path, options = split_spec(spec)
-    if not path:
-        return spec
-    own = name if name in ("cifar10", "cifar100", "imagenet") else f"{name}:{Path(path).name}"
-    return ",".join([own, *options])
 
 
 def flatten(recipe: dict[str, Any], prefix: str = "") -> dict[str, str]:

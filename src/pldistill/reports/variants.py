@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from pldistill.analysis.entries import Comparison, Entry
-from pldistill.analysis.layouts import METRICS, Variants
-from pldistill.analysis.sheets import (
+from pldistill.record import METRICS
+from pldistill.reports.entries import Comparison, Entry
+from pldistill.reports.layouts import Variants
+from pldistill.reports.sheets import (
     PAPER_DIGITS,
     Board,
     Column,
@@ -27,7 +28,7 @@ from pldistill.analysis.sheets import (
     signed,
     teacher_line,
 )
-from pldistill.analysis.tables import Stat
+from pldistill.reports.tables import Stat
 
 
 def variants_sheets(comparison: Comparison, layout: Variants) -> list[Sheet]:

@@ -1,4 +1,7 @@
-"""Runs to one HTML page that carries everything inside: no script, no request, readable in a hundred years."""
+"""Runs to one HTML page that carries everything inside: no script, no request, readable in a hundred years.
+
+A study's figures through training have a panel for each column of the study, in it a line a run.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from pldistill.analysis import figures
-from pldistill.analysis.groups import Group, Run, differing, flatten, group_runs
-from pldistill.analysis.layouts import METRICS, SCORES
-from pldistill.analysis.sightings import Sighting, sightings
-from pldistill.analysis.style import GROUNDS
-from pldistill.analysis.tables import Row, Stat, duration, figures_of, rows_of, stat
 from pldistill.files import write_atomically
-from pldistill.record import RunRecord
+from pldistill.record import METRICS, SCORES, RunRecord, duration
+from pldistill.reports import plots
+from pldistill.reports.boxes import Sighting, sightings
+from pldistill.reports.entries import Comparison
+from pldistill.reports.groups import Group, Run, differing, flatten, group_runs
+from pldistill.reports.plots import GROUNDS, Curve, panels_by_epoch, points_of
+from pldistill.reports.tables import Row, Stat, figures_of, rows_of, stat
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Chapter:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Differences:
     """Flat settings of several runs: what all share, and what differs, a line a run; None where a run lacks the key."""
 
     shared: tuple[tuple[str, str], ...]
@@ -81,10 +84,10 @@ def write_report(
     return out
 
 
-def compare(named: Sequence[tuple[str, dict[str, str]]]) -> Comparison:
+def compare(named: Sequence[tuple[str, dict[str, str]]]) -> Differences:
     """Put what all agree in once, and what differs side by side."""
     keys = differing([settings for _, settings in named])
-    return Comparison(
+    return Differences(
         shared=tuple((key, value) for key, value in named[0][1].items() if key not in keys),
         keys=tuple(keys),
         lines=tuple((name, tuple(settings.get(key) for key in keys)) for name, settings in named),
@@ -184,15 +187,15 @@ def _curves(groups: Sequence[Group]) -> list[tuple[Markup, str]]:
     for metric in SCORES.values():
         dots = "A dot is a run, a bar the mean of several, the dashed line the mean of cross-entropy. "
         through = f"{_meant(metric)} on the validation set after each epoch. A dot ends each run, seeds share a colour."
-        drawn += [(figures.score_by_method(groups, metric), dots + "The axis does not start at 0.")]
-        drawn += [(figures.score_by_epoch(groups, metric), through)]
+        drawn += [(plots.score_by_method(groups, metric), dots + "The axis does not start at 0.")]
+        drawn += [(plots.score_by_epoch(groups, metric), through)]
     drawn += [
         (
-            figures.terms_by_epoch(groups),
+            plots.terms_by_epoch(groups),
             "The terms of the training loss by epoch, with their weights: what the optimiser sees. Scales differ.",
         ),
         (
-            figures.kl_by_epoch(groups),
+            plots.kl_by_epoch(groups),
             "How far each student's answers on the validation set are from its teacher's: "
             "Kullback-Leibler divergence at temperature 1, in nats. 0 is a perfect copy.",
         ),
@@ -205,7 +208,7 @@ def _meant(metric: str) -> str:
 
 
 def _chapter(index: int, name: str, run: Run) -> Chapter:
-    curves = figures.run_curves(run, f"run{index}")
+    curves = plots.run_curves(run, f"run{index}")
     done = f"{len(run.epochs)} of {_count(run.planned, 'epoch')}"
     return Chapter(
         name=name,
@@ -249,3 +252,33 @@ def _surroundings(env: dict[str, Any]) -> dict[str, str]:
 
 def _command(run: Run) -> str:
     return f"pldistill train --recipe {shlex.quote(str(run.folder / 'recipe.json'))} --out NEW_FOLDER"
+
+
+def through_training(comparison: Comparison, metric: str) -> str | None:
+    """A metric after every epoch as SVG, of finished and unfinished runs. None where no run has it."""
+    columns = dict.fromkeys(each.column for each in comparison.entries)
+    looks = {name: look for look, name in enumerate(dict.fromkeys(each.name for each in comparison.entries))}
+    panels: dict[str, list[Curve]] = {column: [] for column in columns}
+    for each in comparison.entries:
+        series = tuple(points_of(record.epochs(), metric) for record in each.records)
+        if any(series):
+            panels[each.column].append(Curve(each.name, series, looks[each.name]))
+    label = f", {comparison.mark}" if comparison.mark else ""
+    title = f"{METRICS[metric].short} by epoch{label}"
+    return panels_by_epoch(
+        f"through-{metric}", title, [(column, curves) for column, curves in panels.items() if curves]
+    )
+
+
+def through_html(comparison: Comparison) -> list[Markup]:
+    """A `<figure>` for each metric that the layout wants drawn and some run has."""
+    drawn = [(metric, through_training(comparison, metric)) for metric in comparison.layout.through]
+    label = f" {comparison.label}." if comparison.label else ""
+    return [
+        Markup(
+            "<figure>{}<figcaption>{} by epoch: {}. A line is a run, the runs of a method look alike.{}"
+            "</figcaption></figure>"
+        ).format(Markup(svg), METRICS[metric].short, METRICS[metric].meaning, label)
+        for metric, svg in drawn
+        if svg
+    ]

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 
 from scipy.stats import t as student_t
 
-from pldistill.analysis.entries import Comparison, Entry, figure, held_out, results
-from pldistill.analysis.grids import Grid
-from pldistill.analysis.layouts import METRICS, Verdicts, percent
-from pldistill.analysis.sheets import Sheet, counted, failure_marks, footnotes, signed, teacher_line
-from pldistill.analysis.tables import Stat, stat
+from pldistill.record import METRICS, percent
+from pldistill.reports.entries import Comparison, Entry, figure, held_out, results
+from pldistill.reports.grids import Grid
+from pldistill.reports.layouts import Verdicts
+from pldistill.reports.sheets import Sheet, counted, failure_marks, footnotes, signed, teacher_line
+from pldistill.reports.tables import Stat, stat
 
 LEVEL = 0.95
 

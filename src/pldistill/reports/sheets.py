@@ -7,11 +7,11 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pldistill.analysis.entries import Comparison, Entry, figure
-from pldistill.analysis.grids import Grid
-from pldistill.analysis.layouts import METRICS, Facts, percent, score_in
-from pldistill.analysis.tables import Stat
-from pldistill.record import RunRecord
+from pldistill.record import METRICS, RunRecord, percent, score_in
+from pldistill.reports.entries import Comparison, Entry, figure
+from pldistill.reports.grids import Grid
+from pldistill.reports.layouts import Facts
+from pldistill.reports.tables import Stat
 
 PAPER_DIGITS = 2
 

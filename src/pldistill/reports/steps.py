@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pldistill.analysis.grids import Grid, escaped, markdown_grid, rich_grid
-from pldistill.analysis.times import machine_name
+from pldistill.reports.grids import Grid, escaped, markdown_grid, rich_grid
+from pldistill.reports.times import machine_name
 
 if TYPE_CHECKING:
     from rich.console import Group

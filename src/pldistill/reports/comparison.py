@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
 
-from pldistill.analysis.entries import Comparison, Entry, measured
-from pldistill.analysis.grids import FittedGrid, escaped, html_grid, markdown_grid, markdown_list
-from pldistill.analysis.layouts import Facts, Layout, Pairs, Panels, Variants, Verdicts
-from pldistill.analysis.pairs import pairs_csv, pairs_notes, pairs_sheets
-from pldistill.analysis.panels import panels_csv, panels_notes, panels_sheets
-from pldistill.analysis.sheets import Sheet
-from pldistill.analysis.through import through_html
-from pldistill.analysis.variants import variants_csv, variants_notes, variants_sheets
-from pldistill.analysis.verdicts import verdicts_csv, verdicts_notes, verdicts_sheets
+from pldistill.reports.entries import Comparison, Entry, measured
+from pldistill.reports.grids import FittedGrid, escaped, html_grid, markdown_grid, markdown_list
+from pldistill.reports.html import through_html
+from pldistill.reports.layouts import Facts, Layout, Pairs, Panels, Variants, Verdicts
+from pldistill.reports.pairs import pairs_csv, pairs_notes, pairs_sheets
+from pldistill.reports.panels import panels_csv, panels_notes, panels_sheets
+from pldistill.reports.sheets import Sheet
+from pldistill.reports.variants import variants_csv, variants_notes, variants_sheets
+from pldistill.reports.verdicts import verdicts_csv, verdicts_notes, verdicts_sheets
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from pldistill.analysis.comparison import above
-from pldistill.analysis.entries import Comparison, Entry, results
-from pldistill.analysis.grids import Grid, escaped, markdown_grid, markdown_list, rich_grid
-from pldistill.analysis.tables import Stat, stat
 from pldistill.record import RunRecord
+from pldistill.reports.comparison import above
+from pldistill.reports.entries import Comparison, Entry, results
+from pldistill.reports.grids import Grid, escaped, markdown_grid, markdown_list, rich_grid
+from pldistill.reports.tables import Stat, stat
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -6,11 +6,11 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from pldistill.analysis.entries import Comparison, Entry, choose, held_out, measured, results, seconds
-from pldistill.analysis.grids import Grid
-from pldistill.analysis.layouts import Panels
-from pldistill.analysis.sheets import Sheet, counted, failure_marks, footnotes, teacher_line
-from pldistill.analysis.tables import Stat
+from pldistill.reports.entries import Comparison, Entry, choose, held_out, measured, results, seconds
+from pldistill.reports.grids import Grid
+from pldistill.reports.layouts import Panels
+from pldistill.reports.sheets import Sheet, counted, failure_marks, footnotes, teacher_line
+from pldistill.reports.tables import Stat
 
 _FIGURES = ("last", "best", "n")
 
