@@ -23,7 +23,7 @@ from matplotlib.ticker import NullFormatter
 from rich.console import Console
 
 from pldistill import bench, losses
-from pldistill.cli_bench import shown
+from pldistill.cli.lists import shown
 from pldistill.record import environment
 from pldistill.reports.plots import PALETTE, house_style, write_figure
 

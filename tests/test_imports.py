@@ -10,82 +10,120 @@ import pldistill
 ROOT = Path(pldistill.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
+# What each part of the package may import of the others. Whatever is not here, the command line imports alone.
+RULES = {
+    "types": set(),
+    "specs": set(),
+    "files": set(),
+    "precision": set(),
+    "kernels": set(),
+    "losses": {"kernels"},
+    "methods": {"losses", "specs", "types"},
+    "task_options": {"methods", "specs"},
+    "recipe": {"methods", "specs", "task_options"},
+    "record": {"files", "precision"},
+    "distributed": {"types"},
+    "data": {"files", "specs", "types"},
+    "models": {"files", "types"},
+    "teachers": {"data", "files", "methods", "models", "recipe", "specs", "types"},
+}
+RULES["tasks"] = {*RULES["teachers"], "teachers", "distributed", "record", "task_options"}
+RULES["training"] = {*RULES["tasks"], "tasks", "losses", "precision"}
+RULES["reports"] = {"files", "losses", "precision", "recipe", "record", "specs"}
+RULES["studies"] = {*RULES["training"], "training", "reports"}
+RULES["bench"] = {"losses", "specs"}
+
+LOSSES_ALSO = {"torch", "math", "typing", "collections", "functools", "dataclasses", "numbers", "enum", "difflib"}
+KERNELS_ALSO = {
+    "torch",
+    "numpy",
+    "triton",
+    "math",
+    "collections",
+    "contextlib",
+    "importlib",
+    "threading",
+    "typing",
+    "functools",
+    "dataclasses",
+}
+
+
+def name_of(path: Path) -> str:
+    parts = ["pldistill", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in FILES}
+
 
 def imports(path: Path) -> set[str]:
-    """Every module that `path` imports, at any depth, relative ones resolved."""
-    package = ["pldistill", *path.relative_to(ROOT).parts[:-1]]
+    """Every module that `path` imports, at any depth of its code."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
-            module = ".".join([*base, *(node.module or "").split(".")]).strip(".")
-            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+            assert node.level == 0, f"{path}: a relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else str(node.module) for name in names}
     return found
 
 
-def rooms(path: Path) -> set[str]:
+def parts(path: Path) -> set[str]:
     """The parts of pldistill that `path` imports, by their first name."""
     return {name.split(".")[1] for name in imports(path) if name.startswith("pldistill.")}
 
 
-def of(room: str) -> list[Path]:
-    return sorted((ROOT / room).rglob("*.py"))
+def packages(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)} - {"pldistill", "__future__"}
+
+
+def of(part: str) -> list[Path]:
+    return [path for path in FILES if name_of(path).split(".")[1:2] == [part]]
+
+
+@pytest.mark.parametrize("part", RULES)
+def test_a_part_imports_only_what_it_may(part):
+    assert of(part)
+    for path in of(part):
+        assert parts(path) - {part} <= RULES[part], path
+
+
+def test_every_part_has_a_rule():
+    known = {*RULES, "__main__", "cli"}
+    assert {name.split(".")[1] for name in MODULES if "." in name} == known
 
 
 @pytest.mark.parametrize("path", of("losses"), ids=str)
-def test_losses_import_torch_and_kernels_alone(path):
-    assert rooms(path) <= {"losses", "kernels"}
-    others = {name.split(".")[0] for name in imports(path)} - {"pldistill", "__future__"}
-    assert others <= {
-        "torch",
-        "math",
-        "typing",
-        "collections",
-        "functools",
-        "dataclasses",
-        "numbers",
-        "enum",
-        "difflib",
-    }
+def test_losses_import_torch_alone(path):
+    assert packages(path) <= LOSSES_ALSO
 
 
 @pytest.mark.parametrize("path", of("kernels"), ids=str)
-def test_kernels_import_nothing_of_the_package(path):
-    assert rooms(path) <= {"kernels"}
-    others = {name.split(".")[0] for name in imports(path)} - {"pldistill", "__future__"}
-    assert others <= {
-        "torch",
-        "numpy",
-        "triton",
-        "math",
-        "collections",
-        "contextlib",
-        "importlib",
-        "threading",
-        "typing",
-        "functools",
-        "dataclasses",
-    }
+def test_kernels_import_torch_numpy_and_triton_alone(path):
+    assert packages(path) <= KERNELS_ALSO
+
+
+def test_there_are_no_circles():
+    below = {name: {other for other in imports(path) if other in MODULES} - {name} for name, path in MODULES.items()}
+    while leaves := [name for name, others in below.items() if not others]:
+        below = {name: others - set(leaves) for name, others in below.items() if name not in leaves}
+    assert not below
 
 
 def test_the_ranking_losses_alone_choose_a_kernel():
     outside = [path for path in FILES if path.parent.name != "kernels"]
-    assert [path.name for path in outside if "kernels" in rooms(path)] == ["ranking.py"]
-
-
-@pytest.mark.parametrize("path", of("reports"), ids=str)
-def test_reports_read_records_and_never_trains(path):
-    assert rooms(path) <= {"reports", "record", "recipe", "losses", "precision", "specs", "files"}
+    assert [path.name for path in outside if "kernels" in parts(path)] == ["ranking.py"]
 
 
 def test_the_loop_knows_no_loss_and_no_method():
-    assert not rooms(ROOT / "training" / "loop.py") & {"losses", "methods"}
+    assert not parts(ROOT / "training" / "loop.py") & {"losses", "methods"}
 
 
 def test_only_main_imports_the_command_line():
-    assert [path.name for path in FILES if "cli" in rooms(path)] == ["__main__.py"]
+    outside = [path for path in FILES if path.parent.name != "cli"]
+    assert [path.name for path in outside if "cli" in parts(path)] == ["__main__.py"]
 
 
 def test_there_is_no_drawer_for_odds_and_ends():
@@ -93,5 +131,5 @@ def test_there_is_no_drawer_for_odds_and_ends():
 
 
 def test_the_rules_see_an_import():
-    assert "recipe" in rooms(ROOT / "training" / "loop.py")
+    assert "recipe" in parts(ROOT / "training" / "loop.py")
     assert "torch" in imports(ROOT / "training" / "loop.py")

@@ -6,12 +6,13 @@
 Importing this package registers the CIFAR nets with timm.
 """
 
+__version__ = "0.1.0"  # above the imports: the build reads it without them
+
 from pldistill import losses, models
 from pldistill.losses import PLDLoss
 from pldistill.methods import METHODS
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.training.run import Run, evaluate, load_run, predict, train
-from pldistill.version import __version__
 
 __all__ = [
     "METHODS",

@@ -16,7 +16,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pldistill.cli_cache import Shown
 from pldistill.files import write_atomically
 from pldistill.methods import find
 from pldistill.recipe import Recipe, make_recipe
@@ -28,7 +27,7 @@ from pldistill.reports.tables import Stat, stat
 from pldistill.studies.study import Fields
 from pldistill.training.cache_teacher import make_store
 from pldistill.training.parallel import Job, SideBySide
-from pldistill.training.progress import Terminal
+from pldistill.training.progress import Shown, Terminal
 from pldistill.training.run import Run, train
 
 SETTING: Fields = {"image_size": 16, "optimizer": "adamw", "weight_decay": 0.05}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -189,11 +190,5 @@ def float32(outputs: Outputs) -> Outputs:
 
 
 def make_task(recipe: Recipe) -> Task[Any, Any]:
-    """Build the recipe's task."""
-    if recipe.task == "detection":
-        from pldistill.tasks.detection.task import Detection  # brings torchvision's detectors
-
-        return Detection(recipe.task_options)
-    from pldistill.tasks.classification.task import Classification
-
-    return Classification(recipe.label_smoothing)
+    """Build the recipe's task: what `make` in `pldistill.tasks.NAME.task` gives, imported when it is wanted."""
+    return importlib.import_module(f"pldistill.tasks.{recipe.task}.task").make(recipe)

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pldistill import distributed
 from pldistill.record import METRICS, duration, percent, score_in
+from pldistill.teachers.cache import About
 from pldistill.training.distiller import Tally
 
 
@@ -166,3 +167,53 @@ class StudyWatch(Terminal):
     def close(self) -> None:
         """Close the display."""
         self.bar.stop()
+
+
+class Shown:
+    """A line that says how large the store will be, and a bar over all that is asked."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("pictures, left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+
+    def warn(self, message: str) -> None:
+        """Print what a user should know."""
+        self.console.print(f"note: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+    def tell(self, message: str) -> None:
+        """Print what is about to be done."""
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def begin(self, about: About, done: int) -> None:
+        """Say the size and open the bar."""
+        count = about.views * about.pictures + about.validation_pictures
+        already = f"; {done:,} of {count:,} pictures were asked before" if done else ""
+        self.console.print(size_line(about) + already, highlight=False, soft_wrap=True)
+        self.task = self.bar.add_task(about.teacher, total=count, completed=done)
+        self.bar.start()
+
+    def asked(self, pictures: int) -> None:
+        """Move the bar."""
+        self.bar.advance(self.task, pictures)
+
+    def end(self) -> None:
+        """Close the bar."""
+        self.bar.stop()
+
+
+def size_line(about: About) -> str:
+    """What a store takes on the disk, and of what."""
+    record, total = about.form.dtype.itemsize, sum(about.sizes().values())
+    return (
+        f"{total / 1e6:,.1f} MB: {about.views} views of {about.pictures:,} pictures, {about.places} of "
+        f"{about.classes} classes each ({record} bytes), and {about.validation_pictures:,} validation pictures"
+    )

@@ -259,3 +259,8 @@ def augmentation(recipe: Recipe, data: Dataset) -> Augment:
     """What the recipe's run does to a training picture before it is mixed with another."""
     augment = default_augment(data)
     return augment if recipe.hflip is None else replace(augment, hflip=recipe.hflip)
+
+
+def make(recipe: Recipe) -> Classification:
+    """The task of a recipe; `pldistill.tasks.make_task` calls it."""
+    return Classification(recipe.label_smoothing)

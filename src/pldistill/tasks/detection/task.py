@@ -246,3 +246,8 @@ def _scored(data: BoxData, batch_size: int, place: Place, *, alone: bool = False
         rank=0 if alone else distributed.rank(),
         world=1 if alone else distributed.count(),
     )
+
+
+def make(recipe: Recipe) -> Detection:
+    """The task of a recipe; `pldistill.tasks.make_task` calls it."""
+    return Detection(recipe.task_options)

@@ -3,39 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from typer.core import TyperCommand
 
+from pldistill.cli.options import Device, Workers, console, positive, whole
 from pldistill.studies.search import Job, lay_out
 from pldistill.studies.study import plan
 from pldistill.training.progress import StudyWatch
-
-console = Console()
-
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Workers = Annotated[
-    str, typer.Option(metavar="N", help="Processes that decode a folder's pictures; changes no figure.")
-]
-
-
-class Spread(TyperCommand):
-    """A command whose list options take several values behind one flag: `--pairs A B`."""
-
-    SEVERAL = ("--pairs", "--methods", "--sweep-scale", "--temperatures", "--shape")
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Repeat the flag before each of its values."""
-        flag, spread = None, []
-        for word in args:
-            if word.startswith("-") and not word[1:2].isdigit():  # a number below 0 is a value, and refused as one
-                flag = word if word in self.SEVERAL else None
-            elif flag is not None and spread[-1] != flag:
-                spread.append(flag)
-            spread.append(word)
-        return super().parse_args(ctx, spread)
 
 
 def reproduce(
@@ -71,13 +46,13 @@ def reproduce(
 ) -> None:
     """Make a published table: measured beside published. Interrupted or not, the same line goes on."""
     # These bring matplotlib.
-    from pldistill.cli_cache import Shown
     from pldistill.reports.comparison import comparison_rich
     from pldistill.studies import FIGURES, READ_FROM, SEARCHES, find_study
     from pldistill.studies import runner as studies
     from pldistill.studies.dry_run import forecast
     from pldistill.studies.figures import measured, reproduce_figure
     from pldistill.studies.timetable import timetable
+    from pldistill.training.progress import Shown
 
     if study in FIGURES:
         out = out or Path("runs") / "imagenet"
@@ -138,10 +113,10 @@ def reproduce(
 
 def _search(job: Job, device: str, workers: int, download: bool, *, dry_run: bool, commands: bool) -> None:
     """Run a search, or say what it comes to."""
-    from pldistill.cli_cache import Shown
     from pldistill.reports.comparison import comparison_rich
     from pldistill.studies.runner import files
     from pldistill.studies.search import outline, run_search
+    from pldistill.training.progress import Shown
 
     if commands:
         raise ValueError(
@@ -186,21 +161,3 @@ def landscape(
         seed=whole("seed", seed, least=0),
         console=console,
     )
-
-
-def whole(name: str, text: str, *, least: int) -> int:
-    """Read a whole number. Typer's own message would not name the value that came."""
-    if not text.isdecimal() or int(text) < least:
-        raise ValueError(f"{name}: expected a whole number from {least}, got {text!r}")
-    return int(text)
-
-
-def positive(name: str, text: str) -> float:
-    """Read a number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise ValueError(f"{name}: expected numbers above 0, got {text!r}")
-    return number

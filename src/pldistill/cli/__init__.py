@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pldistill import cli_bench, cli_cache, cli_lists, cli_runs, cli_studies, precision
-from pldistill.cli_studies import Device, Spread, Workers, console, whole
+from pldistill import __version__, precision
+from pldistill.cli import lists, runs, studies
+from pldistill.cli.options import Device, Spread, Workers, console, whole
 from pldistill.recipe import Recipe, make_recipe, read_recipe
 from pldistill.record import RunRecord
 from pldistill.training import run as training
 from pldistill.training.progress import Terminal
-from pldistill.version import __version__
 
 app = typer.Typer(
     name="pldistill",
@@ -163,13 +163,13 @@ def evaluate(
     )
 
 
-app.command()(cli_runs.predict)
-app.command()(cli_runs.report)
-app.command(cls=Spread)(cli_studies.reproduce)
-app.command(cls=Spread)(cli_studies.landscape)
-app.command()(cli_cache.cache)
-app.add_typer(cli_bench.app, name="bench")
-app.command(name="list")(cli_lists.list_)
+app.command()(runs.predict)
+app.command()(runs.report)
+app.command(cls=Spread)(studies.reproduce)
+app.command(cls=Spread)(studies.landscape)
+app.command()(runs.cache)
+app.add_typer(lists.app, name="bench")
+app.command(name="list")(lists.list_)
 
 
 _PAIRS = ("options", "weights", "task_options")

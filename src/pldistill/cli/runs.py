@@ -1,4 +1,4 @@
-"""The verbs that use what a run left: predict and report."""
+"""The verbs that use what a run left, predict and report; and cache, which asks a teacher once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pldistill.cli_studies import console
+from pldistill.cli.options import Device, Workers, console, positive, whole
 from pldistill.data.augment import open_picture
+from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import find_runs
 from pldistill.training import run as training
+from pldistill.training.cache_teacher import store_answers
+from pldistill.training.progress import Shown
 
 
 def predict(
@@ -106,3 +109,50 @@ def _share(name: str, text: str | None, default: float) -> float:
     if not 0 <= number <= 1:
         raise ValueError(f"{name}: expected a number in [0, 1], got {text!r}")
     return number
+
+
+def cache(
+    data: Annotated[str, typer.Option(help="The pictures, as cifar100:PATH.")],
+    teacher: Annotated[str, typer.Option(help="A run folder, NAME, NAME@FILE, ensemble:A+B.")],
+    views: Annotated[str, typer.Option(metavar="N", help="Augmented versions of each training picture.")],
+    out: Annotated[Path, typer.Option(help="The store's folder; the same line goes on with one that is begun.")],
+    top_k: Annotated[str, typer.Option(metavar="K|all", help="Classes stored of a training picture.")] = "all",
+    temperature: Annotated[
+        str, typer.Option(metavar="X", help="At which the mass of the others is exact: the method's.")
+    ] = "4",
+    seed: Annotated[
+        str | None, typer.Option(metavar="N", help="The runs' own, where they have no augment seed; default 0.")
+    ] = None,
+    augment_seed: Annotated[
+        str | None, typer.Option(metavar="N", help="Of the augmentation: the runs'; default the seed.")
+    ] = None,
+    teacher_checkpoint: Annotated[str | None, typer.Option(help="Weights of a teacher given by name.")] = None,
+    class_map: Annotated[str | None, typer.Option(help="JSON: the teacher's classes in the data's.")] = None,
+    trust_teacher: Annotated[bool | None, typer.Option("--trust-teacher", help="Even if it knows nothing.")] = None,
+    image_size: Annotated[str | None, typer.Option(metavar="N", help="Side in pixels; default the data's own.")] = None,
+    hflip: Annotated[bool | None, typer.Option(help="Mirror training pictures; default the data's choice.")] = None,
+    unlabelled: Annotated[str | None, typer.Option(help="folder:PATH of pictures without labels.")] = None,
+    amp: Annotated[str | None, typer.Option(help="auto (default): what fits the device; bf16, fp16 or off.")] = None,
+    channels_last: Annotated[bool | None, typer.Option(help="Memory layout (default on).")] = None,
+    batch_size: Annotated[str, typer.Option(metavar="N", help="Pictures asked about at a time.")] = "256",
+    download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR where it is missing.")] = False,
+    device: Device = "auto",
+    workers: Workers = "2",
+) -> None:
+    """Ask a teacher once: store its answers, for `--teacher-cache` of train and reproduce."""
+    fields = {name: value for name, value in locals().items() if name in Recipe.model_fields and value is not None}
+    del fields["views"]
+    # Of a run's recipe only what decides the answers; they are for any student, and any method of the logits.
+    recipe = make_recipe({**fields, "student": "any", "method": "kd"})
+    about = store_answers(
+        recipe,
+        out,
+        views=whole("views", views, least=1),
+        places=None if top_k == "all" else whole("top_k", top_k, least=1),
+        temperature=positive("temperature", temperature),
+        device=device,
+        workers=whole("workers", workers, least=0),
+        download=download,
+        watch=Shown(console),
+    )
+    console.print(f"finished: {about.views} views, {out}", highlight=False, soft_wrap=True)
