@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from pldistill.tasks.detection import coco
 from pldistill.tasks.detection import scenes as module
+from pldistill.tasks.detection.coco import write_coco
 from pldistill.tasks.detection.scenes import CLASSES, OTHERS, SIZE, draw
 from pldistill.tasks.detection.sources import open_boxes
 
@@ -103,7 +103,7 @@ def test_they_open_as_data():
 
 def test_written_in_coco_s_form_they_are_read_back_equal(tmp_path):
     data = open_boxes(SMALL)
-    coco(data, tmp_path / "coco")
+    write_coco(data, tmp_path / "coco")
     read = open_boxes(f"coco:{tmp_path / 'coco'}")
     assert (read.classes, read.category_ids) == (data.classes, data.category_ids)
     # So few pictures do not show every character.
@@ -118,7 +118,7 @@ def test_written_in_coco_s_form_they_are_read_back_equal(tmp_path):
     rows = json.loads((tmp_path / "coco" / "instances_val.json").read_text())["annotations"]
     assert [row["id"] for row in rows] == list(range(1, len(rows) + 1))
     with pytest.raises(ValueError, match="root: expected a new or an empty folder"):
-        coco(data, tmp_path / "coco")
+        write_coco(data, tmp_path / "coco")
 
 
 @pytest.mark.parametrize(

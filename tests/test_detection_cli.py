@@ -13,7 +13,7 @@ from pldistill.__main__ import main
 from pldistill.distributed import Interrupted
 from pldistill.recipe import make_recipe
 from pldistill.record import BOXES
-from pldistill.tasks.detection import coco
+from pldistill.tasks.detection.coco import write_coco
 from pldistill.tasks.detection.predict import LEFT
 from pldistill.tasks.detection.sources import open_boxes
 from test_cli import run
@@ -125,7 +125,7 @@ def test_a_run_leaves_pictures_and_the_page_shows_them(capsys, trained, student,
 
 
 def test_a_folder_in_coco_s_form_is_read(capsys, tmp_path):
-    coco(open_boxes(DATA), tmp_path / "mine")
+    write_coco(open_boxes(DATA), tmp_path / "mine")
     arguments = [word if word != DATA else f"coco:{tmp_path / 'mine'}" for word in TINY]
     code, _, err = run(capsys, "train", *arguments, "--method", "ce", "--image-size", "64", "--out", tmp_path / "run")
     assert (code, err) == (0, "")
@@ -193,7 +193,7 @@ def test_a_mistake_is_one_plain_line(capsys, tmp_path, monkeypatch, arguments, s
 
 def test_a_teacher_of_other_classes_is_refused_before_the_first_step(capsys, trained, tmp_path):
     data = open_boxes(DATA)
-    coco(data, tmp_path / "mine")
+    write_coco(data, tmp_path / "mine")
     for name in ("train", "val"):
         file = tmp_path / "mine" / f"instances_{name}.json"
         content = json.loads(file.read_text())
