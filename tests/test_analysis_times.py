@@ -239,7 +239,7 @@ def test_the_benchmark_compares_steps_of_the_same_round(steps, tmp_path):
 def test_the_benchmark_times_the_loop_s_step(steps, tmp_path, monkeypatch, capsys):
     out = tmp_path / "new" / "steps.csv"
     monkeypatch.setattr(steps, "TEACHER_STEPS", 1)
-    monkeypatch.setattr(cifar, "STUDY", replace(cifar.TABLE1, pairs={PAIR: ("resnet8", "resnet8")}))
+    monkeypatch.setattr(cifar, "TABLE1", replace(cifar.TABLE1, pairs={PAIR: ("resnet8", "resnet8")}))
     options = ["--methods", "kd", "dkd", "--rounds", "2", "--batch-size", "100", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["steps.py", *options])
     steps.main()
