@@ -7,9 +7,9 @@ Timed in one process, in turn, an epoch of a few steps each, so that a slow mome
     stored   a method of the logits, the answers looked up in a store of every class
     live     the same, the teacher asked at each step
 
-Of each the epoch is timed twice over: its training, and with its validation, which has a fifth as many pictures, as
+Of each the epoch is timed twice over: its training, and with its validation, which has a fifth as many images, as
 CIFAR-100 has. Where there is a teacher, validation also measures how far the student answers as it does. Checkpoints
-are in none of them. Nets, methods and setting are those of `pldistill reproduce table1`.
+are in none of them. Models, methods and setting are those of `pldistill reproduce table1`.
 
 The store's making is timed too, and with that its size and its price for CIFAR-100 are printed. Lines are added to the
 CSV, with the machine, versions and commit in each.
@@ -39,7 +39,7 @@ from pldistill.training.loop import Loop
 from pldistill.training.progress import Silent
 from pldistill.training.run import train
 
-CIFAR = {"pictures": 50_000, "validation_pictures": 10_000}
+CIFAR = {"images": 50_000, "validation_images": 10_000}
 Seconds = dict[str, dict[str, list[float]]]  # of a part of an epoch, by what it is of, by round
 
 
@@ -50,17 +50,17 @@ class Clock:
         """A teacher of a few steps is not worth a word."""
 
     def begin(self, about: About, done: int) -> None:
-        self.began, self.pictures = time.perf_counter(), 0
+        self.began, self.images = time.perf_counter(), 0
 
-    def asked(self, pictures: int) -> None:
-        self.pictures += pictures
+    def asked(self, images: int) -> None:
+        self.images += images
 
     def end(self) -> None:
-        self.rate = self.pictures / (time.perf_counter() - self.began)
+        self.rate = self.images / (time.perf_counter() - self.began)
 
 
 def make_loops(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, Loop], About, float]:
-    """A loop for each thing that is timed; what the store is about, and the pictures a second of its making."""
+    """A loop for each thing that is timed; what the store is about, and the images a second of its making."""
     teacher, student = cifar.PAIRS[asked.pair]
     count = asked.batch_size * asked.steps
     setting = {**cifar.TABLE1.setting, "batch_size": asked.batch_size, "amp": asked.amp, "epochs": 1}
@@ -133,12 +133,12 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 
 def price(about: About, rate: float) -> str:
     """What stores take for CIFAR-100: bytes, and the time to make them at the rate that was measured."""
-    rows = [f"CIFAR-100's 50,000 + 10,000 pictures, {rate:,.0f} pictures/s asked:", ""]
+    rows = [f"CIFAR-100's 50,000 + 10,000 images, {rate:,.0f} images/s asked:", ""]
     rows += ["| views | classes stored | MB | minutes to make |", "|---:|---:|---:|---:|"]
     for views in (1, 10, 30, 240):
         for places in (100, 20):
             whole = replace(about, views=views, places=places, classes=100, **CIFAR)
-            asked = views * CIFAR["pictures"] + CIFAR["validation_pictures"]
+            asked = views * CIFAR["images"] + CIFAR["validation_images"]
             size = sum(whole.sizes().values()) / 1e6
             rows.append(f"| {views} | {places} | {size:,.1f} | {asked / rate / 60:,.1f} |")
     return "\n".join(rows)

@@ -1,8 +1,8 @@
 """What distillation adds to a detector's training step: python benchmarks/detection_steps.py [--out FILE.csv]
 
-The nets and the setting are those of `pldistill reproduce table7 --scale short`, on as many scenes as one step takes;
+The models and the setting are those of `pldistill reproduce table7 --scale short`, on as many scenes as one step takes;
 every row's step is timed in turn, by the loop's own clock, and compared with the undistilled step of the same round.
-The teacher, a larger net, is asked for its backbone, pyramid and box head on the student's regions.
+The teacher, a larger model, is asked for its backbone, pyramid and box head on the student's regions.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """What the ImageNet tables would cost on this machine: python benchmarks/full.py [--out FILE.csv]
 
-A few steps of every net that a row needs are timed, at 224 x 224 with 1000 classes; the rest is arithmetic over
-ImageNet's 1,281,167 + 50,000 pictures, `pldistill.studies.estimate.seconds_of`. What a method's loss, reading and
-augmenting the pictures cost is left out. A run that two tables share counts in the first of them alone.
+A few steps of every model that a row needs are timed, at 224 x 224 with 1000 classes; the rest is arithmetic over
+ImageNet's 1,281,167 + 50,000 images, `pldistill.studies.estimate.seconds_of`. What a method's loss, reading and
+augmenting the images cost is left out. A run that two tables share counts in the first of them alone.
 """
 
 import argparse
@@ -40,13 +40,13 @@ def new_runs() -> dict[str, list[Cell]]:
 
 def job(cell: Cell, batch_size: int, device: str) -> Job:
     recipe = cell.recipe
-    teacher = None if recipe.teacher is None else cell.nets[0]
+    teacher = None if recipe.teacher is None else cell.models[0]
     return Job(
         student=recipe.student,
-        teacher=None if teacher is None else teacher.partition(".")[0],  # the net without its weights
+        teacher=None if teacher is None else teacher.partition(".")[0],  # the model without its weights
         epochs=recipe.epochs,
-        pictures=TRAIN,
-        val_pictures=VAL,
+        images=TRAIN,
+        val_images=VAL,
         batch_size=batch_size,
         classes=CLASSES,
         image_size=SIZE,
@@ -57,7 +57,7 @@ def job(cell: Cell, batch_size: int, device: str) -> Job:
 
 def timed(work: Work) -> float:
     seconds = time_work(work)
-    print(f"{work.net}: {'learns' if work.learns else 'answers'}, {1000 * seconds:.1f} ms a picture", flush=True)
+    print(f"{work.model}: {'learns' if work.learns else 'answers'}, {1000 * seconds:.1f} ms an image", flush=True)
     return seconds
 
 
@@ -75,7 +75,7 @@ def rows(found: dict[str, list[Cell]], batch_size: int, device: str) -> Iterable
 def main() -> None:
     parser = argparse.ArgumentParser(description="Estimate what the ImageNet tables cost on this machine.")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("full-cpu.csv"), help="the CSV to write")
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures in a timed step")
+    parser.add_argument("--batch-size", type=int, default=32, help="images in a timed step")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     asked = parser.parse_args()
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""Pictures a second of the loader beside those of a training step: python benchmarks/loader.py [--out FILE.csv]
+"""Images a second of the loader beside those of a training step: python benchmarks/loader.py [--out FILE.csv]
 
 JPEG files of ImageNet's usual size are drawn, then read, cut, resized and mirrored as in training, by each number of
 workers. Three things are timed in turn, so that a slow moment of the machine meets all of them: the loader alone, the
@@ -29,7 +29,7 @@ from pldistill import methods, models
 from pldistill.data import Augment, FolderSplit, Loader, make_loader
 from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from pldistill.files import write_atomically
-from pldistill.models import Net
+from pldistill.models import NormalizedModel
 from pldistill.precision import resolve
 from pldistill.record import environment
 from pldistill.tasks.classification.task import Classification
@@ -41,8 +41,8 @@ WARM_UP = 1  # rounds that do not count
 Work = Callable[[int], None]  # one round's work, given its number
 
 
-def draw_pictures(folder: Path, count: int, width: int, height: int) -> FolderSplit:
-    """JPEGs of coloured patches under fine noise: at 500 x 375 about 104 KB, near the mean of ImageNet."""
+def draw_images(folder: Path, count: int, width: int, height: int) -> FolderSplit:
+    """JPEGs of colored patches under fine noise: at 500 x 375 about 104 KB, near the mean of ImageNet."""
     generator = np.random.default_rng(0)
     paths = [folder / f"{number}.jpg" for number in range(count)]
     for path in paths:
@@ -55,9 +55,9 @@ def draw_pictures(folder: Path, count: int, width: int, height: int) -> FolderSp
 
 def make_step(asked: argparse.Namespace, device: torch.device) -> Callable[[Batch], None]:
     """One step of the student on a batch, as the loop takes it."""
-    model = models.build(asked.student, num_classes=CLASSES, image_size=asked.image_size)
-    net = Net(model, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    distiller = Distiller(net, methods.find("ce").build(), Classification()).train()
+    bare = models.build(asked.student, num_classes=CLASSES, image_size=asked.image_size)
+    model = NormalizedModel(bare, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    distiller = Distiller(model, methods.find("ce").build(), Classification()).train()
     distiller.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(distiller.parameters(), lr=1e-3, momentum=0.9)
 
@@ -103,8 +103,8 @@ def _each(use: Callable[[Batch], None], batches: Iterable[Batch]) -> None:
         use(batch)
 
 
-def measure(timed: Mapping[Any, Work], pictures: int, rounds: int, device: torch.device) -> dict[Any, list[float]]:
-    """Pictures a second by round. What a round begins with changes from round to round."""
+def measure(timed: Mapping[Any, Work], images: int, rounds: int, device: torch.device) -> dict[Any, list[float]]:
+    """Images a second by round. What a round begins with changes from round to round."""
     rates: dict[Any, list[float]] = {name: [] for name in timed}
     order = list(timed)
     for number in range(WARM_UP + rounds):
@@ -115,7 +115,7 @@ def measure(timed: Mapping[Any, Work], pictures: int, rounds: int, device: torch
             if device.type == "cuda":  # which works on after a call returns
                 torch.cuda.synchronize()
             if number >= WARM_UP:
-                rates[name].append(pictures / (time.perf_counter() - began))
+                rates[name].append(images / (time.perf_counter() - began))
     return rates
 
 
@@ -124,8 +124,8 @@ def lines(rates: Mapping[Any, Sequence[float]], asked: argparse.Namespace, env: 
     found = []
     for (what, workers), each in rates.items():
         low, middle, high = statistics.quantiles(each, method="inclusive") if len(each) > 1 else [each[0]] * 3
-        setting = {"student": asked.student, "picture": "x".join(map(str, asked.picture)), "amp": asked.amp}
-        setting |= {name: getattr(asked, name) for name in ("image_size", "batch_size", "pictures", "rounds")}
+        setting = {"student": asked.student, "image": "x".join(map(str, asked.image)), "amp": asked.amp}
+        setting |= {name: getattr(asked, name) for name in ("image_size", "batch_size", "images", "rounds")}
         figures = {"images_per_second": middle, "q1": low, "q3": high}
         found.append({"what": what, "workers": workers, **setting, **figures, **env})
     return found
@@ -166,9 +166,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--student", default="resnet18")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--picture", type=int, nargs=2, default=[500, 375], help="width and height of the files")
+    parser.add_argument("--image", type=int, nargs=2, default=[500, 375], help="width and height of the files")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--pictures", type=int, default=256, help="in a round; a multiple of the batch size")
+    parser.add_argument("--images", type=int, default=256, help="in a round; a multiple of the batch size")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--amp", default="auto", choices=("auto", "bf16", "off"))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -177,8 +177,8 @@ def _arguments() -> argparse.Namespace:
     asked.amp = resolve(asked.amp, torch.device(asked.device))
     if asked.rounds < 1:
         parser.error(f"--rounds: expected at least 1, got {asked.rounds}")
-    if asked.batch_size < 2 or asked.pictures < 1 or asked.pictures % asked.batch_size:
-        parser.error(f"--pictures: expected a multiple of {asked.batch_size}, at least 2 a batch, got {asked.pictures}")
+    if asked.batch_size < 2 or asked.images < 1 or asked.images % asked.batch_size:
+        parser.error(f"--images: expected a multiple of {asked.batch_size}, at least 2 a batch, got {asked.images}")
     return asked
 
 
@@ -189,8 +189,8 @@ def main() -> None:
     device = torch.device(asked.device)
     env = environment(device=device, world_size=1)
     with tempfile.TemporaryDirectory() as folder:
-        split = draw_pictures(Path(folder), asked.pictures, *asked.picture)
-        rates = measure(works(asked, split, device), asked.pictures, asked.rounds, device)
+        split = draw_images(Path(folder), asked.images, *asked.image)
+        rates = measure(works(asked, split, device), asked.images, asked.rounds, device)
     found = lines(rates, asked, env)
     out = asked.out or Path(__file__).with_name(f"loader-{asked.device}.csv")
     append(out, found)

@@ -38,7 +38,7 @@ FEW, MANY = 64, 1000  # the rows of the curve over classes, the classes of the c
 CLASSES = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 ROWS = (1, 4, 16, 64, 256, 1024, 4096)
 SCALING = (*((FEW, classes) for classes in CLASSES), *((rows, MANY) for rows in ROWS if rows != FEW))
-DRAWN = (bench.LISTING, "pld, plain", "dkd", "dist", bench.KD, "pld")  # as many as there are colours
+DRAWN = (bench.LISTING, "pld, plain", "dkd", "dist", bench.KD, "pld")  # as many as there are colors
 
 
 def measure(asked: argparse.Namespace, console: Console) -> None:
@@ -71,8 +71,8 @@ def draw(lines: Sequence[Mapping[str, str]], label: str) -> Figure:
         for ax, (title, along, found) in zip(figure.subplots(1, 2), panels, strict=True):
             for name, points in found.items():
                 places = sorted(points)
-                colour = PALETTE[DRAWN.index(name)][0]
-                ax.plot(places, [points[place] for place in places], color=colour, marker=".", label=name)
+                color = PALETTE[DRAWN.index(name)][0]
+                ax.plot(places, [points[place] for place in places], color=color, marker=".", label=name)
             ax.set(xscale="log", yscale="log", xlabel=along, ylabel="ms", title=title)
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.yaxis.set_minor_formatter(NullFormatter())

@@ -1,7 +1,7 @@
-"""Does detection learn real pictures at all? python benchmarks/overfit.py --coco PATH [--out FOLDER]
+"""Does detection learn real images at all? python benchmarks/overfit.py --coco PATH [--out FOLDER]
 
-The first pictures of a COCO folder that have boxes are learnt by heart: the same ones are trained on and scored, so
-AP50 shows that boxes, labels, losses and metric fit together, and nothing about new pictures. Minutes on two cores.
+The first images of a COCO folder that have boxes are learned by heart: the same ones are trained on and scored, so
+AP50 shows that boxes, labels, losses and metric fit together, and nothing about new images. Minutes on two cores.
 """
 
 import argparse
@@ -17,8 +17,8 @@ SMALL = {"fpn_channels": 128, "head_width": 256, "anchor": 16, "rois_per_image":
 PROPOSALS = {"pre_nms": 400, "post_nms": 300, "pre_nms_eval": 400, "post_nms_eval": 200}
 
 
-def first_pictures(coco: Path, count: int, out: Path) -> None:
-    """A COCO folder whose train and val are the same `count` pictures, by links."""
+def first_images(coco: Path, count: int, out: Path) -> None:
+    """A COCO folder whose train and val are the same `count` images, by links."""
     whole = json.loads((coco / "instances_train.json").read_text(encoding="utf-8"))
     objects = [box for box in whole["annotations"] if not box["iscrowd"]]
     boxed = {box["image_id"] for box in objects}
@@ -33,18 +33,18 @@ def first_pictures(coco: Path, count: int, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Learn a few real pictures by heart.")
+    parser = argparse.ArgumentParser(description="Learn a few real images by heart.")
     parser.add_argument("--coco", type=Path, required=True, help="a folder with train/ and instances_train.json")
     parser.add_argument("--out", type=Path, default=Path("runs/overfit"))
-    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--image-size", type=int, default=192, help="short side in pixels")
     asked = parser.parse_args()
-    first_pictures(asked.coco, asked.pictures, asked.out / "pictures")
+    first_images(asked.coco, asked.images, asked.out / "images")
     recipe = make_recipe(
         {
             "task": "detection",
-            "data": f"coco:{asked.out / 'pictures'}",
+            "data": f"coco:{asked.out / 'images'}",
             "student": "fasterrcnn:resnet18",
             "method": "ce",
             "epochs": asked.epochs,

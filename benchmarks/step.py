@@ -1,10 +1,11 @@
-"""Pictures a second of the training loop, beside a plain loop and beside the nets alone: python benchmarks/step.py
+"""Images a second of the training loop, beside a plain loop and beside the models alone: python benchmarks/step.py
 
 Timed in one process, in turn, a group of steps each, so that a slow moment of the machine meets all of them:
 
-    plain    how public code for CIFAR distillation trains: torchvision's transforms on each picture, a DataLoader's
+    plain    how public code for CIFAR distillation trains: torchvision's transforms on each image, a DataLoader's
              workers, float32, contiguous, the teacher asked under no_grad in eval mode, the loss read back each step
-    bare     the teacher's forward, the student's forward and backward of its cross-entropy: nets, precision and memory
+    bare     the teacher's forward, the student's forward and backward of its cross-entropy: models, precision and
+    memory
              layout as in the loop, on batches that are there already; no method, no optimizer, no augmentation
     student  bare, without the teacher
     loop     pldistill's whole step: order, augmentation, teacher, method, optimizer, sums
@@ -60,11 +61,11 @@ FLOOR = {"loop": "bare", "stored": "student"}
 Work = Callable[[int], float]  # one round's work, given its number; gives its seconds
 
 
-class Pictures(Dataset):
-    """One picture at a time, as torchvision's CIFAR sets give them."""
+class Images(Dataset):
+    """One image at a time, as torchvision's CIFAR sets give them."""
 
     def __init__(self, split: TensorSplit, data: Data) -> None:
-        self.pictures = np.ascontiguousarray(split.images.permute(0, 2, 3, 1).numpy())
+        self.images = np.ascontiguousarray(split.images.permute(0, 2, 3, 1).numpy())
         self.labels = split.labels.tolist()
         flip = [transforms.RandomHorizontalFlip()] if data.hflip else []
         crop = transforms.RandomCrop(data.image_size, padding=4)
@@ -75,22 +76,22 @@ class Pictures(Dataset):
         return len(self.labels)
 
     def __getitem__(self, at: int) -> tuple[Any, int]:
-        return self.transform(Image.fromarray(self.pictures[at])), self.labels[at]
+        return self.transform(Image.fromarray(self.images[at])), self.labels[at]
 
 
 class Plain:
-    """The plain loop: nets, method and optimizer of `loop`, copied."""
+    """The plain loop: models, method and optimizer of `loop`, copied."""
 
     def __init__(self, loop: Loop, data: Data, workers: int) -> None:
         assert isinstance(data.train, TensorSplit)
         assert loop.teacher is not None
         self.device, self.weights = loop.accelerator.device, full_weights(loop)
         self.student = _contiguous(loop.student).train()
-        self.teacher = _contiguous(loop.teacher.members[0].net.model).eval()
+        self.teacher = _contiguous(loop.teacher.members[0].model.model).eval()
         self.method = copy.deepcopy(loop.bare.get_submodule("method"))
         self.optimizer = make_optimizer(loop.recipe, self.student)
         self.loader = DataLoader(
-            Pictures(data.train, data),
+            Images(data.train, data),
             batch_size=loop.recipe.batch_size,
             shuffle=True,
             num_workers=workers,
@@ -120,7 +121,7 @@ class Plain:
 
 
 class Bare:
-    """The nets of `loop` alone, the student copied, on the batches of its first view."""
+    """The models of `loop` alone, the student copied, on the batches of its first view."""
 
     def __init__(self, loop: Loop, teacher: bool) -> None:
         self.accelerator = loop.accelerator
@@ -163,8 +164,8 @@ def full_weights(loop: Loop) -> dict[str, float]:
     return {name: weight.to if isinstance(weight, Ramp) else weight for name, weight in loop.recipe.weights.items()}
 
 
-def _contiguous(net: nn.Module) -> nn.Module:
-    return copy.deepcopy(net).to(memory_format=torch.contiguous_format)
+def _contiguous(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).to(memory_format=torch.contiguous_format)
 
 
 def _wait(device: torch.device) -> None:
@@ -177,7 +178,7 @@ class Quiet:
 
     def warn(self, message: str) -> None: ...
     def begin(self, about: About, done: int) -> None: ...
-    def asked(self, pictures: int) -> None: ...
+    def asked(self, images: int) -> None: ...
     def end(self) -> None: ...
 
 
@@ -211,8 +212,8 @@ def works(loops: Mapping[str, Loop], data: Data, workers: int) -> dict[str, Work
     return found
 
 
-def measure(timed: Mapping[str, Work], pictures: int, rounds: int) -> dict[str, list[float]]:
-    """Pictures a second by round. What a round begins with changes from round to round."""
+def measure(timed: Mapping[str, Work], images: int, rounds: int) -> dict[str, list[float]]:
+    """Images a second by round. What a round begins with changes from round to round."""
     rates: dict[str, list[float]] = {name: [] for name in timed}
     order = list(timed)
     for number in range(WARM_UP + rounds):
@@ -220,7 +221,7 @@ def measure(timed: Mapping[str, Work], pictures: int, rounds: int) -> dict[str, 
         for name in order:
             seconds = timed[name](number)
             if number >= WARM_UP:
-                rates[name].append(pictures / seconds)
+                rates[name].append(images / seconds)
     return rates
 
 
@@ -251,7 +252,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Time the training loop beside a plain one and the bare nets.")
+    parser = argparse.ArgumentParser(description="Time the training loop beside a plain one and the bare models.")
     parser.add_argument("--out", type=Path, help="the CSV to add to; benchmarks/step-DEVICE.csv where not given")
     parser.add_argument("--pair", default="resnet56-resnet20", choices=cifar.PAIRS)
     parser.add_argument("--method", default="pld", choices=("kd", "dkd", "dist", "pld"))
@@ -273,7 +274,7 @@ def parsed(parser: argparse.ArgumentParser, steps: str, **least: int) -> argpars
         if getattr(asked, name) < bound:
             parser.error(f"--{name.replace('_', '-')}: expected at least {bound}, got {getattr(asked, name)}")
     if asked.batch_size * asked.steps < 100:  # the drawn characters are of as many classes
-        parser.error(f"--steps: expected at least 100 pictures in {steps}, got {asked.batch_size * asked.steps}")
+        parser.error(f"--steps: expected at least 100 images in {steps}, got {asked.batch_size * asked.steps}")
     return asked
 
 

@@ -3,7 +3,7 @@
 The runs of `pldistill reproduce table1` are assembled as there, on drawn characters in place of CIFAR: as large, and of
 as many classes. What is timed is the loop's own step, by the loop's own clock. All methods live in one process and take
 turns, so that a slow moment of the machine meets every one. DKD is timed past its warm-up. The teacher is trained for a
-few steps first: an untrained deep net answers with logits that no trained one gives.
+few steps first: an untrained deep model answers with logits that no trained one gives.
 """
 
 import argparse
@@ -34,7 +34,7 @@ WARM_UP = 2  # rounds that do not count
 
 
 def lay_out(out: Path, pair: str, rows: Sequence[str], batch_size: int, amp: str) -> Plan:
-    """One run a row, on as many pictures as one step takes; a row's epoch is then a step."""
+    """One run a row, on as many images as one step takes; a row's epoch is then a step."""
     few = Scale(
         setting={"batch_size": batch_size, "amp": amp},
         teacher={"epochs": TEACHER_STEPS},
@@ -80,7 +80,7 @@ def measure(loops: Mapping[str, Loop], rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def summarise(seconds: Mapping[str, Sequence[float]], layout: Plan, env: Mapping[str, object]) -> list[StepTime]:
+def summarize(seconds: Mapping[str, Sequence[float]], layout: Plan, env: Mapping[str, object]) -> list[StepTime]:
     times = []
     for cell in layout.cells:
         took = seconds[cell.row]
@@ -112,7 +112,7 @@ def main() -> None:
     env = environment(device="cpu", world_size=1)
     with tempfile.TemporaryDirectory() as folder:
         layout = lay_out(Path(folder), asked.pair, asked.methods, asked.batch_size, asked.amp)
-        times = summarise(measure(open_loops(layout), asked.rounds), layout, env)
+        times = summarize(measure(open_loops(layout), asked.rounds), layout, env)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(asked.out, steps_csv(times).encode())
     print(steps_markdown(times))

@@ -37,11 +37,11 @@ def detection_steps_table() -> str:
 
 
 def loader_table() -> str:
-    """Pictures a second of the loader, the step and both, from the benchmark's committed rows."""
+    """Images a second of the loader, the step and both, from the benchmark's committed rows."""
     lines = benchmark("loader-cpu.csv")
     first = lines[0]
     shown = [
-        f"{first['picture']} JPEGs to {first['image_size']} x {first['image_size']}; step: {first['student']}, batch "
+        f"{first['image']} JPEGs to {first['image_size']} x {first['image_size']}; step: {first['student']}, batch "
         f"{first['batch_size']}, amp {first['amp']}; rounds: {first['rounds']}; {machine(first)}",
         "",
         "| what | workers | images/s | quartiles |",
@@ -179,7 +179,7 @@ def by_shape(lines: Sequence[Line], cell: Callable[[Line], str]) -> list[str]:
 
 
 def step_table() -> str:
-    """Pictures a second of the loop beside a plain one and beside the nets alone."""
+    """Images a second of the loop beside a plain one and beside the models alone."""
     parts = []
     for _, group in groupby(benchmark("step-cpu.csv"), key=lambda line: (place(line), line["amp"])):
         lines = list(group)
@@ -188,7 +188,7 @@ def step_table() -> str:
             f"{first['pair']}, {first['method']}, batch {first['batch_size']}, amp {first['amp']}; "
             f"rounds: {first['rounds']} of {first['steps']} steps; {machine(first)}",
             "",
-            "| what | images/s | to plain | quartiles | to the nets alone | quartiles |",
+            "| what | images/s | to plain | quartiles | to the models alone | quartiles |",
             "|---|---:|---:|---:|---:|---:|",
         ]
         for line in lines:
@@ -230,7 +230,7 @@ def ratio(line: Line, name: str) -> list[str]:
 
 
 def store_table() -> str:
-    """What a store of CIFAR-100 takes: a record for each view of 50,000 pictures and for 10,000 validation ones."""
+    """What a store of CIFAR-100 takes: a record for each view of 50,000 images and for 10,000 validation ones."""
     whole = Form(classes=100, places=100)
     shown = ["| views | every class (MB) | 20 of 100 (MB) |", "|---:|---:|---:|"]
     for views in (1, 10, 30, 240):

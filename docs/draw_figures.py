@@ -11,7 +11,7 @@ from rich.console import Console
 from pldistill.studies.figures import measured, reproduce_figure
 
 ROOT = Path(__file__).parents[1]
-RECORDS, OUT = ROOT / "docs" / "records", ROOT / "docs" / "pictures"
+RECORDS, OUT = ROOT / "docs" / "records", ROOT / "docs" / "images"
 SHOWN = {
     "figure1a": "figure1a.svg",
     "figure1b": "figure1b.svg",

@@ -15,7 +15,7 @@ from pldistill.record import RunRecord, find_runs
 from pldistill.reports.comparison import Comparison, Verdicts, comparison_markdown
 from pldistill.reports.entries import figure
 from pldistill.reports.grids import markdown_grid
-from pldistill.reports.tables import Row, markdown_table, summarise
+from pldistill.reports.tables import Row, markdown_table, summarize
 from pldistill.reports.times import machine_name
 from pldistill.reports.verdicts import best_grid, chosen_of, sheet_teacher
 from pldistill.studies import SEARCHES, find_study
@@ -41,7 +41,7 @@ def rows(name: str) -> list[Row]:
     before = Path.cwd()
     os.chdir(RECORDS)
     try:
-        return summarise(find_runs([RECORDS / name]))
+        return summarize(find_runs([RECORDS / name]))
     finally:
         os.chdir(before)
 
@@ -114,7 +114,7 @@ ABLATIONS = ("table4", "table5", "table6", "table8", "table9", "table10", "table
 
 
 def ablation(name: str) -> Comparison:
-    """One of the ImageNet tables, its axis shown with small nets."""
+    """One of the ImageNet tables, its axis shown with small models."""
     folder = RECORDS / "imagenet-short"
     return compare(plan(find_study(name), out=folder, scale="short", data="cifar100:PATH"), folder)
 

@@ -3,8 +3,8 @@
     pip install lightning
     python examples/lightning_module.py        # seconds on one core, nothing is downloaded
 
-For your own work: give `Distilled` your nets, the Trainer your DataLoaders and what you know it by (devices, precision,
-loggers, checkpoints). Of several processes each computes the loss of its own pictures, and Lightning averages.
+For your own work: give `Distilled` your models, the Trainer your DataLoaders and what you know it by (devices,
+precision, loggers, checkpoints). Of several processes each computes the loss of its own images, and Lightning averages.
 """
 
 import logging
@@ -37,8 +37,8 @@ class Distilled(lightning.LightningModule):
             teacher.to(self.device)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        pictures, labels = batch
-        logits, told = self.student(pictures), [teacher(pictures) for teacher in self.teachers]
+        images, labels = batch
+        logits, told = self.student(images), [teacher(images) for teacher in self.teachers]
         loss = self.criterion(logits, told[0], labels) if told else cross_entropy(logits, labels)
         self.log("loss", loss, on_step=False, on_epoch=True)
         return loss
@@ -67,7 +67,7 @@ def perceptron(width: int) -> nn.Sequential:
 
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # it tells at length which devices there are
-warnings.filterwarnings("ignore", ".*does not have many workers")  # pictures in memory need none
+warnings.filterwarnings("ignore", ".*does not have many workers")  # images in memory need none
 warnings.filterwarnings("ignore", ".*LeafSpec.* is deprecated")  # Lightning 2.6 with newer releases of torch
 lightning.seed_everything(0, verbose=False)
 train, val = (loader(split, shuffle) for split, shuffle in zip(digits(), (True, False), strict=True))

@@ -2,8 +2,8 @@
 
     python examples/own_loop.py        # seconds on one core, nothing is downloaded
 
-For your own work: put your DataLoaders in place of `loader`, and your nets in place of `convnet`. What belongs to PLD
-are two lines: `PLDLoss(...)`, and its call with the logits of both nets for the same pictures.
+For your own work: put your DataLoaders in place of `loader`, and your models in place of `convnet`. What belongs to PLD
+are two lines: `PLDLoss(...)`, and its call with the logits of both models for the same images.
 """
 
 import torch
@@ -18,8 +18,8 @@ from pldistill.data.embedded import DIGITS_MEAN, DIGITS_STD, digits
 
 def loader(split: TensorSplit, shuffle: bool) -> DataLoader:
     """Handwritten digits `(N, 3, 16, 16)` and labels `(N,)`; every second pixel, for speed."""
-    pictures = normalize(split.images[:, :, ::2, ::2], DIGITS_MEAN, DIGITS_STD)
-    return DataLoader(TensorDataset(pictures, split.labels), batch_size=32, shuffle=shuffle)
+    images = normalize(split.images[:, :, ::2, ::2], DIGITS_MEAN, DIGITS_STD)
+    return DataLoader(TensorDataset(images, split.labels), batch_size=32, shuffle=shuffle)
 
 
 def convnet(width: int) -> nn.Sequential:
@@ -36,13 +36,13 @@ def fit(student: nn.Module, teacher: nn.Module | None = None, epochs: int = 3) -
     for epoch in range(1, epochs + 1):
         student.train()
         total = 0.0
-        for pictures, labels in train:
-            logits = student(pictures)
+        for images, labels in train:
+            logits = student(images)
             if teacher is None:
                 loss = cross_entropy(logits, labels)
             else:
                 with torch.no_grad():
-                    teacher_logits = teacher(pictures)
+                    teacher_logits = teacher(images)
                 loss = criterion(logits, teacher_logits, labels)
             optimizer.zero_grad()
             loss.backward()
@@ -52,10 +52,10 @@ def fit(student: nn.Module, teacher: nn.Module | None = None, epochs: int = 3) -
 
 
 @torch.no_grad()
-def accuracy(net: nn.Module) -> float:
-    """Percent of the validation pictures that `net` names right."""
-    net.eval()
-    right: list[Tensor] = [net(pictures).argmax(1) == labels for pictures, labels in val]
+def accuracy(model: nn.Module) -> float:
+    """Percent of the validation images that `model` names right."""
+    model.eval()
+    right: list[Tensor] = [model(images).argmax(1) == labels for images, labels in val]
     return 100 * torch.cat(right).float().mean().item()
 
 

@@ -4,7 +4,7 @@
 
 Needs timm 1.0.27 or newer; `timm.task` came with 1.0.23, under other attribute names. For your own work: where timm's
 train.py makes its LogitDistillationTask, make `PLDTask(model, DistillationTeacher(...))`; its processes, compilation,
-moving average and checkpoints stay as they are. Leave mixup and CutMix off: they mix labels, PLD wants one a picture.
+moving average and checkpoints stay as they are. Leave mixup and CutMix off: they mix labels, PLD wants one an image.
 """
 
 import timm
@@ -39,34 +39,34 @@ class PLDTask(LogitDistillationTask):
 
 def loader(split: TensorSplit, shuffle: bool) -> DataLoader:
     """Handwritten digits `(N, 3, 16, 16)` and labels `(N,)`; every second pixel, for speed."""
-    pictures = normalize(split.images[:, :, ::2, ::2], DIGITS_MEAN, DIGITS_STD)
-    return DataLoader(TensorDataset(pictures, split.labels), batch_size=32, shuffle=shuffle)
+    images = normalize(split.images[:, :, ::2, ::2], DIGITS_MEAN, DIGITS_STD)
+    return DataLoader(TensorDataset(images, split.labels), batch_size=32, shuffle=shuffle)
 
 
 def create(name: str) -> nn.Module:
-    """A net that states how its pictures are normalised: the task translates from the student's to the teacher's."""
+    """A model that states how its images are normalized: the task translates from the student's to the teacher's."""
     return timm.create_model(name, num_classes=10, pretrained_cfg_overlay={"mean": DIGITS_MEAN, "std": DIGITS_STD})
 
 
-def fit(task: TrainingTask, net: nn.Module, epochs: int = 3) -> None:
-    optimizer = create_optimizer_v2(net, opt="adamw", lr=2e-3)
+def fit(task: TrainingTask, model: nn.Module, epochs: int = 3) -> None:
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=2e-3)
     for epoch in range(1, epochs + 1):
         task.train()
         total = 0.0
-        for pictures, labels in train:
-            result = task(pictures, labels)
+        for images, labels in train:
+            result = task(images, labels)
             optimizer.zero_grad()
             result["loss"].backward()
             optimizer.step()
             total += result["loss"].item() * len(labels)
-        print(f"  epoch {epoch}: loss {total / len(train_split):.4f}, accuracy {accuracy(net):.1f} %")
+        print(f"  epoch {epoch}: loss {total / len(train_split):.4f}, accuracy {accuracy(model):.1f} %")
 
 
 @torch.no_grad()
-def accuracy(net: nn.Module) -> float:
-    """Percent of the validation pictures that `net` names right."""
-    net.eval()
-    return 100 * torch.cat([net(pictures).argmax(1) == labels for pictures, labels in val]).float().mean().item()
+def accuracy(model: nn.Module) -> float:
+    """Percent of the validation images that `model` names right."""
+    model.eval()
+    return 100 * torch.cat([model(images).argmax(1) == labels for images, labels in val]).float().mean().item()
 
 
 torch.manual_seed(0)

@@ -3,8 +3,9 @@
     pip install transformers
     python examples/transformers_trainer.py        # seconds on one core, nothing is downloaded
 
-For your own work: load your two nets with `from_pretrained`, give your data set, and set the TrainingArguments as ever.
-Text goes alike: `inputs` holds `input_ids` and `attention_mask`; both nets need one tokenizer and the same classes.
+For your own work: load your two models with `from_pretrained`, give your data set, and set the TrainingArguments as
+ever. Text goes alike: `inputs` holds `input_ids` and `attention_mask`; both models need one tokenizer and the same
+classes.
 """
 
 import tempfile
@@ -20,7 +21,7 @@ from pldistill.data.embedded import DIGITS_MEAN, DIGITS_STD, digits
 
 
 class Distiller(Trainer):
-    """A Trainer whose loss is PLD on the logits of its own net and of `teacher`."""
+    """A Trainer whose loss is PLD on the logits of its own model and of `teacher`."""
 
     def __init__(self, *args, teacher: nn.Module, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -40,9 +41,9 @@ class Distiller(Trainer):
 
 
 def examples(split: TensorSplit) -> list[dict]:
-    """Handwritten digits as the nets of transformers want them: `pixel_values (3, 32, 32)` and `labels`."""
-    pictures = normalize(split.images, DIGITS_MEAN, DIGITS_STD)
-    return [{"pixel_values": picture, "labels": label} for picture, label in zip(pictures, split.labels, strict=True)]
+    """Handwritten digits as the models of transformers want them: `pixel_values (3, 32, 32)` and `labels`."""
+    images = normalize(split.images, DIGITS_MEAN, DIGITS_STD)
+    return [{"pixel_values": image, "labels": label} for image, label in zip(images, split.labels, strict=True)]
 
 
 def resnet(width: int) -> ResNetForImageClassification:

@@ -13,8 +13,8 @@ def image(number, width=40, height=30, name=None):
     return {"id": number, "file_name": name or f"{number}.png", "width": width, "height": height}
 
 
-def box(number, picture, bbox, category=3, **more):
-    return {"id": number, "image_id": picture, "category_id": category, "bbox": bbox, "iscrowd": 0, **more}
+def box(number, image, bbox, category=3, **more):
+    return {"id": number, "image_id": image, "category_id": category, "bbox": bbox, "iscrowd": 0, **more}
 
 
 def content(images, annotations, categories=CATEGORIES):
@@ -25,9 +25,9 @@ TRAIN = content([image(5), image(2), image(9, 20, 50)], [box(1, 9, [1, 2, 10, 20
 VAL = content([image(11), image(12)], [box(1, 11, [3, 4, 10, 20], 7)])
 
 
-def write(root: Path, train=TRAIN, val=VAL, pictures=("train", "val"), files="instances_{}.json") -> Path:
-    """Write both splits, their pictures into the folders named `pictures`; all grey, of a shade by number."""
-    for side, split, folder in zip(("train", "val"), (train, val), pictures, strict=True):
+def write(root: Path, train=TRAIN, val=VAL, images=("train", "val"), files="instances_{}.json") -> Path:
+    """Write both splits, their images into the folders named `images`; all gray, of a shade by number."""
+    for side, split, folder in zip(("train", "val"), (train, val), images, strict=True):
         for row in split["images"]:
             path = root / folder / row["file_name"]
             path.parent.mkdir(parents=True, exist_ok=True)

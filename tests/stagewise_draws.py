@@ -1,4 +1,4 @@
-"""What the tests of the KL along the ranking share: its weightings and drawn nets."""
+"""What the tests of the KL along the ranking share: its weightings and drawn models."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Detectors in tables and on the page: the six columns, AP by class, and pictures with what was found in them."""
+"""Detectors in tables and on the page: the six columns, AP by class, and images with what was found in them."""
 
 import base64
 import csv
@@ -18,7 +18,7 @@ from pldistill.reports.boxes import Panel, draw_boxes, jpeg, side_by_side, sight
 from pldistill.reports.comparison import Entry, Variants, comparison_csv, comparison_html
 from pldistill.reports.groups import group_runs
 from pldistill.reports.html import write_report
-from pldistill.reports.tables import csv_table, markdown_table, rich_table, summarise
+from pldistill.reports.tables import csv_table, markdown_table, rich_table, summarize
 
 GREY = Image.new("RGB", (120, 90), "#808080")
 
@@ -34,7 +34,7 @@ def contest(folder, **given):
 
 
 def test_detectors_are_ranked_by_ap_and_show_six_columns(tmp_path):
-    rows = summarise(contest(tmp_path))
+    rows = summarize(contest(tmp_path))
     assert [row.score and row.score.mean for row in rows] == [40.0, 30.0, 33.0]
     assert [row.over_ce for row in rows] == [None, None, 3.0]
     assert [row.best for row in rows] == [False, False, True]
@@ -50,7 +50,7 @@ def test_detectors_are_ranked_by_ap_and_show_six_columns(tmp_path):
 
 
 def test_classifiers_have_no_columns_of_detectors(tmp_path):
-    rows = summarise([make_run(tmp_path / "ce"), make_run(tmp_path / "kd", method="kd")])
+    rows = summarize([make_run(tmp_path / "ce"), make_run(tmp_path / "kd", method="kd")])
     assert "AP" not in markdown_table(rows) + csv_table(rows)
 
 
@@ -76,11 +76,11 @@ def test_a_study_of_detectors_has_its_metrics_and_differences(tmp_path):
     assert [line["mean"] for line in lines if line["row"] == "dkd"] == ["30.0", "50.0", "31.0", "", "32.0", "33.0"]
 
 
-def test_the_page_shows_the_pictures_and_leaves_them_beside_it(tmp_path):
+def test_the_page_shows_the_images_and_leaves_them_beside_it(tmp_path):
     out = write_report(contest(tmp_path), tmp_path / "page" / "report.html")
     page = out.read_text(encoding="utf-8")
     assert "33.00 ± 1.41 %</b><span>highest AP, by <strong>pld</strong>, +3.00 over cross-entropy" in page
-    (file,) = (tmp_path / "page" / "report-pictures").iterdir()
+    (file,) = (tmp_path / "page" / "report-images").iterdir()
     (inside,) = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)"', page)
     assert base64.b64decode(inside) == file.read_bytes()
     assert "img-src data:" in page
@@ -90,18 +90,18 @@ def test_the_page_shows_the_pictures_and_leaves_them_beside_it(tmp_path):
     assert "Top-1" not in page
 
 
-def test_pictures_differ_by_what_was_found(tmp_path):
+def test_images_differ_by_what_was_found(tmp_path):
     with_teacher, without = contest(tmp_path)[2], make_detector(tmp_path / "alone", 1.0, data="other")
     first, second = sightings(group_runs([with_teacher, without]))
     assert [first.name, second.name] == ["1-7", "2-7"]
     assert "teacher" in first.caption
     assert "teacher" not in second.caption
-    assert sightings(group_runs([make_detector(tmp_path / "none", 1.0, pictures=False)])) == []
+    assert sightings(group_runs([make_detector(tmp_path / "none", 1.0, images=False)])) == []
     assert sightings(group_runs([with_teacher]))[0].content == first.content
 
 
 def changed(first, second):
-    """The part of the picture in which the two differ, None for none."""
+    """The part of the image in which the two differ, None for none."""
     return ImageChops.difference(first, second).getbbox()
 
 
@@ -121,6 +121,6 @@ def test_any_box_can_be_drawn(box):
 
 
 def test_panels_stand_four_abreast():
-    sheet = side_by_side(GREY, [Panel(f"net {number}", [CAT]) for number in range(5)])
+    sheet = side_by_side(GREY, [Panel(f"model {number}", [CAT]) for number in range(5)])
     assert sheet.size == (4 * 490 - 10, 2 * (360 + 26 + 10) - 10)
-    assert jpeg(sheet) == jpeg(side_by_side(GREY, [Panel(f"net {number}", [CAT]) for number in range(5)]))
+    assert jpeg(sheet) == jpeg(side_by_side(GREY, [Panel(f"model {number}", [CAT]) for number in range(5)]))

@@ -182,9 +182,9 @@ def test_best_is_explained(tmp_path):
     plain = entry(tmp_path, "ce", 50.0)
     apart = entry(tmp_path, "kd", 50.0, result={"holdout_best": 51.0})
     for render in (comparison_markdown, comparison_html):
-        assert "best: the epoch that is best on the pictures it is scored on, so it flatters." in render(study(plain))
-        assert "best: the epoch that is best on held-out training pictures." in render(study(apart))
-        mixed = "training pictures for runs that held some out, else the epoch that is best on the pictures it is"
+        assert "best: the epoch that is best on the images it is scored on, so it flatters." in render(study(plain))
+        assert "best: the epoch that is best on held-out training images." in render(study(apart))
+        mixed = "training images for runs that held some out, else the epoch that is best on the images it is"
         assert mixed in render(study(plain, apart))
 
 
@@ -208,7 +208,7 @@ def held(folder, row, last, holdout, variant=""):
     return entry(folder, row, last, planned=1, variant=variant, result={"holdout_best": 99.0, "holdout_last": holdout})
 
 
-def test_the_variant_is_chosen_on_held_out_pictures_and_not_on_the_test(tmp_path):
+def test_the_variant_is_chosen_on_held_out_images_and_not_on_the_test(tmp_path):
     comparison = study(
         held(tmp_path, "ce", 50.0, 49.0),
         held(tmp_path, "ce", 58.0, 48.0, "scale 2"),
@@ -238,9 +238,9 @@ def test_nothing_is_chosen_before_every_variant_was_tried(tmp_path):
     assert "- (1) kd, scale 4: 1 of 3 failed: diverged" in comparison_markdown(failed)
 
 
-def test_several_variants_without_held_out_pictures_cannot_be_chosen_among(tmp_path):
+def test_several_variants_without_held_out_images_cannot_be_chosen_among(tmp_path):
     entries = [entry(tmp_path, "kd", 52.0, variant=variant) for variant in ("", "scale 2", "scale 4")]
-    with pytest.raises(ValueError, match="expected runs with held-out pictures to choose among scale 2, scale 4 by"):
+    with pytest.raises(ValueError, match="expected runs with held-out images to choose among scale 2, scale 4 by"):
         comparison_markdown(study(*entries))
 
 
@@ -281,7 +281,7 @@ def test_the_terminal_table_fits_80_columns(tmp_path):
     ]
     held_out = {"holdout_last": 41.0}
     defaults = [entry(tmp_path / "h", each.row, 52.0, 51.0, 50.0, result=held_out) for each in entries[:2]]
-    text = printed(study(*defaults, *entries[2:], label="short: 10 epochs, 10,000 pictures"), 80)
+    text = printed(study(*defaults, *entries[2:], label="short: 10 epochs, 10,000 images"), 80)
     assert "…" not in text
     assert "51.00 ± 1.00" in text
 

@@ -80,7 +80,7 @@ def test_references_stay_inside_the_figure(drawn):
         assert {link[1:] for link in links} <= ids
 
 
-def test_the_seeds_of_a_group_share_a_colour(tmp_path):
+def test_the_seeds_of_a_group_share_a_color(tmp_path):
     svg = plots.kl_by_epoch(groups(tmp_path)[1:2])
     assert svg is not None
     root = ElementTree.fromstring(svg)
@@ -152,15 +152,15 @@ def test_labels_keep_order_and_distance():
         assert max(places) <= 1 + 1e-9
 
 
-def linear(colour):
+def linear(color):
     """sRGB "#rrggbb" to linear light (IEC 61966-2-1)."""
-    value = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    value = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 
 def contrast(one, two):
     """WCAG 2 contrast ratio."""
-    low, high = sorted(linear(colour) @ [0.2126, 0.7152, 0.0722] for colour in (one, two))
+    low, high = sorted(linear(color) @ [0.2126, 0.7152, 0.0722] for color in (one, two))
     return (high + 0.05) / (low + 0.05)
 
 
@@ -189,12 +189,12 @@ def oklab(light):
 
 
 @pytest.mark.parametrize("scheme", [0, 1])
-def test_colours_stand_out_from_their_ground(scheme):
+def test_colors_stand_out_from_their_ground(scheme):
     assert all(contrast(pair[scheme], plots.GROUNDS[scheme]) >= 3 for pair in plots.PALETTE)
 
 
 @pytest.mark.parametrize("scheme", [0, 1])
 @pytest.mark.parametrize("eye", EYES)
-def test_colours_stay_apart(scheme, eye):
+def test_colors_stay_apart(scheme, eye):
     seen = [oklab(np.array(EYES[eye]) @ linear(pair[scheme])) for pair in plots.PALETTE]
     assert min(np.linalg.norm(one - two) for one, two in itertools.combinations(seen, 2)) > 0.08

@@ -43,7 +43,7 @@ def test_only_differences_of_methods_that_are_shown(tmp_path):
     assert len(table) == 3
 
 
-def test_facts_of_the_nets_come_from_records_unless_they_are_handed_in(tmp_path):
+def test_facts_of_the_models_come_from_records_unless_they_are_handed_in(tmp_path):
     teacher = make_run(tmp_path / "t", student="b", top1=[79.0], result={"parameters": 60_190_000})
     entries = [
         entry(tmp_path, "a < b", "pld", 75.0, parameters=25_560_000),

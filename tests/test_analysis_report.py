@@ -67,7 +67,7 @@ def contest(tmp_path):
 
 
 def test_the_page_says_what_the_records_say(tmp_path):
-    out = write_report(contest(tmp_path), tmp_path / "new" / "report.html", title="Little nets")
+    out = write_report(contest(tmp_path), tmp_path / "new" / "report.html", title="Little models")
     assert out == tmp_path / "new" / "report.html"
     page, html = Page(out), out.read_text(encoding="utf-8")
     results, apart, environments = cells(html)
@@ -85,7 +85,7 @@ def test_the_page_says_what_the_records_say(tmp_path):
     assert apart[1][:3] == ["ce resnet20", "resnet20", "ce"]
     assert environments[0] == ["Run", "torch"]
     assert environments[1] == ["ce resnet20", "2.15.0"]
-    assert page.said("h1") == ["Little nets"]
+    assert page.said("h1") == ["Little models"]
     assert "4 finished runs, 1 unfinished run. 3 methods on digits." in page.said("p")
     assert "35.00 ± 1.41 %" in page.said("b")
     assert any("differ in the seed alone" in text for text in page.said("dd"))

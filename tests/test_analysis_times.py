@@ -229,10 +229,10 @@ def steps(monkeypatch):
 
 def test_the_benchmark_compares_steps_of_the_same_round(steps, tmp_path):
     layout = steps.lay_out(tmp_path, PAIR, ["kd", "dkd"], 100, "bf16")
-    kd, dkd = steps.summarise({"kd": [1.0, 2.0, 4.0], "dkd": [3.0, 2.0, 8.0]}, layout, CPU)
+    kd, dkd = steps.summarize({"kd": [1.0, 2.0, 4.0], "dkd": [3.0, 2.0, 8.0]}, layout, CPU)
     assert (kd.seconds, kd.to_kd, kd.rounds) == (2.0, 1.0, 3)
     assert (dkd.seconds_q1, dkd.seconds, dkd.seconds_q3, dkd.to_kd) == (2.5, 3.0, 5.5, 2.0)
-    alone = steps.summarise({"dkd": [3.0]}, steps.lay_out(tmp_path, PAIR, ["dkd"], 100, "bf16"), CPU)[0]
+    alone = steps.summarize({"dkd": [3.0]}, steps.lay_out(tmp_path, PAIR, ["dkd"], 100, "bf16"), CPU)[0]
     assert (alone.seconds_q1, alone.seconds, alone.seconds_q3, alone.to_kd) == (3.0, 3.0, 3.0, None)
 
 

@@ -56,7 +56,7 @@ def test_ratios_are_of_the_same_round(benchmark):
     ("change", "says"),
     [
         (["--rounds", "0"], "--rounds: expected at least 1, got 0"),
-        (["--steps", "1", "--batch-size", "64"], "expected at least 100 pictures in an epoch, got 64"),
+        (["--steps", "1", "--batch-size", "64"], "expected at least 100 images in an epoch, got 64"),
     ],
 )
 def test_what_cannot_be_timed_is_refused(benchmark, monkeypatch, capsys, change, says):

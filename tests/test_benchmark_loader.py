@@ -14,12 +14,12 @@ TINY = [
     "resnet8",
     "--image-size",
     "32",
-    "--picture",
+    "--image",
     "40",
     "30",
     "--batch-size",
     "4",
-    "--pictures",
+    "--images",
     "8",
     "--workers",
     "0",
@@ -46,7 +46,7 @@ def test_it_adds_a_line_for_each_thing_it_timed(benchmark, tmp_path, monkeypatch
     assert [(line["what"], line["workers"]) for line in lines] == [("loader", "0"), ("step", ""), ("both", "0")] * 2
     for line in lines:
         assert 0 < float(line["q1"]) <= float(line["images_per_second"]) <= float(line["q3"])
-        assert (line["student"], line["picture"], line["rounds"], line["cores"] != "") == (
+        assert (line["student"], line["image"], line["rounds"], line["cores"] != "") == (
             "resnet8",
             "40x30",
             "2",
@@ -62,8 +62,8 @@ def test_it_adds_a_line_for_each_thing_it_timed(benchmark, tmp_path, monkeypatch
     ("change", "says"),
     [
         (["--rounds", "0"], "--rounds: expected at least 1, got 0"),
-        (["--pictures", "9"], "--pictures: expected a multiple of 4, at least 2 a batch, got 9"),
-        (["--batch-size", "1"], "--pictures: expected a multiple of 1, at least 2 a batch, got 8"),
+        (["--images", "9"], "--images: expected a multiple of 4, at least 2 a batch, got 9"),
+        (["--batch-size", "1"], "--images: expected a multiple of 1, at least 2 a batch, got 8"),
     ],
 )
 def test_what_cannot_be_timed_is_refused(benchmark, monkeypatch, capsys, change, says):

@@ -81,22 +81,22 @@ def test_each_thing_does_what_its_name_says(benchmark, tmp_path):
 
 
 def test_the_plain_loop_has_the_loss_of_ours(benchmark, tmp_path):
-    """The same nets and pictures, in float32."""
+    """The same models and images, in float32."""
     asked = _small(method="kd", amp="off", batch_size=100, steps=1)
     loops, data = benchmark.make_loops(asked, tmp_path)
     loop, works = loops["loop"], benchmark.works(loops, data, 0)
     works["loop"](0)  # one step, so its loss is of the first weights
     (batch,) = loop.loader.epoch(loop.epoch)
-    net = works["bare"].student
-    images = (batch.images.float() / 255 - net.mean) / net.std
+    model = works["bare"].student
+    images = (batch.images.float() / 255 - model.mean) / model.std
     expected = sum(term["weighted"] for term in loop.tally.terms().values())
     assert works["plain"].step(images, batch.labels) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_group_has_a_picture_of_each_class(benchmark, monkeypatch, capsys, tmp_path):
+def test_a_group_has_a_image_of_each_class(benchmark, monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit):
         _run(benchmark, monkeypatch, tmp_path / "step.csv", "--steps", "1")
-    assert "--steps: expected at least 100 pictures in a group, got 50" in capsys.readouterr().err
+    assert "--steps: expected at least 100 images in a group, got 50" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["rounds", "steps", "batch-size", "workers"])

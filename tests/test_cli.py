@@ -58,9 +58,9 @@ def test_train_evaluate_predict_report(capsys, teacher, tmp_path):
     assert code == 0
     assert f"top-1 {json.loads((student / 'result.json').read_text())['top1_last']:.2f} %" in out
 
-    picture = tmp_path / "a picture.png"
-    Image.new("RGB", (32, 32), (200, 30, 30)).save(picture)
-    code, out, _ = run(capsys, "predict", student, picture)
+    image = tmp_path / "an image.png"
+    Image.new("RGB", (32, 32), (200, 30, 30)).save(image)
+    code, out, _ = run(capsys, "predict", student, image)
     assert code == 0
     assert out.count("%") == 5
 
@@ -104,7 +104,7 @@ CE = [*TINY, "--method", "ce"]
         (["landscape", "--methods", "kd", "pdl"], "unknown loss 'pdl'"),
         (["landscape", "--temperatures", "2", "-1"], "temperatures: expected numbers above 0, got '-1'"),
         (["landscape", "--points", "10"], "points"),
-        (["reproduce", "table1"], "data: expected the pictures for scale 'full', as cifar100:PATH, got none"),
+        (["reproduce", "table1"], "data: expected the images for scale 'full', as cifar100:PATH, got none"),
         (["reproduce", "table1", "--scale", "smoke", "--pairs"], "--pairs"),
         (["reproduce", "table1", "--scale", "smoke", "--pairs", "a-b"], "unknown pair 'a-b'"),
         (["reproduce", "table1", "--scale", "smoke", "--methods", "ce", "pdl"], "unknown method 'pdl'"),
@@ -156,7 +156,7 @@ def test_a_used_output_folder_is_refused(capsys, teacher):
     assert "add --resume to go on" in err
 
 
-def test_pictures_that_cannot_be_read_are_named(capsys, teacher, tmp_path):
+def test_images_that_cannot_be_read_are_named(capsys, teacher, tmp_path):
     (tmp_path / "torn.png").write_bytes(b"\x89PNG no more")
     for name in ("torn.png", "missing.png"):
         code, _, err = run(capsys, "predict", teacher, tmp_path / name)

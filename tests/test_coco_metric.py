@@ -16,11 +16,11 @@ from pldistill.tasks.detection.metrics import COLUMNS, coco_figures
 from pldistill.types import Detections
 
 
-def split(*pictures, ids=None):
-    """Pictures of 400 x 500, each a list of (box, label) or (box, label, area, crowd)."""
+def split(*images, ids=None):
+    """Images of 400 x 500, each a list of (box, label) or (box, label, area, crowd)."""
     rows = [
         (*row, *([(row[0][2] - row[0][0]) * (row[0][3] - row[0][1]), False][len(row) - 2 :]))
-        for p in pictures
+        for p in images
         for row in p
     ]
     boxes, labels, areas, crowds = zip(*rows, strict=True)
@@ -30,10 +30,10 @@ def split(*pictures, ids=None):
         torch.tensor(areas, dtype=torch.float64),
         torch.tensor(crowds),
     )
-    count = len(pictures)
+    count = len(images)
     numbers = tuple(range(50, 50 + count))
     known = Annotations(
-        torch.tensor([[400, 500]] * count), objects, torch.tensor([len(p) for p in pictures]), numbers, ("x",) * count
+        torch.tensor([[400, 500]] * count), objects, torch.tensor([len(p) for p in images]), numbers, ("x",) * count
     )
     return DrawnBoxes(torch.zeros(count, 3, 1, 1, dtype=torch.uint8), known, ids)
 
@@ -97,16 +97,16 @@ def test_nothing_found_is_zero_and_silence_is_kept(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_hundred_detections_of_a_class_and_picture_count():
+def test_a_hundred_detections_of_a_class_and_image_count():
     many = [(FAR, 1, 0.9 - 0.001 * k) for k in range(100)]
     assert coco_figures({0: found(*many, (LEFT, 1, 0.1))}, split([(LEFT, 1)]), 1).overall["AP"] == 0
     assert coco_figures({0: found(*many[:99], (LEFT, 1, 0.1))}, split([(LEFT, 1)]), 1).overall["AP"] == pytest.approx(1)
 
 
 def random_case(seed):
-    """Forty pictures of six classes, of all sizes, some crowds; detections near and far, two of equal score."""
+    """Forty images of six classes, of all sizes, some crowds; detections near and far, two of equal score."""
     generator = np.random.default_rng(seed)
-    pictures, answers = [], {}
+    images, answers = [], {}
     for number in range(40):
         rows, answer = [], []
         for _ in range(generator.integers(0, 7)):
@@ -119,9 +119,9 @@ def random_case(seed):
                 moved[2:] = np.maximum(moved[:2] + 1, moved[2:])
                 wrong = generator.random() < 0.2
                 answer.append((moved.tolist(), 6 if wrong else label, round(float(generator.random()), 2)))
-        pictures.append(rows)
+        images.append(rows)
         answers[number * 3] = found(*answer)
-    return split(*pictures, ids=torch.arange(40) * 3), answers
+    return split(*images, ids=torch.arange(40) * 3), answers
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -156,7 +156,7 @@ def test_the_other_library_agrees(seed):
     assert 10 < figures.overall["AP"] < 90
 
 
-def test_the_order_of_the_pictures_changes_nothing():
+def test_the_order_of_the_images_changes_nothing():
     truth, answers = random_case(2)
     places = list(reversed(range(len(truth))))
     turned = dict(reversed(answers.items()))
@@ -169,7 +169,7 @@ def test_the_order_of_the_pictures_changes_nothing():
 def test_answers_that_do_not_fit():
     truth = split([(LEFT, 1)], [(LEFT, 1)])
     for answers, more in (({0: found()}, "got 1, 0 of"), ({0: found(), 2: found()}, "got 2, 1 of")):
-        with pytest.raises(ValueError, match=f"expected one entry for each of the 2 pictures, {more} other pictures"):
+        with pytest.raises(ValueError, match=f"expected one entry for each of the 2 images, {more} other images"):
             coco_figures(answers, truth, 1)
     for label in (0, 2):
         with pytest.raises(ValueError, match=rf"detections: expected labels in 1..1, got \[{label}\]"):
@@ -177,7 +177,7 @@ def test_answers_that_do_not_fit():
 
 
 def test_images_are_told_apart():
-    """The same box in two pictures: found in one of them, it is half found."""
+    """The same box in two images: found in one of them, it is half found."""
     truth = split([(LEFT, 1)], [(LEFT, 1)])
     for place, other in itertools.permutations((0, 1)):
         figures = coco_figures({place: found((LEFT, 1, 0.9)), other: found()}, truth, 1)

@@ -1,4 +1,4 @@
-"""Augmentation: whole-batch results equal the picture-by-picture definition, and its draws are fair."""
+"""Augmentation: whole-batch results equal the image-by-image definition, and its draws are fair."""
 
 import math
 
@@ -20,7 +20,7 @@ def noise(count: int, height: int, width: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("height", "width", "padding"), [(32, 32, 4), (5, 9, 2), (4, 4, 7), (8, 8, 0)])
-def test_shift_cuts_each_padded_picture_at_its_corner(height, width, padding):
+def test_shift_cuts_each_padded_image_at_its_corner(height, width, padding):
     images, span = noise(50, height, width), 2 * padding + 1
     top, left = torch.arange(50) % span, torch.arange(50) // 3 % span
     top[-1] = left[-1] = 2 * padding  # the last stretch reaches farthest
@@ -29,7 +29,7 @@ def test_shift_cuts_each_padded_picture_at_its_corner(height, width, padding):
         assert torch.equal(result, F.pad(image, (padding,) * 4)[:, y : y + height, x : x + width])
 
 
-def test_mirror_turns_the_named_pictures_only():
+def test_mirror_turns_the_named_images_only():
     images = noise(5, 4, 6)
     made = mirror(images.clone(), torch.tensor([1, 4]))
     assert torch.equal(made[[1, 4]], images[[1, 4]].flip(-1))
@@ -73,16 +73,16 @@ def test_boxes_are_distributed_as_torchvision_s():
 
 
 @pytest.mark.parametrize(("height", "width", "box"), [(10, 1000, (0, 493, 10, 13)), (1000, 10, (493, 0, 13, 10))])
-def test_a_picture_that_no_box_fits_gives_its_centre(height, width, box):
+def test_a_image_that_no_box_fits_gives_its_centre(height, width, box):
     augment = Augment("resized", scale=(0.9, 1.0))
     assert boxes(augment, np.array([height]), np.array([width]), 0, 0, np.array([0])).tolist() == [list(box)]
 
 
-def test_a_picture_of_one_pixel_has_a_box():
+def test_a_image_of_one_pixel_has_a_box():
     assert boxes(Augment("resized"), np.array([1]), np.array([1]), 0, 0, np.array([0])).tolist() == [[0, 0, 1, 1]]
 
 
-def test_cut_of_the_whole_picture_at_its_own_size_changes_nothing():
+def test_cut_of_the_whole_image_at_its_own_size_changes_nothing():
     images = noise(3, 16, 16)
     assert torch.equal(cut(images, np.array([[0, 0, 16, 16]] * 3), 16), images)
 
@@ -92,7 +92,7 @@ def test_the_short_side_before_the_central_crop(size, short):
     assert evaluation_resize(size) == short
 
 
-def test_fit_leaves_a_small_picture_of_the_right_size_alone_and_crops_the_long_side():
+def test_fit_leaves_a_small_image_of_the_right_size_alone_and_crops_the_long_side():
     images = noise(2, 32, 32)
     assert fit(images, 32) is images
     wide = torch.cat([torch.zeros_like(images), images, torch.zeros_like(images)], dim=3)
@@ -102,7 +102,7 @@ def test_fit_leaves_a_small_picture_of_the_right_size_alone_and_crops_the_long_s
 
 
 @pytest.mark.parametrize("augment", [Augment("pad"), Augment("resized"), Augment("none"), None])
-def test_a_batch_is_its_pictures_one_by_one(augment):
+def test_a_batch_is_its_images_one_by_one(augment):
     images, ids = noise(12, 20, 20), np.arange(40, 52)
     together = replay(images.clone(), augment, 16, 1, 2, ids)
     alone = [replay(images[i : i + 1].clone(), augment, 16, 1, 2, ids[i : i + 1]) for i in range(12)]

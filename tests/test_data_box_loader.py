@@ -1,4 +1,4 @@
-"""Batches of pictures with boxes: nothing but (seed, view, id) decides what they show."""
+"""Batches of images with boxes: nothing but (seed, view, id) decides what they show."""
 
 import itertools
 
@@ -42,7 +42,7 @@ def annotations(sizes, counts):
 def stored(tmp_path_factory):
     """Files of several sizes, with ids that are not their positions; every third has no boxes."""
     generator = torch.Generator().manual_seed(0)
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     sizes = torch.tensor([[24 + place, 44 - place] for place in range(COUNT)])
     known = annotations(sizes, torch.arange(COUNT) % 3)
     for name, size in zip(known.names, sizes.tolist(), strict=True):
@@ -56,8 +56,8 @@ def loader(split, **changes):
     return make_box_loader(split, device=CPU, **options | changes)
 
 
-def pictures(batches):
-    """What is shown of each picture, in order."""
+def images(batches):
+    """What is shown of each image, in order."""
     return [
         (number, image, found.boxes, found.labels, size)
         for batch in batches
@@ -66,7 +66,7 @@ def pictures(batches):
 
 
 def same(batches, others):
-    ours, theirs = pictures(batches), pictures(others)
+    ours, theirs = images(batches), images(others)
     assert [row[0] for row in ours] == [row[0] for row in theirs]
     return all(
         torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
@@ -93,38 +93,36 @@ def test_workers_change_no_number(stored):
 
 
 def test_views_seeds_and_ids_differ(stored):
-    ids = [
-        [row[0] for row in pictures(loader(stored, seed=seed).epoch(view))] for seed, view in ((0, 0), (0, 1), (1, 0))
-    ]
+    ids = [[row[0] for row in images(loader(stored, seed=seed).epoch(view))] for seed, view in ((0, 0), (0, 1), (1, 0))]
     assert all(sorted(row) == sorted(stored.ids.tolist()) for row in ids)
     assert ids[0] != ids[1] != ids[2] != ids[0]
-    shown = {row[0]: row[1] for row in pictures(loader(stored).epoch(0))}
-    later = {row[0]: row[1] for row in pictures(loader(stored).epoch(1))}
+    shown = {row[0]: row[1] for row in images(loader(stored).epoch(0))}
+    later = {row[0]: row[1] for row in images(loader(stored).epoch(1))}
     assert sum(shown[number].shape == later[number].shape for number in shown) < 8
     part = stored.subset([3, 9, 4])
-    for number, image, *_ in pictures(loader(part).epoch(0)):
+    for number, image, *_ in images(loader(part).epoch(0)):
         assert torch.equal(image, shown[number])  # whatever else is in the split
 
 
 def test_short_sides_are_drawn_from_the_range_and_long_ones_kept(stored):
-    sides = [row[1].shape[1:] for view in range(8) for row in pictures(loader(stored).epoch(view))]
+    sides = [row[1].shape[1:] for view in range(8) for row in images(loader(stored).epoch(view))]
     assert {min(side) for side in sides} <= set(range(19, 41))
     assert max(max(side) for side in sides) == 50
     short = [min(side) for side in sides if max(side) < 50]
     assert (min(short), max(short)) in set(itertools.product((19, 20), (39, 40)))
-    assert {min(row[1].shape[1:]) for row in pictures(loader(stored, short_side=25, max_side=90).epoch(0))} <= {24, 25}
+    assert {min(row[1].shape[1:]) for row in images(loader(stored, short_side=25, max_side=90).epoch(0))} <= {24, 25}
 
 
-def test_evaluation_shows_every_picture_once_in_order(stored):
+def test_evaluation_shows_every_image_once_in_order(stored):
     batches = list(loader(stored, shuffle=False, hflip=False, short_side=30, batch_size=11).epoch(0))
-    assert [row[0] for row in pictures(batches)] == stored.ids.tolist()
+    assert [row[0] for row in images(batches)] == stored.ids.tolist()
     assert [len(batch) for batch in batches] == [11, 11, 1]
-    assert [row[4] for row in pictures(batches)] == [tuple(size) for size in stored.sizes.tolist()]
+    assert [row[4] for row in images(batches)] == [tuple(size) for size in stored.sizes.tolist()]
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_boxes_go_with_their_pixels(mirrored):
-    """A bright rectangle in a dark picture is where its box says, however it is shown."""
+    """A bright rectangle in a dark image is where its box says, however it is shown."""
     image = torch.zeros(3, 40, 60, dtype=torch.uint8)
     image[:, 8:24, 12:20] = 255
     known = Annotations(
@@ -160,9 +158,9 @@ def test_sizes_pixels_and_boxes_are_torchvision_s(height, width):
 
 
 def test_crowds_are_no_targets(stored):
-    learnt = sum(len(row[3]) for row in pictures(loader(stored).epoch(0)))
+    learned = sum(len(row[3]) for row in images(loader(stored).epoch(0)))
     crowd = stored.annotations.objects.crowd
-    assert learnt == int((~crowd).sum()) < len(crowd)
+    assert learned == int((~crowd).sum()) < len(crowd)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -190,9 +188,9 @@ def test_processes_share_batches_as_in_classification(stored, world, shuffle):
     assert sorted(ids) == stored.ids.tolist()
 
 
-def test_pictures_in_memory_are_the_same_as_files(stored):
+def test_images_in_memory_are_the_same_as_files(stored):
     at = torch.arange(COUNT)[torch.arange(COUNT) == 5]
-    drawn = DrawnBoxes(stored.picture(5)[None], stored.annotations.subset([5]), stored.ids[at])
+    drawn = DrawnBoxes(stored.image(5)[None], stored.annotations.subset([5]), stored.ids[at])
     assert same(list(loader(drawn, workers=3).epoch(4)), list(loader(stored.subset([5])).epoch(4)))
     next(loader(drawn, short_side=29, hflip=False).epoch(0)).images[0].zero_()
     assert drawn.images.any()
@@ -207,7 +205,7 @@ def test_pictures_in_memory_are_the_same_as_files(stored):
         ({"short_side": (30, 20)}, r"short_side: expected .* got \(30, 20\)"),
         ({"short_side": (1, 2, 3)}, r"short_side: expected .* got \(1, 2, 3\)"),
         ({"max_side": 39}, "max_side: expected at least 40, as the short side, got 39"),
-        ({"world": 24}, "split: expected at least 24 pictures, one for each process, got 23"),
+        ({"world": 24}, "split: expected at least 24 images, one for each process, got 23"),
     ],
 )
 def test_bad_arguments(stored, changes, message):
@@ -216,7 +214,7 @@ def test_bad_arguments(stored, changes, message):
 
 
 def test_bad_places(stored):
-    with pytest.raises(ValueError, match="split: expected at least one picture, got none"):
+    with pytest.raises(ValueError, match="split: expected at least one image, got none"):
         loader(stored.subset([]))
     with pytest.raises(ValueError, match="view: expected at least 0, got -1"):
         next(loader(stored).epoch(-1))
@@ -236,5 +234,5 @@ def test_an_older_view_cannot_go_on(stored):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_vanishes_during_training_is_named(stored, tmp_path, workers):
     gone = StoredBoxes([str(tmp_path / "gone.png")], stored.annotations.subset([1]))
-    with pytest.raises(ValueError, match=r"gone\.png: cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"gone\.png: cannot be read as an image"):
         list(loader(gone, workers=workers).epoch(0))

@@ -1,4 +1,4 @@
-"""CIFAR: the official files give the official pictures, and a file with another sum is never used."""
+"""CIFAR: the official files give the official images, and a file with another sum is never used."""
 
 import hashlib
 import os

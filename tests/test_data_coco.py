@@ -28,18 +28,18 @@ def test_classes_follow_the_ids_and_labels_have_no_gaps(tmp_path):
     assert [train.objects(place).labels.tolist() for place in range(3)] == [[], [1], [3]]
     assert train.objects(2).boxes.tolist() == [[1, 2, 11, 22]]
     assert train.objects(2).areas.tolist() == [200]
-    assert train.picture(2).shape == (3, 50, 20)
-    assert train.picture(2).unique().tolist() == [90]
+    assert train.image(2).shape == (3, 50, 20)
+    assert train.image(2).unique().tolist() == [90]
     assert data.oddities == {
-        "pictures without boxes in train": 1,
+        "images without boxes in train": 1,
         "classes without boxes in train": 1,
-        "pictures without boxes in val": 1,
+        "images without boxes in val": 1,
         "classes without boxes in val": 2,
     }
 
 
 @pytest.mark.parametrize(
-    ("pictures", "files"),
+    ("images", "files"),
     [
         (("train", "val"), "annotations/instances_{}.json"),
         (("train2017", "val2017"), "annotations/instances_{}2017.json"),
@@ -48,13 +48,13 @@ def test_classes_follow_the_ids_and_labels_have_no_gaps(tmp_path):
         ((".", "."), "instances_{}.json"),
     ],
 )
-def test_the_usual_layouts(tmp_path, pictures, files):
-    data = opened(write(tmp_path, pictures=pictures, files=files))
-    assert [int(split.picture(0)[0, 0, 0]) for split in (data.train, data.val)] == [20, 110]
+def test_the_usual_layouts(tmp_path, images, files):
+    data = opened(write(tmp_path, images=images, files=files))
+    assert [int(split.image(0)[0, 0, 0]) for split in (data.train, data.val)] == [20, 110]
 
 
 def test_roboflow_s_layout(tmp_path):
-    write(tmp_path, pictures=("train", "valid"))
+    write(tmp_path, images=("train", "valid"))
     for side, folder in (("train", "train"), ("val", "valid")):
         (tmp_path / f"instances_{side}.json").rename(tmp_path / folder / "_annotations.coco.json")
     assert opened(tmp_path).val.image_ids == (11, 12)
@@ -62,22 +62,22 @@ def test_roboflow_s_layout(tmp_path):
 
 def test_a_file_name_may_have_a_folder(tmp_path):
     train = content([image(1, name="train/deep/1.png")], [box(1, 1, [0, 0, 9, 9])])
-    data = opened(write(tmp_path, train, pictures=(".", "val")))
+    data = opened(write(tmp_path, train, images=(".", "val")))
     assert data.train.paths == (str((tmp_path / "train/deep/1.png").resolve()),)
 
 
-def test_links_are_followed_and_shared_pictures_counted(tmp_path):
+def test_links_are_followed_and_shared_images_counted(tmp_path):
     train = content([image(1), image(2)], [box(1, 1, [0, 0, 9, 9])])
     val = content([image(2), image(3)], [box(1, 2, [0, 0, 9, 9])])
-    write(tmp_path / "there", train, val, pictures=("all", "all"))
+    write(tmp_path / "there", train, val, images=("all", "all"))
     root = tmp_path / "here"
     root.mkdir()
     for name in ("train", "val"):
         (root / name).symlink_to(tmp_path / "there" / "all")
         (root / f"instances_{name}.json").symlink_to(tmp_path / "there" / f"instances_{name}.json")
     data = opened(root)
-    assert data.train.picture(1).unique().tolist() == data.val.picture(0).unique().tolist() == [20]
-    assert data.oddities["pictures that are in train and in val"] == 1
+    assert data.train.image(1).unique().tolist() == data.val.image(0).unique().tolist() == [20]
+    assert data.oddities["images that are in train and in val"] == 1
 
 
 def test_what_is_odd_is_counted(tmp_path):
@@ -89,18 +89,18 @@ def test_what_is_odd_is_counted(tmp_path):
         box(4, 1, [5, 5, 10, -3]),
         box(5, 1, [30.001, 5, 10, 10]),  # COCO's rounding
         box(6, 1, [2, 2, 20, 20], iscrowd=1, segmentation={"counts": [1, 2], "size": [30, 40]}),
-        box(7, 4, [1, 1, 2, 2]),  # of no picture
+        box(7, 4, [1, 1, 2, 2]),  # of no image
     ]
     data = opened(write(tmp_path, content([image(1), image(2)], rows)))
     assert data.oddities == {
         "annotation ids that are used again in train": 1,
         "boxes out of bounds, clipped, in train": 2,
         "boxes without area, left out, in train": 3,
-        "crowds, not learnt from, in train": 1,
-        "annotations of pictures that are not listed, left out, in train": 1,
-        "pictures without boxes in train": 1,
+        "crowds, not learned from, in train": 1,
+        "annotations of images that are not listed, left out, in train": 1,
+        "images without boxes in train": 1,
         "classes without boxes in train": 1,
-        "pictures without boxes in val": 1,
+        "images without boxes in val": 1,
         "classes without boxes in val": 2,
     }
     found = data.train.objects(0)
@@ -111,7 +111,7 @@ def test_what_is_odd_is_counted(tmp_path):
     assert [len(column) for column in data.train.objects(1)] == [0, 0, 0, 0]
 
 
-def test_part_of_the_training_pictures_is_the_same_for_ever(tmp_path):
+def test_part_of_the_training_images_is_the_same_for_ever(tmp_path):
     many = content([image(number) for number in range(20)], [box(1, 3, [0, 0, 9, 9])])
     write(tmp_path, many)
     few, more = opened(f"{tmp_path},train=5").train, opened(f"{tmp_path},train=11").train
@@ -122,10 +122,10 @@ def test_part_of_the_training_pictures_is_the_same_for_ever(tmp_path):
     assert len(opened(f"{tmp_path},train=5").val) == 2
     for place, number in enumerate(more.ids.tolist()):
         assert more.names[place] == whole.names[number]
-        assert torch.equal(more.picture(place), whole.picture(number))
+        assert torch.equal(more.image(place), whole.image(number))
         assert torch.equal(more.objects(place).boxes, whole.objects(number).boxes)
     for count in (0, 21):
-        with pytest.raises(ValueError, match=f"coco: train: expected 1 to 20 pictures, got {count}"):
+        with pytest.raises(ValueError, match=f"coco: train: expected 1 to 20 images, got {count}"):
             opened(f"{tmp_path},train={count}")
 
 
@@ -137,7 +137,7 @@ def broken(change):
 
 
 WRONG = [
-    (lambda it: it["images"].append(image(5)), "picture 5 is listed twice"),
+    (lambda it: it["images"].append(image(5)), "image 5 is listed twice"),
     (lambda it: it["categories"].append({"id": 7, "name": "x"}), "category 7 is listed twice"),
     (lambda it: it["annotations"].append(box(8, 5, [0, 0, 1, 1], 4)), "category 4 of .* is not among its categories"),
     (lambda it: it["annotations"].append(box(8, 5, [0, 0, 1])), r"expected four numbers as 'bbox' .* got \[0, 0, 1\]"),
@@ -145,8 +145,8 @@ WRONG = [
     (lambda it: it["annotations"].append(box(8, 5, [0, 0, 1, float("nan")])), "expected finite numbers as 'bbox'"),
     (lambda it: it["annotations"].append(box(8, "5", [0, 0, 1, 1])), "whole number as 'image_id' .* got '5'"),
     (lambda it: it["images"][0].update(width="40"), "whole number as 'width' of .* got '40'"),
-    (lambda it: it["annotations"].clear(), "expected at least one box with an area in a listed picture, got none"),
-    (lambda it: (it["images"].clear(), it["annotations"].clear()), "expected at least one picture, got none"),
+    (lambda it: it["annotations"].clear(), "expected at least one box with an area in a listed image, got none"),
+    (lambda it: (it["images"].clear(), it["annotations"].clear()), "expected at least one image, got none"),
     (lambda it: it["categories"].clear(), "expected at least one category, got none"),
     (lambda it: it.pop("categories"), "expected a list of objects under 'categories'"),
 ]
@@ -168,11 +168,11 @@ def test_a_file_of_something_else_is_named(tmp_path, text):
         opened(tmp_path)
 
 
-def test_missing_pictures_are_named(tmp_path):
+def test_missing_images_are_named(tmp_path):
     write(tmp_path)
     for number in (2, 9):
         (tmp_path / "train" / f"{number}.png").unlink()
-    with pytest.raises(ValueError, match=r"2 of the 3 pictures of .*instances_train.json are missing in .*: 2.png, 9"):
+    with pytest.raises(ValueError, match=r"2 of the 3 images of .*instances_train.json are missing in .*: 2.png, 9"):
         opened(tmp_path)
     many = content([image(number) for number in range(9)], [box(1, 3, [0, 0, 9, 9])])
     (tmp_path / "instances_train.json").write_text(json.dumps(many))
@@ -180,11 +180,11 @@ def test_missing_pictures_are_named(tmp_path):
         opened(tmp_path)
 
 
-def test_a_picture_of_another_size_is_named_when_it_is_read(tmp_path):
+def test_a_image_of_another_size_is_named_when_it_is_read(tmp_path):
     data = opened(write(tmp_path))
     (tmp_path / "train" / "9.png").write_bytes((tmp_path / "train" / "2.png").read_bytes())
     with pytest.raises(ValueError, match=r"9.png: expected 20x50 pixels, as its record says, got 40x30"):
-        data.train.picture(2)
+        data.train.image(2)
 
 
 def test_categories_of_val_must_be_those_of_train(tmp_path):
@@ -229,18 +229,18 @@ def test_boxes_are_no_labels(name):
         open_data(f"{name}:x")
 
 
-def test_real_pictures():
+def test_real_images():
     folder = SHARED / "coco_tiny"
     if not folder.is_dir():
-        pytest.skip(f"no real pictures: {folder} is absent; PLDISTILL_TEST_DATA names the folder that holds it")
+        pytest.skip(f"no real images: {folder} is absent; PLDISTILL_TEST_DATA names the folder that holds it")
     data = open_boxes(f"coco:{folder}")
     assert (len(data.train), len(data.val), len(data.classes)) == (258, 128, 80)
     assert (data.category_ids[0], data.category_ids[11], data.category_ids[-1]) == (1, 13, 90)
     assert data.oddities == {
-        "crowds, not learnt from, in train": 23,
-        "pictures without boxes in train": 3,
-        "crowds, not learnt from, in val": 10,
-        "pictures without boxes in val": 2,
+        "crowds, not learned from, in train": 23,
+        "images without boxes in train": 3,
+        "crowds, not learned from, in val": 10,
+        "images without boxes in val": 2,
         "classes without boxes in val": 2,
     }
     assert len(data.train.annotations.objects.labels) == 2148

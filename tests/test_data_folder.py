@@ -9,7 +9,7 @@ from PIL import Image
 
 from pldistill.data import default_augment, make_loader, open_data
 from pldistill.data import folder as folders
-from pldistill.data.augment import open_picture, read_picture
+from pldistill.data.augment import open_image, read_image
 
 
 @pytest.fixture(autouse=True)
@@ -18,18 +18,18 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def picture(width=40, height=40, seed=0):
+def draw_image(width=40, height=40, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Two classes with three pictures to train on and one to validate."""
+    """Two classes with three images to train on and one to validate."""
     for part, count in (("train", 3), ("val", 1)):
         for name in ("cat", "ant"):
             (tmp_path / "set" / part / name).mkdir(parents=True)
             for i in range(count):
-                picture(seed=i).save(tmp_path / "set" / part / name / f"{i}.png")
+                draw_image(seed=i).save(tmp_path / "set" / part / name / f"{i}.png")
     return tmp_path / "set"
 
 
@@ -43,12 +43,12 @@ def test_classes_labels_and_sizes(root):
 
 
 @pytest.mark.parametrize("size", [(41, 40), (65, 65), (20, 20)])
-def test_pictures_that_are_not_all_small_squares_of_one_size_are_seen_at_224(root, size):
+def test_images_that_are_not_all_small_squares_of_one_size_are_seen_at_224(root, size):
     if size == (65, 65):
         for path in root.rglob("*.png"):
-            picture(*size).save(path)
+            draw_image(*size).save(path)
     else:
-        picture(*size).save(root / "val" / "cat" / "0.png")
+        draw_image(*size).save(root / "val" / "cat" / "0.png")
     assert open_data(f"folder:{root}").image_size == 224
 
 
@@ -58,11 +58,11 @@ def test_test_stands_in_for_val_and_val_goes_first(root):
     (root / "val").mkdir()
     for name in ("ant", "cat"):
         (root / "val" / name).mkdir()
-        picture().save(root / "val" / name / "x.jpg")
+        draw_image().save(root / "val" / name / "x.jpg")
     assert all("/val/" in path for path in open_data(f"folder:{root}").val.paths)
 
 
-def test_links_to_pictures_classes_and_splits_are_followed(root, tmp_path):
+def test_links_to_images_classes_and_splits_are_followed(root, tmp_path):
     (root / "train" / "cat").rename(tmp_path / "elsewhere")
     (root / "train" / "cat").symlink_to(tmp_path / "elsewhere")
     (root / "train" / "ant" / "9.png").symlink_to(tmp_path / "elsewhere" / "0.png")
@@ -73,24 +73,24 @@ def test_links_to_pictures_classes_and_splits_are_followed(root, tmp_path):
 
 def test_folders_inside_a_class_are_read_and_a_circle_of_links_ends(root):
     (root / "train" / "cat" / "more").mkdir()
-    picture().save(root / "train" / "cat" / "more" / "z.jpeg")
+    draw_image().save(root / "train" / "cat" / "more" / "z.jpeg")
     (root / "train" / "cat" / "more" / "up").symlink_to(root / "train" / "cat")
     assert len(open_data(f"folder:{root}").train) == 7
 
 
 def test_hidden_files_and_other_suffixes_are_passed_over(root):
-    (root / "train" / "cat" / "notes.txt").write_text("no picture")
-    (root / "train" / "cat" / "._0.png").write_bytes(b"no picture")
+    (root / "train" / "cat" / "notes.txt").write_text("no image")
+    (root / "train" / "cat" / "._0.png").write_bytes(b"no image")
     (root / "train" / ".cache").mkdir()
     assert len(open_data(f"folder:{root}").train) == 6
 
 
 MODES = {
-    "grey.png": ("L", 90),
+    "gray.png": ("L", 90),
     "bits.png": ("1", 1),
     "palette.png": ("P", 3),
     "alpha.png": ("RGBA", (10, 20, 30, 0)),
-    "grey_alpha.png": ("LA", (90, 10)),
+    "gray_alpha.png": ("LA", (90, 10)),
     "cmyk.jpg": ("CMYK", (0, 0, 0, 100)),
     "sixteen.png": ("I;16", 0x5A12),
     "sixteen.tif": ("I;16", 0x5A12),
@@ -100,10 +100,10 @@ MODES = {
 
 @pytest.mark.parametrize("name", MODES)
 def test_every_mode_becomes_rgb(root, name):
-    mode, colour = MODES[name]
+    mode, color = MODES[name]
     path = root / "train" / "cat" / name
-    Image.new(mode, (40, 40), colour).save(path)
-    seen = read_picture(str(path), 40)
+    Image.new(mode, (40, 40), color).save(path)
+    seen = read_image(str(path), 40)
     assert (seen.dtype, tuple(seen.shape)) == (torch.uint8, (3, 40, 40))
     if "16" in mode or mode in ("L", "LA"):
         assert seen.unique().tolist() == [90]
@@ -115,21 +115,21 @@ def test_every_mode_becomes_rgb(root, name):
 def test_a_palette_with_transparency(root):
     path = root / "train" / "cat" / "p.png"
     Image.new("P", (40, 40), 3).save(path, transparency=bytes([0, 10, 20, 30]))
-    assert open_picture(str(path)).mode == "RGB"
+    assert open_image(str(path)).mode == "RGB"
 
 
 def test_evaluation_above_64_pixels_sees_the_central_95_percent(tmp_path):
     path = tmp_path / "x.png"
-    image = picture(400, 300)
+    image = draw_image(400, 300)
     image.save(path)
     # ceil(100 / 0.95) = 106 on the short side, 141 on the long
     expected = image.resize((141, 106), Image.Resampling.BICUBIC).crop((20, 3, 120, 103))
-    assert torch.equal(read_picture(str(path), 100), torch.from_numpy(np.asarray(expected).copy()).permute(2, 0, 1))
+    assert torch.equal(read_image(str(path), 100), torch.from_numpy(np.asarray(expected).copy()).permute(2, 0, 1))
 
 
 def test_mixed_sizes_make_batches(root):
-    picture(300, 90).save(root / "train" / "cat" / "wide.png")
-    picture(7, 9).save(root / "train" / "ant" / "tiny.png")
+    draw_image(300, 90).save(root / "train" / "cat" / "wide.png")
+    draw_image(7, 9).save(root / "train" / "ant" / "tiny.png")
     data = open_data(f"folder:{root}", image_size=80)
     for split, augment in ((data.train, default_augment(data)), (data.val, None)):
         made = make_loader(
@@ -140,7 +140,7 @@ def test_mixed_sizes_make_batches(root):
 
 def test_the_second_start_decodes_nothing_and_a_change_decodes_again(root, monkeypatch):
     opened = []
-    monkeypatch.setattr(folders, "open_picture", lambda path: opened.append(path) or open_picture(path))
+    monkeypatch.setattr(folders, "open_image", lambda path: opened.append(path) or open_image(path))
     first = open_data(f"folder:{root}")
     assert len(opened) == 8
     assert open_data(f"folder:{root}").image_size == first.image_size
@@ -158,7 +158,7 @@ def damage(path, kind):
     elif kind == "cut":
         path.write_bytes(data[: len(data) // 2])
     elif kind == "text":
-        path.write_text("this is no picture")
+        path.write_text("this is no image")
     elif kind == "flipped":
         path.write_bytes(data[:60] + bytes(byte ^ 255 for byte in data[60:200]) + data[200:])
     elif kind == "link":
@@ -172,7 +172,7 @@ def test_a_bad_file_is_named_before_training(root, kind):
     path = root / "train" / "cat" / "1.png"
     damage(path, kind)
     for _ in range(2):  # a failure is not remembered as a success
-        with pytest.raises(ValueError, match=r"1 of 8 files are bad: .*train/cat/1\.png: cannot be read as a picture"):
+        with pytest.raises(ValueError, match=r"1 of 8 files are bad: .*train/cat/1\.png: cannot be read as an image"):
             open_data(f"folder:{root}")
 
 
@@ -196,7 +196,7 @@ BAD = {
     "no folder": (lambda root: root.rename(root.parent / "gone"), r"expected a folder, got .*set"),
     "no train": (lambda root: (root / "train").rename(root / "training"), r"expected .*/train/ with a folder for each"),
     "no val": (lambda root: (root / "val").rename(root / "dev"), r"expected .*/val/ or .*/test/ with a folder for"),
-    "empty class": (empty_class, r"train/cat holds no pictures \(\.bmp"),
+    "empty class": (empty_class, r"train/cat holds no images \(\.bmp"),
     "lone class": (lone_class, r"must hold the same classes; in one alone: dog"),
     "no classes": (
         lambda root: [p.rename(root / p.name) for p in (root / "train").iterdir()],

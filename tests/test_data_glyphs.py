@@ -1,4 +1,4 @@
-"""`glyphs`: complete, balanced, and the same pictures for the same seed."""
+"""`glyphs`: complete, balanced, and the same images for the same seed."""
 
 import hashlib
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_masks_fill_their_place(masks):
     assert border.max() == 0
 
 
-def test_the_pictures_follow_from_the_seed(masks):
+def test_the_images_follow_from_the_seed(masks):
     one, again, other = draw(masks, 120, 0, "train"), draw(masks, 120, 0, "train"), draw(masks, 120, 1, "train")
     assert hashlib.sha256(one.numpy().tobytes()).digest() == hashlib.sha256(again.numpy().tobytes()).digest()
     assert (one == other).flatten(1).all(1).sum() == 0
@@ -67,7 +67,7 @@ def test_the_number_of_threads_changes_no_pixel(masks):
         torch.set_num_threads(threads)
 
 
-def test_classes_are_balanced_and_splits_share_no_picture():
+def test_classes_are_balanced_and_splits_share_no_image():
     data = open_data("glyphs:train=350,val=200,seed=3")
     assert (data.classes, data.image_size, data.hflip) == (CLASSES, 32, False)
     assert torch.bincount(data.train.labels).unique().tolist() == [3, 4]
@@ -77,19 +77,19 @@ def test_classes_are_balanced_and_splits_share_no_picture():
     assert not any(image.numpy().tobytes() in seen for image in data.val.images)
 
 
-def test_the_stated_statistics_are_those_of_the_pictures(masks):
+def test_the_stated_statistics_are_those_of_the_images(masks):
     pixels = draw(masks, 2000, 0, "train").double() / 255
     torch.testing.assert_close(pixels.mean((0, 2, 3)), torch.tensor(module.GLYPHS_MEAN).double(), rtol=0, atol=0.02)
     torch.testing.assert_close(pixels.std((0, 2, 3)), torch.tensor(module.GLYPHS_STD).double(), rtol=0, atol=0.02)
 
 
 def test_a_nearest_upright_mask_does_not_solve_it_but_beats_chance(masks):
-    """Neither noise nor a table look-up: matching grey pictures with masks stays far below what small nets learn."""
-    pictures = draw(masks, 1000, 0, "val").float().mean(1).flatten(1)
-    pictures = torch.nn.functional.normalize(pictures - pictures.mean(1, keepdim=True))
+    """Neither noise nor a table look-up: matching gray images with masks stays far below what small models learn."""
+    images = draw(masks, 1000, 0, "val").float().mean(1).flatten(1)
+    images = torch.nn.functional.normalize(images - images.mean(1, keepdim=True))
     templates = masks.flatten(0, 1).flatten(1)
     templates = torch.nn.functional.normalize(templates - templates.mean(1, keepdim=True))
-    guess = (pictures @ templates.T).abs().argmax(1) // len(FACES)
+    guess = (images @ templates.T).abs().argmax(1) // len(FACES)
     right = (guess == torch.arange(1000) % 100).float().mean()
     assert 0.2 < right < 0.75
 
@@ -118,7 +118,7 @@ def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 
 def test_labels_name_what_is_drawn(masks, monkeypatch):
-    """Without pose, clutter and noise, each picture is its class's mask."""
+    """Without pose, clutter and noise, each image is its class's mask."""
     flat = {"angle": 0.0, "shear": 0.0, "stretch": 0.0, " x": 0.0, " y": 0.0}
     chunk = module._Chunk(masks, np.arange(100), 0, "train")
     monkeypatch.setattr(

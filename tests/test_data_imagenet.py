@@ -13,7 +13,7 @@ SYNSETS = ImageNetInfo().label_names()
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Every synset with a picture to train on and one to validate; the grey of each says which synset it is."""
+    """Every synset with an image to train on and one to validate; the gray of each says which synset it is."""
     root = tmp_path_factory.mktemp("imagenet")
     for part in ("train", "val"):
         for label, name in enumerate(SYNSETS):
@@ -35,7 +35,7 @@ def empty(tmp_path):
 
 
 def test_label_i_is_the_i_th_synset_and_nothing_is_decoded_beforehand(root, monkeypatch):
-    monkeypatch.setattr(folders, "open_picture", lambda path: pytest.fail(f"decoded {path}"))
+    monkeypatch.setattr(folders, "open_image", lambda path: pytest.fail(f"decoded {path}"))
     data = open_data(f"imagenet:{root}")
     assert (len(data.classes), data.classes[0], data.classes[-1]) == (1000, "n01440764", "n15075141")
     assert list(data.classes) == sorted(data.classes)
@@ -47,7 +47,7 @@ def test_label_i_is_the_i_th_synset_and_nothing_is_decoded_beforehand(root, monk
     assert default_augment(data).crop == "resized"
 
 
-def test_its_pictures_become_batches(root):
+def test_its_images_become_batches(root):
     data = open_data(f"imagenet:{root}", image_size=8)
     made = make_loader(
         data.val, batch_size=4, image_size=8, augment=None, seed=0, shuffle=False, device=torch.device("cpu")
@@ -59,12 +59,12 @@ def test_its_pictures_become_batches(root):
 def test_a_file_that_cannot_be_read_is_named_by_its_batch(root, tmp_path):
     data = open_data(f"imagenet:{root}", image_size=8)
     path = tmp_path / "bad.jpeg"
-    path.write_bytes(b"no picture")
+    path.write_bytes(b"no image")
     split = type(data.val)([str(path)], torch.tensor([0]))
     made = make_loader(
         split, batch_size=4, image_size=8, augment=None, seed=0, shuffle=False, device=torch.device("cpu")
     )
-    with pytest.raises(ValueError, match=r"bad\.jpeg: cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"bad\.jpeg: cannot be read as an image"):
         next(made.epoch(0))
 
 
@@ -97,7 +97,7 @@ BAD = {
     "no val": (lambda root: (root / "val").rename(root / "dev"), r"expected .*/val/ with a folder for each synset"),
     "flat val": (
         flatten,
-        r"expected a folder for each synset in .*/val, got 3 pictures side by side, .*: torchvision\.datasets\.Image",
+        r"expected a folder for each synset in .*/val, got 3 images side by side, .*: torchvision\.datasets\.Image",
     ),
     "a name": (
         rename,
@@ -106,7 +106,7 @@ BAD = {
     ),
     "a part": (shrink, r"in .*/val, got 100 folders, lacking n\d{8} n\d{8} n\d{8} and 897 more; other classes"),
     "nothing": (clear, r"expected a folder for each class in .*/train, found none"),
-    "no pictures": (lambda root: None, r"^imagenet: .*/train/n01440764 holds no pictures \(\.bmp"),
+    "no images": (lambda root: None, r"^imagenet: .*/train/n01440764 holds no images \(\.bmp"),
 }
 
 

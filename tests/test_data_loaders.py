@@ -21,11 +21,11 @@ NAMES = ["pad", "resized", "none", "evaluation"]
 
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
-    """The same pictures in memory and as files, with ids that are not their positions."""
+    """The same images in memory and as files, with ids that are not their positions."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (COUNT, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
     labels, ids = torch.arange(COUNT) % 7, torch.arange(COUNT) * 3 + 100
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     paths = [folder / f"{i}.png" for i in range(COUNT)]
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
@@ -82,7 +82,7 @@ def test_views_and_seeds_differ(splits, kind):
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["tensor", "folder"])
-def test_neither_batch_size_nor_order_nor_subset_changes_a_picture(splits, kind):
+def test_neither_batch_size_nor_order_nor_subset_changes_a_image(splits, kind):
     whole = by_id(loader(splits[kind]).epoch(1))
     others = [
         loader(splits[kind], batch_size=13),
@@ -132,7 +132,7 @@ def test_torch_s_generator_is_left_alone(splits, kind, workers):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_every_picture_comes_once_with_its_own_label(splits):
+def test_every_image_comes_once_with_its_own_label(splits):
     made = loader(splits[0])
     batches = list(made.epoch(0))
     ids = torch.cat([batch.ids for batch in batches])
@@ -147,7 +147,7 @@ def test_evaluation_keeps_order_and_pixels(splits):
     assert torch.equal(torch.cat([batch.ids for batch in batches]), splits[0].ids)
 
 
-def test_augmenting_leaves_the_split_s_pictures_alone(splits):
+def test_augmenting_leaves_the_split_s_images_alone(splits):
     before = splits[0].images.clone()
     for augment in AUGMENTS:
         list(loader(splits[0], augment=augment, batch_size=COUNT, shuffle=False).epoch(0))
@@ -173,7 +173,7 @@ def test_a_last_batch_that_is_too_small_joins_the_batch_before(count, batch_size
     assert [first for first, _ in bounds] == [0, *(last for _, last in bounds[:-1])]
 
 
-def test_shuffling_is_what_joins_a_single_last_picture(splits):
+def test_shuffling_is_what_joins_a_single_last_image(splits):
     part = splits[0].subset(range(9))
     assert [len(batch.ids) for batch in loader(part).epoch(0)] == [9]
     assert [len(batch.ids) for batch in loader(part, shuffle=False).epoch(0)] == [8, 1]
@@ -193,7 +193,7 @@ def test_impossible_options_are_refused(splits, changes, message):
 
 
 def test_an_empty_split_is_refused(splits):
-    with pytest.raises(ValueError, match="split: expected at least one picture, got none"):
+    with pytest.raises(ValueError, match="split: expected at least one image, got none"):
         loader(splits[0].subset([]))
 
 
@@ -210,9 +210,9 @@ LEAK = """
 import sys
 from pathlib import Path
 import torch
-from pldistill.data import Augment, FolderSplit, make_loader, workers
+from pldistill.data import Augment, FolderSplit, loader, make_loader
 
-workers.GRACE = 1
+loader.GRACE = 1
 torch.set_num_threads(1)
 
 if __name__ == "__main__":
@@ -229,11 +229,11 @@ if __name__ == "__main__":
 
 def test_a_view_left_for_ever_does_not_keep_the_process(tmp_path):
     """Python waits at its exit for workers that it told to end, and they do not die of a signal at once."""
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for i in range(6):
-        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / "pictures" / f"{i}.png")
+        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / "images" / f"{i}.png")
     (tmp_path / "leak.py").write_text(LEAK)
-    command = [sys.executable, str(tmp_path / "leak.py"), str(tmp_path / "pictures")]
+    command = [sys.executable, str(tmp_path / "leak.py"), str(tmp_path / "images")]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -248,5 +248,5 @@ def test_a_view_left_for_ever_does_not_keep_the_process(tmp_path):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_file_that_vanishes_during_training_is_named(splits, tmp_path, workers):
     split = FolderSplit([str(tmp_path / "gone.png")], torch.tensor([0]))
-    with pytest.raises(ValueError, match=r"gone\.png: cannot be read as a picture"):
+    with pytest.raises(ValueError, match=r"gone\.png: cannot be read as an image"):
         list(loader(split, workers=workers).epoch(0))

@@ -29,7 +29,7 @@ IDS = np.arange(8)
 
 
 def batch(values=((0, 10), (100, 200), (255, 7))):
-    """Three pictures of 1 x 2 pixels, three channels alike."""
+    """Three images of 1 x 2 pixels, three channels alike."""
     images = torch.tensor(values, dtype=torch.uint8)[:, None, None, :].repeat(1, 3, 1, 1)
     return Batch(images, torch.tensor([4, 5, 6]), torch.tensor([30, 10, 20]), 2)
 
@@ -118,7 +118,7 @@ def test_a_draw_is_a_function_of_seed_view_and_ids():
 
     assert draw().share == draw().share
     assert len({draw().share, draw(seed=1).share, draw(view=1).share, draw(ids=IDS + 1).share}) == 4
-    assert draw(ids=np.array([0, 9, 4])).share == draw().share  # the first picture's
+    assert draw(ids=np.array([0, 9, 4])).share == draw().share  # the first image's
     each = draw(view=np.array([3] * 8))
     assert (each.share, each.partners.tolist()) == (draw(view=3).share, draw(view=3).partners.tolist())
 
@@ -173,7 +173,7 @@ def test_a_loader_mixes_what_it_shows_and_a_resumed_view_is_its_tail():
 
 
 class Table(nn.Module):
-    """A net that gives a row of logits for each picture."""
+    """A model that gives a row of logits for each image."""
 
     def __init__(self, rows):
         super().__init__()

@@ -1,4 +1,4 @@
-"""`hfds/`, `wds/`, `tfds/`: read at random by number, or refused; the same pictures as from files."""
+"""`hfds/`, `wds/`, `tfds/`: read at random by number, or refused; the same images as from files."""
 
 import importlib.machinery
 import importlib.util
@@ -35,14 +35,14 @@ def png(number):
 
 
 def rows(split):
-    """Class i % 2 for the i-th picture; every picture is another."""
+    """Class i % 2 for the i-th image; every image is another."""
     first = 0 if split == "train" else 100
     return [(png(first + i), i % 2) for i in range(COUNTS[split])]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """The same pictures as files; ids differ, for there a class's pictures stand together."""
+    """The same images as files; ids differ, for there a class's images stand together."""
     for split, part in (("train", "train"), ("validation", "val")):
         for i, (content, label) in enumerate(rows(split)):
             (tmp_path / "files" / part / NAMES[label]).mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def folder(tmp_path):
 
 
 def shown(split, workers=0):
-    """Evaluation's pictures by their bytes."""
+    """Evaluation's images by their bytes."""
     made = make_loader(
         split,
         batch_size=4,
@@ -96,7 +96,7 @@ def write_shard(path, samples, *, labels=True):
 
 @pytest.fixture
 def shards(tmp_path):
-    """Training pictures in two shards, validation in one in a folder."""
+    """Training images in two shards, validation in one in a folder."""
     root = tmp_path / "shards"
     train, val = (list(enumerate(rows(split))) for split in COUNTS)
     named = {"pets-train-0000.tar": train[:4], "pets-train-0001.tar": train[4:], "validation/00.tar": val}
@@ -106,7 +106,7 @@ def shards(tmp_path):
     return root
 
 
-def test_shards_give_the_pictures_of_files(shards, folder):
+def test_shards_give_the_images_of_files(shards, folder):
     data = open_data(f"wds/{shards}", image_size=8)
     assert_as_files(data, folder)
     assert data.val.ids.tolist() == [0, 1, 2, 3]
@@ -141,9 +141,9 @@ def test_an_index_is_remembered_until_a_shard_changes(shards, monkeypatch):
     assert len(indexed) == 5  # both of the split
 
 
-def test_a_picture_that_cannot_be_read_is_named_by_its_shard(shards):
-    write_shard(shards / "pets-train-0001.tar", [("bad", (b"no picture", 0))])
-    with pytest.raises(ValueError, match=r"pets-train-0001\.tar, byte 512: cannot be read as a picture"):
+def test_a_image_that_cannot_be_read_is_named_by_its_shard(shards):
+    write_shard(shards / "pets-train-0001.tar", [("bad", (b"no image", 0))])
+    with pytest.raises(ValueError, match=r"pets-train-0001\.tar, byte 512: cannot be read as an image"):
         shown(open_data(f"wds/{shards}").train)
 
 
@@ -168,7 +168,7 @@ BAD_SHARDS = {
     ),
     "no class": (
         lambda root: write_shard(root / "pets-train-0000.tar", [("a/k", rows("train")[0])], labels=False),
-        r"expected a picture and a class from 0 in each sample, got 1 samples without, as a/k",
+        r"expected an image and a class from 0 in each sample, got 1 samples without, as a/k",
     ),
     "empty": (lambda root: write_shard(root / "pets-train-0000.tar", []), r"in each sample, got classes \[\]"),
     "negative": (
@@ -232,7 +232,7 @@ def package(monkeypatch):
     sys.modules.pop("timm.data.readers.reader_hfds", None)
 
 
-def test_timm_s_reader_gives_the_pictures_of_files(package, folder):
+def test_timm_s_reader_gives_the_images_of_files(package, folder):
     data = open_data("hfds/someone/pets", image_size=8)
     assert_as_files(data, folder)
     assert open_data("hfds/someone/pets,train=2").train.labels.tolist() == [0, 1]
@@ -244,10 +244,10 @@ def test_classes_without_names_are_numbered(package):
     assert open_data("hfds/pets").classes == ("0", "1")
 
 
-def test_a_picture_that_cannot_be_read_is_named_by_its_row(package):
+def test_a_image_that_cannot_be_read_is_named_by_its_row(package):
     data = open_data("hfds/pets")
-    data.train._reader.dataset.contents[2] = b"no picture"
-    with pytest.raises(ValueError, match="hfds/pets train, picture 2: cannot be read as a picture"):
+    data.train._reader.dataset.contents[2] = b"no image"
+    with pytest.raises(ValueError, match="hfds/pets train, image 2: cannot be read as an image"):
         shown(data.train)
 
 

@@ -1,4 +1,4 @@
-"""Repeated augmentation: copies of a picture in one batch, each with draws of its own, in an epoch as long as ever."""
+"""Repeated augmentation: copies of an image in one batch, each with draws of its own, in an epoch as long as ever."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def splits(tmp_path_factory):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (COUNT, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
     labels, ids = torch.arange(COUNT) % 5, torch.arange(COUNT) * 3 + 100
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     paths = [str(folder / f"{i}.png") for i in range(COUNT)]
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
@@ -33,7 +33,7 @@ def joined(batches, name):
     return torch.cat([getattr(batch, name) for batch in batches])
 
 
-def test_draws_take_each_picture_s_own_view():
+def test_draws_take_each_image_s_own_view():
     ids, views = np.array([5, 6, 5]), np.array([2, 0, 7])
     expected = [bits(1, view, ids[k : k + 1], "flip")[0] for k, view in enumerate(views.tolist())]
     assert bits(1, views, ids, "flip").tolist() == expected
@@ -45,7 +45,7 @@ def test_copies_follow_one_another_in_the_view_s_order(splits, kind):
     whole = list(loader(split, repeats=3).epoch(4))
     assert [len(batch.labels) for batch in whole] == [6, 6, 6, 2]
     places = order(0, 4, split.ids)
-    # 20 shown: three copies of six pictures and two of a seventh
+    # 20 shown: three copies of six images and two of a seventh
     expected = [place for place in places[:7].tolist() for _ in range(3)][:20]
     assert joined(whole, "ids").tolist() == split.ids[expected].tolist()
     assert joined(whole, "labels").tolist() == split.labels[expected].tolist()
@@ -87,7 +87,7 @@ def test_two_processes_share_out_what_one_sees(splits):
             assert torch.equal(getattr(one, name), joined(shares, name))
 
 
-def test_epochs_show_other_pictures(splits):
+def test_epochs_show_other_images(splits):
     made = loader(splits[0], repeats=4)
     seen = [set(joined(list(made.epoch(view)), "ids").tolist()) for view in range(40)]
     assert {len(ids) for ids in seen} == {5}

@@ -1,4 +1,4 @@
-"""`scenes`: the same pictures for the same seed, boxes around what is drawn, and COCO's form of it."""
+"""`scenes`: the same images for the same seed, boxes around what is drawn, and COCO's form of it."""
 
 import json
 
@@ -24,16 +24,16 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "scenes"
 
 
-def test_pictures_follow_from_the_seed(drawn):
+def test_images_follow_from_the_seed(drawn):
     again, other, val = draw(10, 0, "train"), draw(10, 1, "train"), draw(10, 0, "val")
     assert torch.equal(again.images, drawn.images[:10])  # a larger set begins with the smaller one
     for place in range(10):
         for one, two in zip(again.objects(place), drawn.objects(place), strict=True):
             assert torch.equal(one, two)
-        assert not any(torch.equal(again.picture(place), split.picture(place)) for split in (other, val))
+        assert not any(torch.equal(again.image(place), split.image(place)) for split in (other, val))
 
 
-def test_every_picture_has_characters_within_it(drawn):
+def test_every_image_has_characters_within_it(drawn):
     assert drawn.images.shape == (40, 3, SIZE, SIZE)
     counts = drawn.annotations.counts
     assert (int(counts.min()), int(counts.max())) == (1, 5)
@@ -65,7 +65,7 @@ def test_a_box_is_what_its_character_changed(monkeypatch):
     sheet.noise[:] = 0
     for place in range(12):
         one = next(one for one in sheet.layout(place) if one.label)
-        with_it, without = (torch.from_numpy(sheet.picture(place, placed)).int() for placed in ([one], []))
+        with_it, without = (torch.from_numpy(sheet.image(place, placed)).int() for placed in ([one], []))
         down, across = torch.nonzero((with_it - without).abs().amax(-1) > 2, as_tuple=True)
         left, top, right, bottom = one.box
         assert left <= across.min() <= left + 1
@@ -74,7 +74,7 @@ def test_a_box_is_what_its_character_changed(monkeypatch):
         assert bottom - 2 <= down.max() < bottom
 
 
-def test_the_stated_statistics_are_those_of_the_pictures(drawn):
+def test_the_stated_statistics_are_those_of_the_images(drawn):
     pixels = drawn.images.double() / 255
     torch.testing.assert_close(pixels.mean((0, 2, 3)), torch.tensor(module.MEAN).double(), rtol=0, atol=0.04)
     torch.testing.assert_close(pixels.std((0, 2, 3)), torch.tensor(module.STD).double(), rtol=0, atol=0.04)
@@ -86,7 +86,7 @@ def test_the_second_time_they_come_from_the_cache(cache, monkeypatch):
     assert {file.name for file in cache.iterdir()} == names
     monkeypatch.setattr(module, "draw", lambda *_: pytest.fail("drawn again"))
     second = open_boxes(SMALL)
-    assert torch.equal(second.train.picture(11), first.train.picture(11))
+    assert torch.equal(second.train.image(11), first.train.image(11))
     assert torch.equal(second.train.annotations.objects.boxes, first.train.annotations.objects.boxes)
     (cache / min(names)).write_bytes(b"x" * 100)
     with pytest.raises(ValueError, match=r"train12-seed3.safetensors: damaged .* delete it"):
@@ -106,7 +106,7 @@ def test_written_in_coco_s_form_they_are_read_back_equal(tmp_path):
     write_coco(data, tmp_path / "coco")
     read = open_boxes(f"coco:{tmp_path / 'coco'}")
     assert (read.classes, read.category_ids) == (data.classes, data.category_ids)
-    # So few pictures do not show every character.
+    # So few images do not show every character.
     assert set(read.oddities) == {"classes without boxes in train", "classes without boxes in val"}
     for ours, theirs in ((data.train, read.train), (data.val, read.val)):
         assert (ours.image_ids, ours.names) == (theirs.image_ids, theirs.names)
@@ -114,7 +114,7 @@ def test_written_in_coco_s_form_they_are_read_back_equal(tmp_path):
         assert torch.equal(ours.annotations.counts, theirs.annotations.counts)
         for one, other in zip(ours.annotations.objects, theirs.annotations.objects, strict=True):
             assert torch.equal(one, other)
-        assert all(torch.equal(ours.picture(place), theirs.picture(place)) for place in range(len(ours)))
+        assert all(torch.equal(ours.image(place), theirs.image(place)) for place in range(len(ours)))
     rows = json.loads((tmp_path / "coco" / "instances_val.json").read_text())["annotations"]
     assert [row["id"] for row in rows] == list(range(1, len(rows) + 1))
     with pytest.raises(ValueError, match="root: expected a new or an empty folder"):

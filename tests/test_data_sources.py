@@ -23,10 +23,10 @@ BAD = {
     "glyphs:seed=1,seed=2": r"glyphs: expected seed=NUMBER once, got 'seed=2'",
     "glyphs:train=99": r"glyphs: train: expected at least 100, got 99",
     "glyphs:val=0": r"glyphs: val: expected at least 100, got 0",
-    "glyphs:train=100,val=100,validation=100": r"validation: expected 100 to 0 pictures, .* has 1, got 100",
+    "glyphs:train=100,val=100,validation=100": r"validation: expected 100 to 0 images, .* has 1, got 100",
     "digits:train=5": r"unknown option of digits 'train'; known: validation",
-    "digits:validation=9": r"^digits:validation=9: validation: expected 10 to 1380 pictures, .* has 139, got 9$",
-    "digits:validation=1381": r"validation: expected 10 to 1380 pictures, as many of each of the 10 .*, got 1381",
+    "digits:validation=9": r"^digits:validation=9: validation: expected 10 to 1380 images, .* has 139, got 9$",
+    "digits:validation=1381": r"validation: expected 10 to 1380 images, as many of each of the 10 .*, got 1381",
     "cifar100": r"cifar100: expected cifar100:PATH, got no path",
     "cifar10:": r"cifar10: expected cifar10:PATH, got no path",
     "cifar10:/no/such/place": r"cifar10: expected cifar-10-batches-bin/ .* in /no/such/place, found neither",
@@ -65,13 +65,13 @@ def test_every_source_says_what_it_is_in_one_line():
 
 def test_a_home_folder_may_be_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "pictures").mkdir()
-    with pytest.raises(ValueError, match=rf"expected {tmp_path}/pictures/val/ or"):
-        open_data("folder:~/pictures")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(ValueError, match=rf"expected {tmp_path}/images/val/ or"):
+        open_data("folder:~/images")
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     """20 cats, 21 dogs and 24 eels to learn from, 2 of each for scoring, in a folder whose name looks like options."""
     generator = np.random.default_rng(0)
     root = tmp_path / "pets,size=8"
@@ -84,11 +84,11 @@ def pictures(tmp_path):
     return root
 
 
-def test_options_follow_a_path_that_may_hold_commas(pictures, tmp_path, monkeypatch):
+def test_options_follow_a_path_that_may_hold_commas(images, tmp_path, monkeypatch):
     monkeypatch.setenv("PLDISTILL_CACHE", str(tmp_path / "cache"))
-    whole = open_data(f"folder:{pictures}")
+    whole = open_data(f"folder:{images}")
     assert (len(whole.train), whole.holdout) == (65, None)
-    spec = f"folder:{pictures},train=31,validation=10"
+    spec = f"folder:{images},train=31,validation=10"
     data = open_data(spec)
     assert data.spec == spec
     assert data.holdout is not None
@@ -98,13 +98,13 @@ def test_options_follow_a_path_that_may_hold_commas(pictures, tmp_path, monkeypa
         assert [names[int(i)] for i in split.ids] == list(split.paths)
         assert torch.equal(split.labels, whole.train.labels[split.ids])
     assert data.val.paths == whole.val.paths
-    with pytest.raises(ValueError, match=r"train: expected 3 to 51 pictures beside validation=10, .* has 17, got 52"):
-        open_data(f"folder:{pictures},train=52,validation=10")
-    with pytest.raises(ValueError, match=r"train: expected 3 to 60 pictures, as many .* has 20, got 61"):
-        open_data(f"folder:{pictures},train=61")
+    with pytest.raises(ValueError, match=r"train: expected 3 to 51 images beside validation=10, .* has 17, got 52"):
+        open_data(f"folder:{images},train=52,validation=10")
+    with pytest.raises(ValueError, match=r"train: expected 3 to 60 images, as many .* has 20, got 61"):
+        open_data(f"folder:{images},train=61")
 
 
-def test_glyphs_and_digits_hold_pictures_out_of_those_there_are(tmp_path, monkeypatch):
+def test_glyphs_and_digits_hold_images_out_of_those_there_are(tmp_path, monkeypatch):
     monkeypatch.setenv("PLDISTILL_CACHE", str(tmp_path))
     for spec, count in (("glyphs:train=300,val=100", 300), ("digits", 1437)):
         whole, data = open_data(spec), open_data(f"{spec}{',' if ':' in spec else ':'}validation=150")
@@ -132,7 +132,7 @@ def test_digits_are_the_real_ones_divided_once_and_for_all():
 
 
 def test_digits_keep_their_labels():
-    """Shrunk again, each picture is the one of its label in the source."""
+    """Shrunk again, each image is the one of its label in the source."""
     pixels, target = load_digits(return_X_y=True)
     data = open_data("digits")
     shrunk = torch.nn.functional.avg_pool2d(data.val.images[:, :1].float(), 4).flatten(1).numpy()

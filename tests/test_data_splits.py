@@ -1,4 +1,4 @@
-"""Splits: subsets keep their ids, wrong shapes are refused, and normalising is its equation."""
+"""Splits: subsets keep their ids, wrong shapes are refused, and normalizing is its equation."""
 
 from dataclasses import replace
 
@@ -69,7 +69,7 @@ def test_wrong_tensors_are_refused(images, labels, ids, message):
 
 
 def dataset(counts):
-    """A data set with so many training pictures of each class, in no order; picture i is grey of value i mod 256."""
+    """A data set with so many training images of each class, in no order; image i is gray of value i mod 256."""
     labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
     images = torch.arange(len(labels)).remainder(256).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
@@ -122,12 +122,12 @@ def test_a_smaller_part_is_within_a_larger_and_holding_out_keeps_the_subset():
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"train": 3}, r"^x: train: expected 4 to 40 pictures, as many of each of the 4 classes, .* has 10, got 3$"),
-        ({"train": 41}, r"train: expected 4 to 40 pictures, .*, got 41"),
-        ({"train": 1000}, r"train: expected 4 to 40 pictures, .*, got 1000"),
-        ({"validation": 0}, r"validation: expected 4 to 36 pictures, .*, got 0"),
-        ({"validation": 37}, r"validation: expected 4 to 36 pictures, .*, got 37"),
-        ({"train": 21, "validation": 20}, r"train: expected 4 to 20 pictures beside validation=20, .* has 5, got 21"),
+        ({"train": 3}, r"^x: train: expected 4 to 40 images, as many of each of the 4 classes, .* has 10, got 3$"),
+        ({"train": 41}, r"train: expected 4 to 40 images, .*, got 41"),
+        ({"train": 1000}, r"train: expected 4 to 40 images, .*, got 1000"),
+        ({"validation": 0}, r"validation: expected 4 to 36 images, .*, got 0"),
+        ({"validation": 37}, r"validation: expected 4 to 36 images, .*, got 37"),
+        ({"train": 21, "validation": 20}, r"train: expected 4 to 20 images beside validation=20, .* has 5, got 21"),
     ],
 )
 def test_parts_that_are_not_there_are_refused(parts, message):

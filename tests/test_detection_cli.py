@@ -1,4 +1,4 @@
-"""Detection from the command line, end to end: train, distil, resume, evaluate, predict, report; and every mistake."""
+"""Detection from the command line, end to end: train, distill, resume, evaluate, predict, report; and every mistake."""
 
 import json
 import os
@@ -47,10 +47,10 @@ def student(tmp_path_factory, trained):
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory):
-    file = tmp_path_factory.mktemp("pictures") / "a picture.png"
+def image(tmp_path_factory):
+    file = tmp_path_factory.mktemp("images") / "an image.png"
     open_boxes(DATA)
-    Image.fromarray(open_boxes(DATA).val.picture(0).permute(1, 2, 0).numpy()).resize((130, 100)).save(file)
+    Image.fromarray(open_boxes(DATA).val.image(0).permute(1, 2, 0).numpy()).resize((130, 100)).save(file)
     return file
 
 
@@ -82,11 +82,11 @@ def test_evaluate_repeats_the_result(capsys, student):
     assert f"AP {json.loads((student / 'result.json').read_text())['AP']:.2f}" in out
 
 
-def test_predict_gives_boxes_in_pixels_of_the_file(capsys, student, picture, tmp_path):
-    code, out, _ = run(capsys, "predict", student, picture, "--json", "--score", "0", "--draw", tmp_path / "drawn")
+def test_predict_gives_boxes_in_pixels_of_the_file(capsys, student, image, tmp_path):
+    code, out, _ = run(capsys, "predict", student, image, "--json", "--score", "0", "--draw", tmp_path / "drawn")
     assert code == 0
     ((found,),) = [json.loads(out)]
-    assert found["picture"] == str(picture)
+    assert found["image"] == str(image)
     assert found["boxes"]
     scores = [box["score"] for box in found["boxes"]]
     assert scores == sorted(scores, reverse=True)
@@ -96,32 +96,32 @@ def test_predict_gives_boxes_in_pixels_of_the_file(capsys, student, picture, tmp
         assert 0 <= top <= bottom <= 100
         assert box["class"] in open_boxes(DATA).classes
     (drawn,) = (tmp_path / "drawn").iterdir()
-    assert drawn.name == "a picture.jpg"
-    with Image.open(drawn) as image:
-        assert image.size == (468, 360)
-    code, out, _ = run(capsys, "predict", student, picture, "--score", "0")
+    assert drawn.name == "an image.jpg"
+    with Image.open(drawn) as opened:
+        assert opened.size == (468, 360)
+    code, out, _ = run(capsys, "predict", student, image, "--score", "0")
     lines = out.splitlines()
-    assert lines[0] == str(picture)
+    assert lines[0] == str(image)
     assert len(lines) == 1 + len(scores)
     assert lines[1].split()[0] == f"{scores[0]:.3f}"
-    code, out, _ = run(capsys, "predict", student, picture, "--score", "1")
+    code, out, _ = run(capsys, "predict", student, image, "--score", "1")
     assert out.splitlines()[1] == "  nothing"
 
 
-def test_a_run_leaves_pictures_and_the_page_shows_them(capsys, trained, student, tmp_path):
-    left = json.loads((student / "detections.json").read_text())["pictures"]
+def test_a_run_leaves_images_and_the_page_shows_them(capsys, trained, student, tmp_path):
+    left = json.loads((student / "detections.json").read_text())["images"]
     assert len(left) == min(LEFT, 2)
     truth = open_boxes(DATA).val.objects(0)
     assert [box["box"] for box in left[0]["truth"]] == truth.boxes.tolist()
     assert [each["teacher"] is None for each in left] == [False, False]
-    own = json.loads((trained / "detections.json").read_text())["pictures"]
+    own = json.loads((trained / "detections.json").read_text())["images"]
     assert [each["teacher"] for each in own] == [None, None]
-    assert [each["student"] for each in own] == [each["teacher"] for each in left]  # the same net, the same pictures
+    assert [each["student"] for each in own] == [each["teacher"] for each in left]  # the same model, the same images
     page = tmp_path / "page.html"
     code, _, _ = run(capsys, "report", trained, student, "--out", page)
     assert code == 0
     assert page.read_text(encoding="utf-8").count("<img ") == 2
-    assert len(list((tmp_path / "page-pictures").iterdir())) == 2
+    assert len(list((tmp_path / "page-images").iterdir())) == 2
 
 
 def test_a_folder_in_coco_s_form_is_read(capsys, tmp_path):
@@ -170,7 +170,7 @@ PLD = [*TINY, "--method", "pld", "--trust-teacher"]
         ([*TINY, "--method", "rkd"], "unknown method of detection 'rkd'"),
         ([*TINY, "--method", "pld"], "method 'pld' needs a teacher"),
         ([*PLD, "--teacher", "/nowhere"], "/nowhere"),
-        ([*PLD, "--teacher", "ensemble:a+b"], "expected one net in detection"),
+        ([*PLD, "--teacher", "ensemble:a+b"], "expected one model in detection"),
         ([*CE, "--task", "detections"], "detection"),
         ([*CE, "--task-option", "rois_per_image"], "expected KEY=VALUE"),
         ([*CE, "--task-option", "rois_per_image=none"], "rois_per_image"),
@@ -211,7 +211,7 @@ def test_a_teacher_of_other_classes_is_refused_before_the_first_step(capsys, tra
     [
         (["--score", "2"], "score: expected a number in [0, 1], got '2'"),
         (["--score", "high"], "score: expected a number in [0, 1], got 'high'"),
-        (["--draw", "."], "draw: expected a folder other than the pictures' own"),
+        (["--draw", "."], "draw: expected a folder other than the images' own"),
         (["sub/a.jpg", "--draw", "drawn"], "several called 'a'"),
         (["missing.jpg"], "missing.jpg"),
     ],
@@ -230,12 +230,12 @@ def test_what_predict_cannot_do_is_one_plain_line(capsys, student, tmp_path, mon
     assert not os.path.lexists("drawn")
 
 
-def test_what_a_classifier_s_run_has_not_is_refused(capsys, teacher, picture):
+def test_what_a_classifier_s_run_has_not_is_refused(capsys, teacher, image):
     for name, value in (("score", "0.5"), ("draw", "drawn")):
-        code, _, err = run(capsys, "predict", teacher.folder, picture, f"--{name}", value)
+        code, _, err = run(capsys, "predict", teacher.folder, image, f"--{name}", value)
         assert code == 2
         assert f"{name}: expected a detector's run beside it, got one of classification" in err
-    code, out, _ = run(capsys, "predict", teacher.folder, picture, "--json")
+    code, out, _ = run(capsys, "predict", teacher.folder, image, "--json")
     (answer,) = json.loads(out)
     assert len(answer["classes"]) == 5
 

@@ -1,4 +1,4 @@
-"""The page on detection prints what it shows: its own commands, on a few pictures."""
+"""The page on detection prints what it shows: its own commands, on a few images."""
 
 import re
 
@@ -29,7 +29,7 @@ def test_the_page_prints_what_it_shows(capsys, tmp_path, monkeypatch):
     assert [words[0] for words, _ in commands()] == ["train", "train", "evaluate", "predict"]
     for words, printed in commands():
         place = [] if words[0] == "predict" else ["--device", "cpu", "--workers", "0"]
-        trust = ["--trust-teacher"] if "--teacher" in words else []  # of so few pictures it has learnt next to nothing
+        trust = ["--trust-teacher"] if "--teacher" in words else []  # of so few images it has learned next to nothing
         with pytest.raises(SystemExit) as stop:
             main([*(FEW.get(word, word) for word in words), *place, *trust])
         out, err = capsys.readouterr()

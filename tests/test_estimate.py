@@ -12,8 +12,8 @@ JOB = Job(
     student="resnet20",
     teacher="resnet56",
     epochs=10,
-    pictures=1000,
-    val_pictures=200,
+    images=1000,
+    val_images=200,
     batch_size=128,
     classes=100,
     image_size=32,
@@ -22,27 +22,27 @@ RATES = {("resnet20", True): 3e-3, ("resnet20", False): 1e-3, ("resnet56", True)
 
 
 class Fake:
-    """Seconds a picture from a table, and what was asked."""
+    """Seconds an image from a table, and what was asked."""
 
     def __init__(self):
         self.asked = []
 
     def __call__(self, work):
         self.asked.append(work)
-        return RATES[work.net, work.learns]
+        return RATES[work.model, work.learns]
 
 
-def test_seconds_are_pictures_times_rates():
+def test_seconds_are_images_times_rates():
     with_teacher, alone = seconds_of([JOB, replace(JOB, teacher=None)], Fake())
-    # The teacher answers for each training picture each epoch, and once a run for the validation pictures.
+    # The teacher answers for each training image each epoch, and once a run for the validation images.
     assert with_teacher == pytest.approx(10 * (1000 * (3e-3 + 2e-3) + 200 * 1e-3) + 200 * 2e-3)
     assert alone == pytest.approx(10 * (1000 * 3e-3 + 200 * 1e-3))
 
 
-def test_epochs_and_pictures_count_in_full():
+def test_epochs_and_images_count_in_full():
     base, twice = seconds_of([replace(JOB, teacher=None), replace(JOB, teacher=None, epochs=20)], Fake())
     assert twice == pytest.approx(2 * base)
-    (without_validation,) = seconds_of([replace(JOB, val_pictures=0)], Fake())
+    (without_validation,) = seconds_of([replace(JOB, val_images=0)], Fake())
     assert without_validation == pytest.approx(10 * 1000 * 5e-3)
 
 
@@ -51,7 +51,7 @@ def test_distinct_work_is_timed_once():
     jobs = [JOB, replace(JOB, epochs=3), replace(JOB, student="resnet56", teacher=None)]
     seconds_of(jobs, fake)
     # The pair's student learns and answers; its teacher answers, and learns as a student of its own.
-    assert sorted((work.net, work.learns) for work in fake.asked) == sorted(RATES)
+    assert sorted((work.model, work.learns) for work in fake.asked) == sorted(RATES)
     seconds_of([JOB, replace(JOB, amp="bf16")], again := Fake())
     assert len(again.asked) == 6
 
@@ -94,8 +94,8 @@ def test_the_default_timer_times_this_machine():
     ("field", "value", "said"),
     [
         ("epochs", 0, "epochs: expected at least 1, got 0"),
-        ("pictures", -1, "pictures: expected at least 1, got -1"),
-        ("val_pictures", -1, "val_pictures: expected at least 0, got -1"),
+        ("images", -1, "images: expected at least 1, got -1"),
+        ("val_images", -1, "val_images: expected at least 0, got -1"),
         ("amp", "int8", "amp: expected bf16, fp16, off, got 'int8'"),
     ],
 )
@@ -104,6 +104,6 @@ def test_bad_jobs_are_named(field, value, said):
         replace(JOB, **{field: value})
 
 
-def test_an_unknown_net_is_named():
+def test_an_unknown_model_is_named():
     with pytest.raises(ValueError, match="unknown model 'resnet21'"):
         seconds_of([replace(JOB, student="resnet21")])

@@ -12,7 +12,7 @@ def job(of, teacher=None):
     return BoxJob(of, teacher, open_boxes(of.data), "cpu")
 
 
-def test_seconds_are_pictures_times_rates_and_distinct_work_is_timed_once():
+def test_seconds_are_images_times_rates_and_distinct_work_is_timed_once():
     asked = []
 
     def learning(each):

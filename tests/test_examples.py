@@ -11,7 +11,7 @@ from pldistill.__main__ import main
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
-PAGE = (EXAMPLES / "own_pictures.md").read_text(encoding="utf-8")
+PAGE = (EXAMPLES / "own_images.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
@@ -56,12 +56,12 @@ INTRODUCTION = re.compile(r"(data|device|steps|time|advice): |weight of the labe
 
 
 def shape(text):
-    """What stays of a printed text when pictures, epochs of luck and machines differ: every figure as #.
+    """What stays of a printed text when images, epochs of luck and machines differ: every figure as #.
 
-    What stands before the first step is left out, as on the pages: it says what the machine and the pictures are.
+    What stands before the first step is left out, as on the pages: it says what the machine and the images are.
     """
     text = re.sub(r"bfloat16|float32", "PRECISION", text)
-    figures = re.sub(r"\d[\d.,]*", "#", re.sub(r"runs/\w+|my_pictures/\S+", "PATH", text))
+    figures = re.sub(r"\d[\d.,]*", "#", re.sub(r"runs/\w+|my_images/\S+", "PATH", text))
     lines = [" ".join(line.split()) for line in figures.strip().splitlines()]
     return [line for line in lines if not INTRODUCTION.match(line)]
 
@@ -75,8 +75,8 @@ def commands():
     return pairs
 
 
-def keep_some_pictures(folder, some):
-    """Leave `some` pictures of each class, those that the page names among them."""
+def keep_some_images(folder, some):
+    """Leave `some` images of each class, those that the page names among them."""
     for place in folder.glob("*/*"):
         files = sorted(
             place.iterdir(), key=lambda file: (f"{place.parent.name}/{place.name}/{file.name}" not in PAGE, file)
@@ -87,14 +87,14 @@ def keep_some_pictures(folder, some):
 
 def test_the_page_prints_what_it_shows(capsys, tmp_path):
     (code,) = blocks("python")
-    exec(compile(code, "own_pictures.md", "exec"), {})
-    assert [len(list(Path("my_pictures").glob(f"{part}/?/*.png"))) for part in ("train", "val")] == [1437, 360]
-    keep_some_pictures(tmp_path / "my_pictures", some=4)
+    exec(compile(code, "own_images.md", "exec"), {})
+    assert [len(list(Path("my_images").glob(f"{part}/?/*.png"))) for part in ("train", "val")] == [1437, 360]
+    keep_some_images(tmp_path / "my_images", some=4)
 
     assert [words[0] for words, _ in commands()] == ["train", "train", "evaluate", "predict"]
     for words, printed in commands():
         place = [] if words[0] == "predict" else ["--device", "cpu", "--workers", "0"]
-        trust = ["--trust-teacher"] if "--teacher" in words else []  # of so few pictures it has learnt next to nothing
+        trust = ["--trust-teacher"] if "--teacher" in words else []  # of so few images it has learned next to nothing
         with pytest.raises(SystemExit) as stop:
             main([*words, *place, *trust])
         out, err = capsys.readouterr()

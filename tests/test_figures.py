@@ -244,7 +244,7 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[Any, ...]]]] = [
     ),
     (
         "docs/log.md",
-        "at temperature 4 and scale 1, has {:.2f} % of the held-out pictures right, at temperature 1 {:.2f}, with four "
+        "at temperature 4 and scale 1, has {:.2f} % of the held-out images right, at temperature 1 {:.2f}, with four "
         "times the loss {:.2f}, with sixteen times {:.2f}:",
         lambda: tuple(
             one(f"cifar100-small/cells/*/pld-{setting}-seed0-*", "holdout_last")

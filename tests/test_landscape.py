@@ -88,7 +88,7 @@ def test_dist_is_the_loss_of_one_sample_less_its_constant_term():
 def test_divergences_are_least_and_flat_at_the_teacher(method):
     seen = surface(plane(), method, 1.0)
     assert seen.minimum == (0, 0)
-    assert seen.least == seen.centre == pytest.approx(0, abs=1e-14)
+    assert seen.least == seen.center == pytest.approx(0, abs=1e-14)
     assert seen.gradient == pytest.approx(0, abs=1e-14)
     assert seen.curvature > 0
     assert np.delete(seen.values.ravel(), 12).min() > 0
@@ -112,7 +112,7 @@ def test_pld_is_not_least_at_the_teacher():
     assert seen.slope == pytest.approx(math.hypot(*in_plane))
     assert seen.slope > 1e-3
     assert seen.minimum != (0, 0)
-    assert seen.least < seen.centre
+    assert seen.least < seen.center
 
 
 def test_the_curvature_of_kd_is_that_of_log_sum_exp():
@@ -158,9 +158,9 @@ def test_bad_input(call, message):
 def test_a_reading_tells_the_least_value_from_the_teachers():
     kd, pld = (surface(plane(classes=100, seed=0, points=21), name, 1.0) for name in ("kd", "pld"))
     assert reading(kd) == "○ least 0 at (0, 0)\n+ s = t 0, |∇| 0"
-    least, centre = reading(pld).split("\n")
+    least, center = reading(pld).split("\n")
     assert "\N{MINUS SIGN}" in least
-    assert least.split()[2] != centre.split()[4]
+    assert least.split()[2] != center.split()[4]
 
 
 def test_panels_mark_the_least_value_and_the_teacher(tmp_path):
@@ -236,7 +236,7 @@ def test_one_method_by_temperature_is_one_figure_and_a_label_may_be_named(tmp_pa
     assert json.loads((tmp_path / "landscape.json").read_text(encoding="utf-8"))["label"] == 3
 
 
-def net_run(folder, classes=10):
+def model_run(folder, classes=10):
     record = RunRecord(folder)
     record.write_recipe({"data": "digits", "student": "resnet8", "method": "ce", "epochs": 1})
     torch.manual_seed(0)
@@ -246,15 +246,15 @@ def net_run(folder, classes=10):
     return folder
 
 
-def test_around_what_a_run_says_about_a_picture(tmp_path, undrawn):
-    folder = net_run(tmp_path / "teacher")
-    first, printed = run(tmp_path / "a", run=folder, picture=1)
+def test_around_what_a_run_says_about_a_image(tmp_path, undrawn):
+    folder = model_run(tmp_path / "teacher")
+    first, printed = run(tmp_path / "a", run=folder, image=1)
     kept = np.load(tmp_path / "a" / "landscape.npz")
     told = json.loads((tmp_path / "a" / "landscape.json").read_text(encoding="utf-8"))
     assert told["teacher_length"] == pytest.approx(np.linalg.norm(kept["teacher"]))
-    assert "resnet8 of run teacher, validation picture 1, 10 classes" in printed
-    second, _ = run(tmp_path / "b", run=folder, picture=2, label="argmax")
-    assert first[1].centre != second[1].centre
+    assert "resnet8 of run teacher, validation image 1, 10 classes" in printed
+    second, _ = run(tmp_path / "b", run=folder, image=2, label="argmax")
+    assert first[1].center != second[1].center
     told = json.loads((tmp_path / "b" / "landscape.json").read_text(encoding="utf-8"))
     assert told["label"] == told["teacher_argmax"]
 
@@ -278,8 +278,8 @@ def test_bad_requests_write_nothing(tmp_path, options, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_s_picture_must_exist_and_its_classes_be_the_datas(tmp_path):
-    with pytest.raises(ValueError, match=r"picture: expected 0 to .* got -1"):
-        run(tmp_path / "out", run=net_run(tmp_path / "ten"), picture=-1)
+def test_a_run_s_image_must_exist_and_its_classes_be_the_datas(tmp_path):
+    with pytest.raises(ValueError, match=r"image: expected 0 to .* got -1"):
+        run(tmp_path / "out", run=model_run(tmp_path / "ten"), image=-1)
     with pytest.raises(ValueError, match="data 'digits': expected the classes of run"):
-        run(tmp_path / "out", run=net_run(tmp_path / "nine", classes=9))
+        run(tmp_path / "out", run=model_run(tmp_path / "nine", classes=9))

@@ -1,4 +1,4 @@
-"""Feature methods on real pairs of nets: taps, adapters that fit and train, a teacher that nothing moves."""
+"""Feature methods on real pairs of models: taps, adapters that fit and train, a teacher that nothing moves."""
 
 import json
 
@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 import pldistill
 from pldistill.distributed import Interrupted
 from pldistill.methods import METHODS
-from pldistill.models import Net, build, probe, stages
+from pldistill.models import NormalizedModel, build, probe, stages
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification.task import Classification
 from pldistill.teachers.live import LiveTeacher
@@ -31,12 +31,12 @@ PAIRS = [
 every_method = pytest.mark.parametrize("key", KEYS)
 
 
-def net(name, size=32):
-    return Net(build(name, num_classes=5, image_size=size), **HALF)
+def model(name, size=32):
+    return NormalizedModel(build(name, num_classes=5, image_size=size), **HALF)
 
 
 def tapped(key, student, teacher, size=32, **options):
-    """Build a method for two nets as a run does."""
+    """Build a method for two models as a run does."""
     spec = METHODS[key]
     options = spec.complete_options(options)
     for one, taps in zip(
@@ -69,10 +69,10 @@ pair = pytest.mark.parametrize(("teacher", "student", "size"), PAIRS, ids=[f"{t}
 @pair
 def test_every_method_fits_every_pair(teacher, student, size):
     torch.manual_seed(0)
-    ours, theirs = net(student, size), LiveTeacher(net(teacher, size))
+    ours, theirs = model(student, size), LiveTeacher(model(teacher, size))
     before = theirs.fingerprint()
     for key in KEYS:
-        distiller = Distiller(ours, tapped(key, ours, theirs.net, size), Classification(0.0))
+        distiller = Distiller(ours, tapped(key, ours, theirs.model, size), Classification(0.0))
         distiller.zero_grad()
         step = distiller(batch(3, size), theirs, weights(key))
         assert set(step.raw) == {"task", key}
@@ -88,8 +88,8 @@ def test_every_method_fits_every_pair(teacher, student, size):
 @every_method
 def test_every_parameter_gets_a_gradient_and_moves(key):
     torch.manual_seed(0)
-    student, teacher = net("resnet8"), LiveTeacher(net("wrn_40_1"))
-    distiller = Distiller(student, tapped(key, student, teacher.net), Classification(0.0)).train()
+    student, teacher = model("resnet8"), LiveTeacher(model("wrn_40_1"))
+    distiller = Distiller(student, tapped(key, student, teacher.model), Classification(0.0)).train()
     before = {name: parameter.detach().clone() for name, parameter in distiller.named_parameters()}
     assert sum(name.startswith("method.") for name in before) == {"fitnet": 4, "vid": 12}.get(key, 0)
     optimizer = torch.optim.SGD(distiller.parameters(), lr=0.05, weight_decay=5e-4)
@@ -97,14 +97,14 @@ def test_every_parameter_gets_a_gradient_and_moves(key):
     optimizer.step()
     for name, parameter in distiller.named_parameters():
         assert parameter.grad is not None, name
-        if name != "method.regressor.0.bias":  # the normalisation after it takes it off again
+        if name != "method.regressor.0.bias":  # the normalization after it takes it off again
             assert parameter.grad.abs().max() > 0, name
         assert not torch.equal(parameter, before[name]), name
 
 
 @every_method
-def test_probing_and_building_move_nothing_in_either_net(key):
-    student, teacher = net("resnet8").train(), net("wrn_40_1").train()
+def test_probing_and_building_move_nothing_in_either_model(key):
+    student, teacher = model("resnet8").train(), model("wrn_40_1").train()
     before = [{name: value.clone() for name, value in one.model.state_dict().items()} for one in (student, teacher)]
     tapped(key, student, teacher)
     for one, state in zip((student, teacher), before, strict=True):
@@ -132,14 +132,14 @@ def test_taps_are_the_originals():
 
 
 @pytest.mark.parametrize("key", ["at", "vid", "fitnet", "sp"])
-def test_nets_without_stages_want_named_places(key):
+def test_models_without_stages_want_named_places(key):
     with pytest.raises(ValueError, match=r"student stages none, teacher stages stem, a; .*student_taps"):
         places(key, [], ["stem", "a"])
     assert places(key, [], ["stem", "a"], student_taps="x.y", teacher_taps="-1") == [["x.y"], [-1]]
 
 
 def test_named_places_take_the_defaults_place():
-    student, teacher = net("resnet8"), net("wrn_40_1")
+    student, teacher = model("resnet8"), model("wrn_40_1")
     method = tapped("at", student, teacher, student_taps="1, layer2.0", teacher_taps="block1, 2")
     assert list(student(batch().images).features) == ["1", "layer2.0"]
     assert list(teacher(batch().images).features) == ["block1", "2"]
@@ -151,7 +151,7 @@ def test_named_places_take_the_defaults_place():
 
 def test_the_terms_are_the_functions_at_the_tapped_places():
     torch.manual_seed(0)
-    student, teacher = net("resnet8").eval(), net("wrn_40_2").eval()
+    student, teacher = model("resnet8").eval(), model("wrn_40_2").eval()
     for key, function in {"sp": pldistill.losses.sp, "pkt": pldistill.losses.pkt, "rkd": pldistill.losses.rkd}.items():
         method = tapped(key, student, teacher)
         ours, theirs = student(batch().images), teacher(batch().images)
@@ -165,7 +165,7 @@ def test_the_terms_are_the_functions_at_the_tapped_places():
 
 
 def test_variational_information_starts_from_its_variance_and_sums_over_stages():
-    student, teacher = net("resnet8").eval(), net("resnet32x4").eval()
+    student, teacher = model("resnet8").eval(), model("resnet32x4").eval()
     method = tapped("vid", student, teacher)
     assert [stage.log_scale.shape[0] for stage in method.stages] == [64, 128, 256]
     for stage in method.stages:
@@ -197,7 +197,7 @@ def test_the_regressor_is_chosen_by_size(ours, theirs, kind):
 
 
 @pytest.mark.parametrize(
-    ("key", "nets", "options", "says"),
+    ("key", "models", "options", "says"),
     [
         ("fitnet", ("cifar_mobilenetv2", "resnet8"), {"layer": 4}, r"option layer: expected a stage of 0 to 3, got 4"),
         ("fitnet", ("cifar_mobilenetv2", "resnet8"), {"layer": 3}, r"student \(1, 160, 2, 2\).*\(1, 64, 8, 8\)"),
@@ -218,14 +218,14 @@ def test_the_regressor_is_chosen_by_size(ours, theirs, kind):
         ("at", ("resnet8", "vit_tiny_patch16_224"), {}, r"maps .*\(1, 5, 192\) from the teacher's tap -3"),
     ],
 )
-def test_what_does_not_fit_is_refused(key, nets, options, says):
-    student, teacher = (net(name) for name in nets)
+def test_what_does_not_fit_is_refused(key, models, options, says):
+    student, teacher = (model(name) for name in models)
     with pytest.raises(ValueError, match=says):
         tapped(key, student, teacher, **options)
 
 
 def test_a_transformer_has_no_maps_but_relations():
-    student, teacher = net("resnet8"), net("vit_tiny_patch16_224")
+    student, teacher = model("resnet8"), model("vit_tiny_patch16_224")
     for key in ("pkt", "rkd", "sp"):
         method = tapped(key, student, teacher)
         value = method(student(batch().images), teacher(batch().images), batch().labels)[key]
@@ -233,8 +233,8 @@ def test_a_transformer_has_no_maps_but_relations():
         assert value > 0
 
 
-def test_maps_that_a_net_keeps_channels_last_are_heard_channels_first():
-    student, teacher = net("resnet8", 64), net("swin_tiny_patch4_window7_224", 64)
+def test_maps_that_a_model_keeps_channels_last_are_heard_channels_first():
+    student, teacher = model("resnet8", 64), model("swin_tiny_patch4_window7_224", 64)
     for key in KEYS:
         method = tapped(key, student, teacher, 64, **({"layer": 1} if key == "fitnet" else {}))
         answers = student(batch(size=64).images), teacher(batch(size=64).images)

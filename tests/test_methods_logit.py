@@ -1,4 +1,4 @@
-"""Methods of the logits alone: standardised logits inside a method's own term, and what else its options can say."""
+"""Methods of the logits alone: standardized logits inside a method's own term, and what else its options can say."""
 
 import math
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import reference
 from pldistill.methods import METHODS
-from pldistill.models import Net
+from pldistill.models import NormalizedModel
 from pldistill.recipe import make_recipe
 from pldistill.studies.study import address
 from pldistill.tasks.classification.task import Classification
@@ -164,15 +164,15 @@ def test_other_standardizations_and_single_classes_are_refused(name):
 def test_the_tasks_own_loss_is_of_the_raw_logits():
     _, teacher, labels = draw()
     torch.manual_seed(0)
-    net = Net(timm.create_model("resnet8", num_classes=7), mean=(0.5,) * 3, std=(0.25,) * 3)
+    model = NormalizedModel(timm.create_model("resnet8", num_classes=7), mean=(0.5,) * 3, std=(0.25,) * 3)
     images = torch.randint(256, (6, 3, 32, 32), dtype=torch.uint8)
     batch = Batch(images, labels, torch.arange(6), view=0)
     steps = []
     for choice in ("none", "both"):
         method = METHODS["pld"].build(temperature=4.0, standardize=choice)
-        distiller = Distiller(net, method, Classification())
+        distiller = Distiller(model, method, Classification())
         steps.append(distiller(batch, lambda batch: Outputs(teacher), {"task": 1.0, "pld": 1.0}).raw)
-    assert torch.equal(steps[0]["task"], F.cross_entropy(net.train()(images).logits, labels))
+    assert torch.equal(steps[0]["task"], F.cross_entropy(model.train()(images).logits, labels))
     assert torch.equal(steps[0]["task"], steps[1]["task"])
     assert steps[0]["pld"] != steps[1]["pld"]
 

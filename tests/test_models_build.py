@@ -1,4 +1,4 @@
-"""Nets by name, published weights, heads that fit or are refused."""
+"""Models by name, published weights, heads that fit or are refused."""
 
 import huggingface_hub
 import pytest
@@ -126,7 +126,7 @@ def test_a_new_head_leaves_the_published_body(downloaded, classes):
     assert not torch.equal(state["classifier.weight"], downloaded["classifier.weight"][:classes])
 
 
-def test_image_size_shapes_the_nets_that_fix_it_and_no_other():
+def test_image_size_shapes_the_models_that_fix_it_and_no_other():
     vit = build("vit_tiny_patch16_224", num_classes=3, image_size=48)
     assert vit.pos_embed.shape[1] == 1 + 9
     assert vit.training

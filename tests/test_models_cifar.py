@@ -1,4 +1,4 @@
-"""The CIFAR nets against the published tables, the public checkpoints' names, and their own definition written out."""
+"""The CIFAR models against the published tables, the public checkpoints' names, and their definition written out."""
 
 import copy
 import json
@@ -31,7 +31,7 @@ SMALL = ["resnet8", "resnet20", "wrn_40_1", "cifar_mobilenetv2"]
 
 
 class Written:
-    """The nets written out as functions of a state dict: what conventions and papers say, without modules."""
+    """The models written out as functions of a state dict: what conventions and papers say, without modules."""
 
     def __init__(self, state):
         self.state = state
@@ -120,7 +120,7 @@ def lively(model):
     return model
 
 
-def test_the_table_and_the_key_file_name_all_nets_of_ours():
+def test_the_table_and_the_key_file_name_all_models_of_ours():
     assert set(TABLE) | {"resnet8"} == set(list_models())
     assert set(KEYS) == set(TABLE)
 
@@ -208,7 +208,7 @@ def test_heads_start_as_the_originals_and_again_so_after_a_reset(name, reset):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_memory_format_and_picture_size_are_free(name):
+def test_memory_format_and_image_size_are_free(name):
     model = lively(build(name, num_classes=5)).double().eval()
     last = build(name, num_classes=5).double().eval()
     last.load_state_dict(model.state_dict())
@@ -254,20 +254,20 @@ def test_timm_manners(name):
 @pytest.mark.parametrize("name", [*SMALL, "bottlenecks"])
 def test_activations_in_place_change_no_bit(name):
     if name == "bottlenecks":
-        net = CifarResNet(Bottleneck, (1, 1), (4, 4, 8), num_classes=3)
+        model = CifarResNet(Bottleneck, (1, 1), (4, 4, 8), num_classes=3)
     else:
-        net = build(name, num_classes=3)
-    kept = copy.deepcopy(net)
+        model = build(name, num_classes=3)
+    kept = copy.deepcopy(model)
     for module in kept.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False
     images = torch.randn(2, 3, 16, 16)
-    logits, expected = net(images), kept(images)
+    logits, expected = model(images), kept(images)
     logits.square().sum().backward()
     expected.square().sum().backward()
     assert torch.equal(logits, expected)
-    for ours, theirs in zip(net.parameters(), kept.parameters(), strict=True):
+    for ours, theirs in zip(model.parameters(), kept.parameters(), strict=True):
         assert torch.equal(ours.grad, theirs.grad)
-    assert all(map(torch.equal, net.buffers(), kept.buffers()))
+    assert all(map(torch.equal, model.buffers(), kept.buffers()))
     with torch.no_grad():
-        assert torch.equal(net.eval()(images), kept.eval()(images))
+        assert torch.equal(model.eval()(images), kept.eval()(images))

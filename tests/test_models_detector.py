@@ -55,11 +55,11 @@ def test_the_bodies_maps_are_torchvisions_at_strides_4_to_32():
         torch.manual_seed(0)
         body = build_body(name, pretrained=False, norm="batch")
         torch.manual_seed(0)
-        net, heard = whole(), []
+        model, heard = whole(), []
         for stage in stages:
-            net.get_submodule(stage).register_forward_hook(lambda module, given, out, heard=heard: heard.append(out))
-        net.eval()(image)
-        maps = body.net.eval()(image)
+            model.get_submodule(stage).register_forward_hook(lambda module, given, out, heard=heard: heard.append(out))
+        model.eval()(image)
+        maps = body.model.eval()(image)
         assert [each.shape[1] for each in maps] == body.channels
         assert [each.shape[3] for each in maps] == [24, 12, 6, 3]
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(maps, heard, strict=True))
@@ -70,24 +70,24 @@ def test_the_bodies_maps_are_torchvisions_at_strides_4_to_32():
 def test_timms_bodies_have_the_same_strides(name):
     body = build_body(name, pretrained=False, norm="batch")
     with torch.no_grad():
-        maps = body.net.eval()(torch.randn(1, 3, 64, 96))
+        maps = body.model.eval()(torch.randn(1, 3, 64, 96))
     assert [tuple(each.shape[1:]) for each in maps] == [
         (channels, 64 // stride, 96 // stride) for channels, stride in zip(body.channels, (4, 8, 16, 32), strict=True)
     ]
     shares = []
     for trainable in range(6):
         body.freeze(trainable)
-        shares.append(sum(parameter.numel() for parameter in body.net.parameters() if parameter.requires_grad))
+        shares.append(sum(parameter.numel() for parameter in body.model.parameters() if parameter.requires_grad))
     assert shares[0] == 0
     assert sorted(set(shares)) == shares
-    assert shares[5] == sum(parameter.numel() for parameter in body.net.parameters())
+    assert shares[5] == sum(parameter.numel() for parameter in body.model.parameters())
 
 
 @pytest.mark.parametrize("trainable", range(6))
 def test_the_first_parts_are_frozen(trainable):
     body = build_body("resnet18", pretrained=False, norm="batch")
     body.freeze(trainable)
-    learns = {name for name, part in body.net.items() if any(each.requires_grad for each in part.parameters())}
+    learns = {name for name, part in body.model.items() if any(each.requires_grad for each in part.parameters())}
     assert learns == set(["layer4", "layer3", "layer2", "layer1", "conv1"][:trainable]) | (
         {"bn1"} if trainable == 5 else set()
     )
@@ -99,7 +99,7 @@ def test_norms():
     timms, *_ = build_body("test_resnet", pretrained=False, norm="frozen")
     others, *_ = build_body("test_efficientnet", pretrained=False, norm="group")
     assert not any(
-        isinstance(layer, nn.BatchNorm2d) for net in (frozen, grouped, timms, others) for layer in net.modules()
+        isinstance(layer, nn.BatchNorm2d) for model in (frozen, grouped, timms, others) for layer in model.modules()
     )
     assert any(isinstance(layer, FrozenBatchNorm2d | FrozenBatchNormAct2d) for layer in frozen.modules())
     groups = {layer.num_channels: layer.num_groups for layer in grouped.modules() if isinstance(layer, nn.GroupNorm)}
@@ -119,7 +119,7 @@ def test_norms():
     [
         ("resnet19", "unknown backbone 'resnet19'; did you mean resnet18"),
         ("resnet18.coco", "unknown weights of backbone resnet18: 'resnet18.coco'; "),
-        ("vit_small_patch16_224", "expected a net that takes pictures of any size"),
+        ("vit_small_patch16_224", "expected a model that takes images of any size"),
         ("resnet8", "expected maps at strides 4, 8, 16 and 32, got"),
     ],
 )
@@ -144,8 +144,8 @@ def test_weights_that_cannot_be_fetched_are_a_plain_error(monkeypatch):
 
 
 def test_a_detector_comes_back_from_its_folder(tmp_path):
-    net = detector(columns=4).eval()
-    save_detector(net, tmp_path, **NAMES, options=OPTIONS)
+    model = detector(columns=4).eval()
+    save_detector(model, tmp_path, **NAMES, options=OPTIONS)
     state = torch.get_rng_state()
     loaded = load_detector(tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
@@ -153,7 +153,7 @@ def test_a_detector_comes_back_from_its_folder(tmp_path):
     assert (loaded.image_size, loaded.max_side) == (96, 200)
     batch = scenes()
     with torch.no_grad():
-        for ours, theirs in zip(net.detect(batch.images), loaded.net.detect(batch.images), strict=True):
+        for ours, theirs in zip(model.detect(batch.images), loaded.model.detect(batch.images), strict=True):
             assert torch.equal(ours.boxes, theirs.boxes)
             assert torch.equal(ours.scores, theirs.scores)
 
@@ -172,7 +172,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         load_detector(tmp_path)
 
 
-def test_a_file_says_the_shape_of_its_net(tmp_path):
+def test_a_file_says_the_shape_of_its_model(tmp_path):
     state = detector(columns=6).model.state_dict()
     older = {
         name.replace("blocks.0.0.", "blocks.0.").replace("conv.0.0.", "conv."): value for name, value in state.items()
@@ -185,7 +185,7 @@ def test_a_file_says_the_shape_of_its_net(tmp_path):
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in frozen.modules())
     assert all(torch.equal(value, state[name]) for name, value in frozen.state_dict().items())
     with pytest.raises(
-        ValueError, match=r"expected a net of norm batch, head_width 64, .*, got one of norm batch, head_width 32"
+        ValueError, match=r"expected a model of norm batch, head_width 64, .*, got one of norm batch, head_width 32"
     ):
         from_checkpoint("test_resnet", tmp_path / "older.pth", columns=6, options={**OPTIONS, "head_width": 64})
     with pytest.raises(ValueError, match="has a head of 6 classes, the model has 4"):
@@ -223,8 +223,8 @@ def test_torchvisions_weights_are_put_in_under_their_older_names(monkeypatch):
 
 
 def test_levels_are_named(monkeypatch):
-    net = detector()
-    net.listen(["fpn1", -1])
-    assert net.taps == ("fpn1", "fpn3")
+    model = detector()
+    model.listen(["fpn1", -1])
+    assert model.taps == ("fpn1", "fpn3")
     with pytest.raises(ValueError, match="unknown level 'fpn4'"):
-        net.listen(["fpn4"])
+        model.listen(["fpn4"])

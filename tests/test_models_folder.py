@@ -1,4 +1,4 @@
-"""A saved net is a folder that timm itself reads, bit for bit."""
+"""A saved model is a folder that timm itself reads, bit for bit."""
 
 import json
 
@@ -14,7 +14,7 @@ NAMES = ["ant", "bée", "c d"]
 
 
 def trained(name, **arguments):
-    """A net whose running statistics have moved."""
+    """A model whose running statistics have moved."""
     torch.manual_seed(0)
     model = build(name, num_classes=3, **arguments)
     model(torch.randn(4, 3, 64, 64)).sum().backward()
@@ -36,7 +36,7 @@ def save(model, folder, **changes):
         ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", 64),
     ],
 )
-def test_timm_and_load_folder_give_the_same_net(tmp_path, name, size):
+def test_timm_and_load_folder_give_the_same_model(tmp_path, name, size):
     model = trained(name, image_size=size).eval()
     save(model, tmp_path, extra={"method": "ce"})
     from_timm = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
@@ -60,7 +60,7 @@ def test_timm_and_load_folder_give_the_same_net(tmp_path, name, size):
     assert cfg["num_classes"] == 3
 
 
-def test_a_net_in_channels_last_is_saved_too(tmp_path):
+def test_a_model_in_channels_last_is_saved_too(tmp_path):
     model = trained("resnet8").to(memory_format=torch.channels_last)
     save(model, tmp_path)
     state = load_folder(tmp_path).model.state_dict()

@@ -62,14 +62,14 @@ LAYOUTS = {
     "compiled": lambda s: prefixed(s, "_orig_mod."),
     "compiled in parallel": lambda s: {"state_dict": prefixed(s, "module._orig_mod.")},
     "student": lambda s: prefixed(s, "student.") | {"method.scale": torch.ones(1)},
-    "compiled student in a net": lambda s: prefixed(s, "student._orig_mod.model."),
+    "compiled student in a model": lambda s: prefixed(s, "student._orig_mod.model."),
 }
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_torch_files_load_whole(tmp_path, source, layout, zipped):
-    path = tmp_path / "net.pth"
+    path = tmp_path / "model.pth"
     torch.save(LAYOUTS[layout](source.state_dict()), path, _use_new_zipfile_serialization=zipped)
     model = fresh(2)
     load_weights(model, path)
@@ -78,7 +78,7 @@ def test_torch_files_load_whole(tmp_path, source, layout, zipped):
 
 @pytest.mark.parametrize("layout", ["plain", "compiled", "student"])
 def test_safetensors_load_whole(tmp_path, source, layout):
-    path = tmp_path / "net.safetensors"
+    path = tmp_path / "model.safetensors"
     save_file(dict(LAYOUTS[layout](source.state_dict())), path)
     model = build("resnet8", num_classes=10, checkpoint=path)
     assert same(model, source.state_dict())
@@ -97,7 +97,7 @@ def test_a_run_folder_loads_and_another_architecture_is_refused(tmp_path, source
 @pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
 @pytest.mark.parametrize("dtype", NUMBERS, ids=str)
 def test_numpy_numbers_of_either_major_version_are_let_through(tmp_path, monkeypatch, source, module, dtype):
-    path = tmp_path / "net.pth"
+    path = tmp_path / "model.pth"
 
     class Scalar(pickle._Pickler):
         """Names NumPy's scalar as the other major version of NumPy would."""
@@ -155,14 +155,14 @@ def test_numpy_objects_are_refused(tmp_path, source):
         def __reduce__(self):
             return np.float64(1).__reduce__()[0], (Text(), b"abc")
 
-    path = tmp_path / "net.pth"
+    path = tmp_path / "model.pth"
     torch.save({"model": source.state_dict(), "best": Wrapped()}, path)
     with pytest.raises(ValueError, match=r"refused: .*NumPy scalar of type \|S3"):
         load_weights(fresh(2), path)
 
 
 def test_nothing_stays_allowed_after_loading(tmp_path, source):
-    path = tmp_path / "net.pth"
+    path = tmp_path / "model.pth"
     torch.save(LAYOUTS["library of 2020"](source.state_dict()), path)
     load_weights(fresh(2), path)
     with pytest.raises(pickle.UnpicklingError):
@@ -196,7 +196,7 @@ def test_a_file_without_weights_is_refused(tmp_path, content):
 @pytest.mark.parametrize("name", ["resnet8", "wrn_40_1", "cifar_mobilenetv2", "mobilenetv3_small_050"])
 def test_a_head_of_another_size_is_refused_unless_a_new_one_is_wished(tmp_path, name):
     teacher = fresh(1, 100, name)
-    path = tmp_path / "net.pth"
+    path = tmp_path / "model.pth"
     torch.save(teacher.state_dict(), path)
     model = fresh(2, 10, name)
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -210,7 +210,7 @@ def test_a_head_of_another_size_is_refused_unless_a_new_one_is_wished(tmp_path, 
 
 
 def test_a_new_head_is_new_even_where_the_old_one_fits(tmp_path, source):
-    path = tmp_path / "net.pth"
+    path = tmp_path / "model.pth"
     torch.save(source.state_dict(), path)
     torch.manual_seed(3)
     model = build("resnet8", num_classes=10, checkpoint=path, new_head=True)
@@ -223,7 +223,7 @@ def test_names_and_shapes_that_differ_are_shown(tmp_path, source):
     state["extra.weight"] = torch.ones(1)
     del state["layer1.0.bn1.running_mean"]
     state["conv1.weight"] = torch.ones(8, 3, 3, 3)
-    path = tmp_path / "net.pth"
+    path = tmp_path / "model.pth"
     torch.save(state, path)
     model = fresh(2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -237,7 +237,7 @@ def test_names_and_shapes_that_differ_are_shown(tmp_path, source):
 
 
 def test_many_differences_are_cut_short(tmp_path, source):
-    path = tmp_path / "net.pth"
+    path = tmp_path / "model.pth"
     torch.save(source.state_dict(), path)
     with pytest.raises(ValueError, match=r"72 missing \(layer1\.1\.conv1\.weight; [^;]*; [^;]*; \.\.\.\)"):
         load_weights(build("resnet20", num_classes=10), path)

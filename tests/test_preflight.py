@@ -10,7 +10,7 @@ from torch import nn
 
 import pldistill
 from pldistill.data import Dataset, TensorSplit
-from pldistill.models import Net
+from pldistill.models import NormalizedModel
 from pldistill.recipe import make_recipe
 from pldistill.teachers.live import LiveTeacher
 from pldistill.training.preflight import binomial_tail, preflight
@@ -20,16 +20,16 @@ CLASSES = tuple("abcde")
 
 
 class Reader(nn.Module):
-    """Reads the class from the grey of a picture, 10 for each class; pictures darker than `honest` get a wrong one."""
+    """Reads the class from the gray of an image, 10 for each class; images darker than `honest` get a wrong one."""
 
     def __init__(self, honest: int = 0) -> None:
         super().__init__()
         self.bound = honest
 
     def forward(self, images):
-        grey = (images.mean((1, 2, 3)) * 255).round()
-        label = (grey % 5).long()
-        return nn.functional.one_hot((label + (grey < self.bound)) % 5, 5).float()
+        gray = (images.mean((1, 2, 3)) * 255).round()
+        label = (gray % 5).long()
+        return nn.functional.one_hot((label + (gray < self.bound)) % 5, 5).float()
 
 
 class Notes(Silent):
@@ -42,17 +42,17 @@ class Notes(Silent):
         self.said.append(message)
 
 
-def dataset(greys):
-    """Pictures of these greys; the class is the grey modulo 5."""
-    greys = torch.as_tensor(greys)
-    images = greys.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8).contiguous()
-    split = TensorSplit(images, greys % 5)
+def dataset(grays):
+    """Images of these grays; the class is the gray modulo 5."""
+    grays = torch.as_tensor(grays)
+    images = grays.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8).contiguous()
+    split = TensorSplit(images, grays % 5)
     ones = (1.0, 1.0, 1.0)
-    return Dataset("greys", CLASSES, (0.0, 0.0, 0.0), ones, image_size=8, hflip=False, train=split, val=split)
+    return Dataset("grays", CLASSES, (0.0, 0.0, 0.0), ones, image_size=8, hflip=False, train=split, val=split)
 
 
 def live(honest=0, **about):
-    return LiveTeacher(Net(Reader(honest), mean=(0, 0, 0), std=(1, 1, 1)), **about)
+    return LiveTeacher(NormalizedModel(Reader(honest), mean=(0, 0, 0), std=(1, 1, 1)), **about)
 
 
 def check(data, teacher, watch=None, **change):
@@ -72,50 +72,50 @@ def test_the_tail_is_the_sum_of_exact_terms():
 
 def test_a_teacher_that_knows_passes_with_its_figures():
     found = check(dataset(torch.arange(100)), live())
-    assert (found["hits"], found["pictures"], found["trusted"]) == (100, 100, False)
+    assert (found["hits"], found["images"], found["trusted"]) == (100, 100, False)
     assert found["chance"] == pytest.approx(0.2)
     assert found["p"] == pytest.approx(0.2**100, rel=1e-9)
-    assert found["nets"] == [{"image_size": None, "mean": [0, 0, 0], "std": [1, 1, 1]}]
+    assert found["models"] == [{"image_size": None, "mean": [0, 0, 0], "std": [1, 1, 1]}]
 
 
-def test_512_pictures_are_taken_evenly():
+def test_512_images_are_taken_evenly():
     """Of 1024 every second one: those of even place are read right, the others never."""
-    greys = torch.arange(1024) % 5 + torch.tensor([100, 0]).repeat(512)
-    found = check(dataset(greys), live(honest=50))
-    assert (found["hits"], found["pictures"]) == (512, 512)
+    grays = torch.arange(1024) % 5 + torch.tensor([100, 0]).repeat(512)
+    found = check(dataset(grays), live(honest=50))
+    assert (found["hits"], found["images"]) == (512, 512)
 
 
 def test_a_teacher_at_chance_is_refused_with_figures_and_the_way_out():
-    greys = torch.arange(100)
+    grays = torch.arange(100)
     with pytest.raises(ValueError, match="--trust-teacher") as caught:
-        check(dataset(greys), live(honest=76))
-    assert "24 of 100 validation pictures right (24.0 %), where chance is 20.0 % (p = 0.19)" in str(caught.value)
-    assert check(dataset(greys), live(honest=69))["p"] < 0.01  # 31 of 100
+        check(dataset(grays), live(honest=76))
+    assert "24 of 100 validation images right (24.0 %), where chance is 20.0 % (p = 0.19)" in str(caught.value)
+    assert check(dataset(grays), live(honest=69))["p"] < 0.01  # 31 of 100
 
 
 def test_chance_is_the_commonest_class_where_that_is_more():
-    """A teacher that always says the class of nine pictures in ten knows nothing."""
-    greys = torch.tensor([5] * 90 + [6] * 10)
+    """A teacher that always says the class of nine images in ten knows nothing."""
+    grays = torch.tensor([5] * 90 + [6] * 10)
 
     class Constant(nn.Module):
         def forward(self, images):
             return torch.tensor([1.0, 0, 0, 0, 0]).expand(len(images), 5)
 
-    constant = LiveTeacher(Net(Constant(), mean=(0, 0, 0), std=(1, 1, 1)))
+    constant = LiveTeacher(NormalizedModel(Constant(), mean=(0, 0, 0), std=(1, 1, 1)))
     with pytest.raises(ValueError, match=r"90 of 100 .* where chance is 90.0 %"):
-        check(dataset(greys), constant)
-    assert check(dataset(greys), live())["p"] == pytest.approx(0.9**100, rel=1e-6)
+        check(dataset(grays), constant)
+    assert check(dataset(grays), live())["p"] == pytest.approx(0.9**100, rel=1e-6)
 
 
-@pytest.mark.parametrize("greys", [[0, 1], [5] * 100])
-def test_too_few_pictures_to_tell_are_no_reason_to_refuse(greys):
-    """Two pictures, or one class alone: not even a teacher that is always right could pass."""
+@pytest.mark.parametrize("grays", [[0, 1], [5] * 100])
+def test_too_few_images_to_tell_are_no_reason_to_refuse(grays):
+    """Two images, or one class alone: not even a teacher that is always right could pass."""
     notes = Notes()
-    found = check(dataset(greys), live(), notes)
-    assert found["hits"] == len(greys)
+    found = check(dataset(grays), live(), notes)
+    assert found["hits"] == len(grays)
     assert found["p"] >= 0.01
     (note,) = notes.said
-    assert "too few validation pictures to tell it from chance" in note
+    assert "too few validation images to tell it from chance" in note
 
 
 def test_a_trusted_teacher_is_not_asked():
@@ -123,7 +123,7 @@ def test_a_trusted_teacher_is_not_asked():
         def __call__(self, batch):
             raise AssertionError
 
-    never = Never(Net(Reader(), mean=(0, 0, 0), std=(1, 1, 1)))
+    never = Never(NormalizedModel(Reader(), mean=(0, 0, 0), std=(1, 1, 1)))
     assert check(dataset(range(10)), never, trust_teacher=True)["trusted"] is True
     assert preflight(None, None, None, accelerator=None, workers=0, watch=None) is None  # type: ignore[arg-type]
 
@@ -133,7 +133,7 @@ def test_another_input_size_is_said(side, said):
     notes = Notes()
     check(dataset(range(50)), live(image_size=side), notes)
     assert len(notes.said) == said
-    assert all(f"trained on pictures of {side} pixels a side and is shown 8" in note for note in notes.said)
+    assert all(f"trained on images of {side} pixels a side and is shown 8" in note for note in notes.said)
 
 
 def test_no_random_state_is_touched():
@@ -163,7 +163,7 @@ def test_the_record_says_what_was_found_and_asking_changes_no_number(teacher, tm
         rows.append({key: value for key, value in row.items() if key not in ("seconds", "images_per_second")})
     assert rows[0] == rows[1]
     found = json.loads((tmp_path / "asked" / "env.json").read_text())["preflight"]
-    assert (found["pictures"], found["chance"], found["nets"][0]["image_size"]) == (100, 0.01, 32)
+    assert (found["images"], found["chance"], found["models"][0]["image_size"]) == (100, 0.01, 32)
     assert found["p"] == binomial_tail(found["hits"], 100, 0.01)
 
 

@@ -94,7 +94,7 @@ def test_accumulated_batches_are_one_large_batch(launched, tmp_path):
     assert steps == {7}
 
 
-def test_each_picture_is_evaluated_once(launched, said):
+def test_each_image_is_evaluated_once(launched, said):
     alone = evaluate(pldistill.load_run(launched[0] / "kd"), device="cpu")
     precision = alone.pop("precision")
     for one in said:
@@ -103,14 +103,14 @@ def test_each_picture_is_evaluated_once(launched, said):
 
 
 def test_two_processes_distil_a_detector(launched, said):
-    """Each picture is learnt from once and scored once; the samplers draw for themselves in each process."""
+    """Each image is learned from once and scored once; the samplers draw for themselves in each process."""
     folder = launched[0] / "boxes"
     run = pldistill.load_run(folder)
     (row,) = run.record.epochs()
     assert set(row["terms"]) == {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg", "pld"}
     assert (run.record.read_environment()["world_size"], len(run.result["per_class"])) == (2, 12)
     alone = evaluate(run, device="cpu", workers=0)
-    assert alone["pictures"] == 5
+    assert alone["images"] == 5
     measured = [name for name in COLUMNS if alone[name] is not None]
     assert "AP50" in measured
     for one in (*(each["boxes"] for each in said), run.result):
@@ -205,7 +205,7 @@ def test_statistics_over_all_processes_need_gpus(tmp_path):
         pldistill.train(make_recipe({**CE, "sync_batchnorm": True}), out=tmp_path / "run", device="cpu")
 
 
-def test_nets_in_pieces_are_refused(monkeypatch):
+def test_models_in_pieces_are_refused(monkeypatch):
     accelerator = Accelerator(cpu=True)
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
     with pytest.raises(ValueError, match=r"accelerate: expected data-parallel processes \(DDP\), got FSDP"):
@@ -270,6 +270,6 @@ def test_the_batches_of_all_processes_are_one_order_cut_and_shared(count, batch_
         assert together == alone
 
 
-def test_a_process_without_a_picture_is_refused():
-    with pytest.raises(ValueError, match="split: expected at least 4 pictures, one for each process, got 3"):
+def test_a_process_without_a_image_is_refused():
+    with pytest.raises(ValueError, match="split: expected at least 4 images, one for each process, got 3"):
         loader(3, 2, rank=0, world=4)

@@ -18,7 +18,7 @@ IMAGENET = [name for name, study in STUDIES.items() if study.home == "imagenet"]
 
 
 def lay_out(name: str, scale: str = "full") -> Plan:
-    data = {"full": "imagenet:pictures", "short": "cifar100:pictures", "smoke": None}[scale]
+    data = {"full": "imagenet:images", "short": "cifar100:images", "smoke": None}[scale]
     return plan(STUDIES[name], out=Path("runs/imagenet"), scale=scale, data=data)
 
 
@@ -128,7 +128,7 @@ def test_printed_lines_spread_the_batch_over_processes() -> None:
 
 
 def test_every_row_of_every_table_runs(tmp_path: Path) -> None:
-    """Each real pair once, tiny nets in the other rows; teachers with random weights."""
+    """Each real pair once, tiny models in the other rows; teachers with random weights."""
     for name in IMAGENET:
         layout = plan(STUDIES[name], out=tmp_path, scale="smoke")
         comparison = reproduce(layout, tmp_path, watch=StudyWatch(Console(file=StringIO())), device="cpu", workers=0)

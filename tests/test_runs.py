@@ -16,11 +16,11 @@ from pldistill.tasks.classification.task import Validation
 from pldistill.training import checkpoint
 from pldistill.training.distiller import NonFiniteLoss
 from pldistill.training.run import evaluate, predict
-from tiny_runs import CE, StopAt, assert_same_run, distil, rows, weights
+from tiny_runs import CE, StopAt, assert_same_run, distill, rows, weights
 
 
 def test_the_folder_holds_what_is_promised(teacher, tmp_path):
-    run = pldistill.train(distil(teacher, epochs=2), out=tmp_path / "run", device="cpu")
+    run = pldistill.train(distill(teacher, epochs=2), out=tmp_path / "run", device="cpu")
     assert {path.name for path in run.folder.iterdir()} == {
         "recipe.json", "env.json", "metrics.jsonl", "result.json", "model.safetensors", "config.json", "checkpoint",
     }  # fmt: skip
@@ -55,23 +55,23 @@ def test_the_folder_holds_what_is_promised(teacher, tmp_path):
     assert {"torch", "timm", "device", "commit", "world_size", "teacher_sha256", "preflight"} <= env.keys()
 
 
-def test_without_held_out_pictures_nothing_speaks_of_them(teacher):
+def test_without_held_out_images_nothing_speaks_of_them(teacher):
     assert not [key for key in [*rows(teacher.folder)[0], *teacher.result] if key.startswith("holdout")]
 
 
 HELD = {**CE, "data": "glyphs:train=300,val=100,validation=100"}
 
 
-def test_held_out_pictures_are_measured_each_epoch_and_resume(tmp_path, every_step):
+def test_held_out_images_are_measured_each_epoch_and_resume(tmp_path, every_step):
     recipe = make_recipe({**HELD, "epochs": 2})
     run = pldistill.train(recipe, out=tmp_path / "run", device="cpu")
     last = rows(run.folder)[-1]
-    loaded, pictures = run.load(), open_data(recipe.data).holdout
+    loaded, images = run.load(), open_data(recipe.data).holdout
     with torch.no_grad():
-        logits = loaded.model.eval()(normalize(pictures.images, loaded.mean, loaded.std))
-    hits = (logits.argmax(1) == pictures.labels).float().mean().item()
+        logits = loaded.model.eval()(normalize(images.images, loaded.mean, loaded.std))
+    hits = (logits.argmax(1) == images.labels).float().mean().item()
     assert last["holdout_top1"] == pytest.approx(100 * hits)
-    loss = torch.nn.functional.cross_entropy(logits, pictures.labels).item()
+    loss = torch.nn.functional.cross_entropy(logits, images.labels).item()
     assert last["holdout_loss"] == pytest.approx(loss, rel=1e-4)
     with pytest.raises(Interrupted):
         pldistill.train(recipe, out=tmp_path / "cut", device="cpu", watch=StopAt(1, 3))
@@ -79,12 +79,12 @@ def test_held_out_pictures_are_measured_each_epoch_and_resume(tmp_path, every_st
     assert_same_run(run.folder, tmp_path / "cut")
 
 
-def test_the_best_epoch_is_the_one_that_is_best_on_the_held_out_pictures(tmp_path, monkeypatch):
-    """Whatever the scores: here the held-out pictures like the second epoch best, the others the first."""
+def test_the_best_epoch_is_the_one_that_is_best_on_the_held_out_images(tmp_path, monkeypatch):
+    """Whatever the scores: here the held-out images like the second epoch best, the others the first."""
     measure, told = Validation.__call__, iter([(9.0, 1.0), (5.0, 3.0), (7.0, 2.0)])
 
-    def tell(validation, net):
-        figures = measure(validation, net)
+    def tell(validation, model):
+        figures = measure(validation, model)
         assert {"top1", "holdout_top1"} <= figures.keys()
         return {**figures, **dict(zip(("top1", "holdout_top1"), next(told), strict=True))}
 
@@ -101,7 +101,7 @@ def test_the_student_loads_elsewhere_and_its_figure_holds(teacher):
     assert tuple(model.pretrained_cfg["input_size"]) == (3, 32, 32)
     figures = evaluate(teacher, device="cpu")
     assert figures["top1"] == pytest.approx(teacher.result["top1_last"])
-    assert figures["pictures"] == 100
+    assert figures["images"] == 100
 
 
 @pytest.mark.parametrize("method", pldistill.METHODS)
@@ -120,7 +120,7 @@ def test_every_method_trains(teacher, tmp_path, method):
 
 def test_the_teacher_is_untouched_and_no_part_of_what_is_trained(teacher, tmp_path):
     before = weights(teacher.folder)
-    run = pldistill.train(distil(teacher, epochs=1), out=tmp_path / "run", device="cpu")
+    run = pldistill.train(distill(teacher, epochs=1), out=tmp_path / "run", device="cpu")
     assert all(torch.equal(before[name], value) for name, value in weights(teacher.folder).items())
     state = checkpoint.load(run.folder / "checkpoint")
     names = {name.removeprefix("student.model.") for name in state["distiller"]}
@@ -130,7 +130,7 @@ def test_the_teacher_is_untouched_and_no_part_of_what_is_trained(teacher, tmp_pa
 def test_a_teacher_that_moves_is_caught(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.nn.Module.eval", lambda module: module.train(True))
     with pytest.raises(AssertionError, match="changed during training"):
-        pldistill.train(distil(teacher, epochs=1), out=tmp_path / "run", device="cpu")
+        pldistill.train(distill(teacher, epochs=1), out=tmp_path / "run", device="cpu")
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path):
@@ -162,7 +162,7 @@ def test_the_average_is_what_is_exported(tmp_path):
 
 
 def test_a_compiled_student_trains_is_heard_and_exports_plain_keys(teacher, tmp_path):
-    recipe = distil(teacher, method="at", epochs=1, lr=1e-6)  # too low for roundings to grow
+    recipe = distill(teacher, method="at", epochs=1, lr=1e-6)  # too low for roundings to grow
     plain = pldistill.train(recipe, out=tmp_path / "plain", device="cpu")
     compiled = make_recipe({**recipe.to_dict(), "compile": True})
     run = pldistill.train(compiled, out=tmp_path / "run", device="cpu")
@@ -172,8 +172,8 @@ def test_a_compiled_student_trains_is_heard_and_exports_plain_keys(teacher, tmp_
 
 
 def test_prediction_gives_five_classes_that_sum_below_one(teacher, tmp_path):
-    Image.new("L", (50, 40), 128).save(tmp_path / "grey.png")
-    ((first, *others),) = predict(teacher, [tmp_path / "grey.png"])
+    Image.new("L", (50, 40), 128).save(tmp_path / "gray.png")
+    ((first, *others),) = predict(teacher, [tmp_path / "gray.png"])
     assert len(others) == 4
     assert first[1] >= others[0][1] >= others[-1][1] >= 0
     assert first[1] + sum(probability for _, probability in others) <= 1 + 1e-6
@@ -181,8 +181,10 @@ def test_prediction_gives_five_classes_that_sum_below_one(teacher, tmp_path):
 
 def test_a_named_teacher_with_a_checkpoint_is_the_run_it_came_from(teacher, tmp_path):
     named = {"teacher": "resnet8", "teacher_checkpoint": str(teacher.folder / "model.safetensors")}
-    pldistill.train(distil(teacher, epochs=1), out=tmp_path / "run", device="cpu")
-    pldistill.train(make_recipe({**distil(teacher, epochs=1).to_dict(), **named}), out=tmp_path / "named", device="cpu")
+    pldistill.train(distill(teacher, epochs=1), out=tmp_path / "run", device="cpu")
+    pldistill.train(
+        make_recipe({**distill(teacher, epochs=1).to_dict(), **named}), out=tmp_path / "named", device="cpu"
+    )
     assert_same_run(tmp_path / "run", tmp_path / "named")
 
 

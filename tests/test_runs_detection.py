@@ -25,7 +25,7 @@ def teacher(tmp_path_factory):
     return train(recipe(epochs=1), tmp_path_factory.mktemp("detection") / "teacher")
 
 
-def test_a_run_leaves_its_figures_and_its_net(teacher, tmp_path):
+def test_a_run_leaves_its_figures_and_its_model(teacher, tmp_path):
     run = train(recipe(method="pld", teacher=str(teacher.folder), ema=0.5), tmp_path / "run")
     result, lines = run.result, rows(run.folder)
     assert set(AP) < set(result) > {"AP_best", "best_epoch", "teacher_AP", "per_class", "teacher_parameters"}
@@ -38,11 +38,11 @@ def test_a_run_leaves_its_figures_and_its_net(teacher, tmp_path):
     figures = pldistill.evaluate(run, device="cpu", workers=0, batch_size=2)
     assert figures == {
         **{name: pytest.approx(result[name]) for name in AP},
-        "pictures": 4,
+        "images": 4,
         "precision": figures["precision"],
     }
-    net = run.load_detector().net
-    (found,) = net.detect((open_boxes(CE["data"]).val.picture(0),))
+    model = run.load_detector().model
+    (found,) = model.detect((open_boxes(CE["data"]).val.image(0),))
     assert found.boxes.shape == (len(found.labels), 4)
 
 
@@ -75,7 +75,7 @@ def test_a_teacher_by_file_or_by_name(teacher, tmp_path):
             r"must name its weights: fasterrcnn:resnet50\.coco_v1; or give a run folder or a checkpoint",
         ),
         ({"teacher": "resnet50"}, "teacher: expected fasterrcnn:BACKBONE in detection, got 'resnet50'"),
-        ({"teacher": "a/b"}, "teacher: expected a run folder or a net's name, got 'a/b', which is no folder"),
+        ({"teacher": "a/b"}, "teacher: expected a run folder or a model's name, got 'a/b', which is no folder"),
         ({"teacher": "fasterrcnn:resnet50.coco_v1"}, "expected the data's class 'A' at 1, got 'person'"),
     ],
 )
@@ -140,7 +140,10 @@ def test_the_recipe_has_the_tasks_defaults():
         ({"label_smoothing": 0.1}, "label_smoothing: expected 0.0 in detection"),
         ({"repeats": 2}, "repeats: expected 1 in detection"),
         ({"method": "at", "teacher": "t"}, "unknown method of detection 'at'"),
-        ({"method": "pld", "teacher": "ensemble:a+b"}, "teacher: expected one net in detection, got 'ensemble:a\\+b'"),
+        (
+            {"method": "pld", "teacher": "ensemble:a+b"},
+            "teacher: expected one model in detection, got 'ensemble:a\\+b'",
+        ),
         ({"task": "segmentation"}, "task: input should be 'classification' or 'detection', got 'segmentation'"),
         ({"task_options": {"roi_per_image": 1}}, "unknown task option 'roi_per_image'; did you mean rois_per_image"),
         ({"task_options": {"rois_per_image": 0}}, "task option rois_per_image: expected at least 1, got 0"),

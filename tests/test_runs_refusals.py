@@ -7,7 +7,7 @@ import pytest
 import pldistill
 from pldistill.recipe import make_recipe
 from pldistill.training.run import evaluate
-from tiny_runs import CE, distil
+from tiny_runs import CE, distill
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_value_that_no_loss_takes_is_refused_before_a_file_is_written(teacher,
 
 def test_class_counts_that_differ_are_refused(teacher, tmp_path):
     with pytest.raises(ValueError, match="expected the data's 10 classes, got 100"):
-        pldistill.train(distil(teacher, data="digits"), out=tmp_path / "run", device="cpu")
+        pldistill.train(distill(teacher, data="digits"), out=tmp_path / "run", device="cpu")
     with pytest.raises(ValueError, match="expected the run's 100 classes"):
         evaluate(teacher, data="digits", device="cpu")
 

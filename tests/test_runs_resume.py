@@ -15,13 +15,13 @@ import pldistill
 from pldistill.distributed import Interrupted
 from pldistill.recipe import make_recipe
 from pldistill.training import checkpoint
-from tiny_runs import CE, KillAt, Killed, StopAt, assert_same_run, distil, rows, weights
+from tiny_runs import CE, KillAt, Killed, StopAt, assert_same_run, distill, rows, weights
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("batches", [1, 5])
 def test_stopped_and_resumed_is_the_uninterrupted_run(teacher, tmp_path, every_step, number, batches):
-    recipe = distil(teacher, method="dkd", ema=0.9, clip_grad=1.0, optimizer="adamw", lr=1e-3)
+    recipe = distill(teacher, method="dkd", ema=0.9, clip_grad=1.0, optimizer="adamw", lr=1e-3)
     pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
     with pytest.raises(Interrupted, match="--resume") as stop:
         pldistill.train(recipe, out=tmp_path / "cut", device="cpu", watch=StopAt(1, batches, number))
@@ -50,7 +50,7 @@ def train_in_pieces(recipe, out, steps, device="cpu"):
 @pytest.fixture(scope="module")
 def plain(teacher, tmp_path_factory):
     """The run that the settings below are added to."""
-    recipe = distil(teacher, method="pld", epochs=2)
+    recipe = distill(teacher, method="pld", epochs=2)
     return pldistill.train(recipe, out=tmp_path_factory.mktemp("plain") / "run", device="cpu")
 
 
@@ -65,7 +65,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_each_setting_resumes_bit_for_bit(teacher, plain, tmp_path, every_step, setting):
-    recipe = distil(teacher, method="pld", epochs=2, **SETTINGS[setting])
+    recipe = distill(teacher, method="pld", epochs=2, **SETTINGS[setting])
     whole = pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
     train_in_pieces(recipe, tmp_path / "cut", steps=3)
     assert_same_run(whole.folder, tmp_path / "cut")
@@ -76,7 +76,7 @@ def test_each_setting_resumes_bit_for_bit(teacher, plain, tmp_path, every_step, 
 
 def test_a_compiled_student_resumes_bit_for_bit(teacher, tmp_path, every_step):
     """One epoch in batches of one size: compiling, once a run, is what takes the time here."""
-    recipe = distil(teacher, epochs=1, compile=True, batch_size=64, data="glyphs:train=128,val=128")
+    recipe = distill(teacher, epochs=1, compile=True, batch_size=64, data="glyphs:train=128,val=128")
     pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
     with pytest.raises(Interrupted):
         pldistill.train(recipe, out=tmp_path / "cut", device="cpu", watch=StopAt(0, 1))
@@ -88,7 +88,7 @@ def test_a_compiled_student_resumes_bit_for_bit(teacher, tmp_path, every_step):
 def test_loss_scaling_resumes_bit_for_bit(teacher, tmp_path, every_step, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    recipe = distil(teacher, method="pld", epochs=2, amp="fp16", clip_grad=1.0)
+    recipe = distill(teacher, method="pld", epochs=2, amp="fp16", clip_grad=1.0)
     whole = pldistill.train(recipe, out=tmp_path / "whole", device="cuda")
     train_in_pieces(recipe, tmp_path / "cut", steps=3, device="cuda")
     assert_same_run(whole.folder, tmp_path / "cut")
@@ -107,7 +107,7 @@ def test_dropout_resumes_bit_for_bit(tmp_path, every_step):
 
 
 def test_killed_in_mid_epoch_and_resumed_from_the_command_line(teacher, tmp_path):
-    recipe = distil(teacher, epochs=4, data="glyphs:train=1600,val=100")
+    recipe = distill(teacher, epochs=4, data="glyphs:train=1600,val=100")
     pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
     (tmp_path / "recipe.json").write_text(json.dumps(recipe.to_dict()))
     command = [sys.executable, "-m", "pldistill", "train", "--device", "cpu", "--out", str(tmp_path / "cut")]
@@ -126,7 +126,7 @@ def test_killed_in_mid_epoch_and_resumed_from_the_command_line(teacher, tmp_path
 
 
 def test_killed_before_the_first_checkpoint_starts_afresh(teacher, tmp_path):
-    recipe = distil(teacher, epochs=1)
+    recipe = distill(teacher, epochs=1)
     whole = pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
     cut = tmp_path / "cut"
     cut.mkdir()
@@ -144,23 +144,23 @@ def test_a_finished_run_is_given_back_as_it_is(teacher):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """A folder of 2 x 60 noise pictures, 32 x 32."""
+def images(tmp_path):
+    """A folder of 2 x 60 noise images, 32 x 32."""
     generator = torch.Generator().manual_seed(0)
     for split, count in (("train", 60), ("val", 6)):
         for name in ("cat", "dog"):
-            folder = tmp_path / "pictures" / split / name
+            folder = tmp_path / "images" / split / name
             folder.mkdir(parents=True)
             for index in range(count):
                 pixels = torch.randint(256, (32, 32, 3), generator=generator, dtype=torch.uint8).numpy()
                 Image.fromarray(pixels).save(folder / f"{index}.png")
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_whole_group_spares_the_workers(pictures, tmp_path, number):
+def test_a_signal_to_the_whole_group_spares_the_workers(images, tmp_path, number):
     """Ctrl-C in a terminal, or a scheduler's warning, reaches every process of the run."""
-    recipe = make_recipe({**CE, "data": f"folder:{pictures}", "epochs": 40, "batch_size": 8})
+    recipe = make_recipe({**CE, "data": f"folder:{images}", "epochs": 40, "batch_size": 8})
     (tmp_path / "recipe.json").write_text(json.dumps(recipe.to_dict()))
     out = tmp_path / "run"
     command = [sys.executable, "-m", "pldistill", "train", "--device", "cpu", "--workers", "2", "--out", str(out)]

@@ -1,4 +1,4 @@
-"""A search tries what it says, goes on at an edge, chooses on held-out pictures, and then runs the other seeds."""
+"""A search tries what it says, goes on at an edge, chooses on held-out images, and then runs the other seeds."""
 
 import csv
 import io
@@ -173,7 +173,7 @@ def test_the_same_line_finds_nothing_left(smoked, monkeypatch):
         ({"scale": "short"}, "unknown scale 'short'"),
         ({"rows": ["kdd"]}, "unknown method 'kdd'; did you mean kd"),
         ({"columns": ["x"]}, "unknown pair 'x'"),
-        ({}, "data: expected the pictures for scale 'full', as cifar100:PATH, got none"),
+        ({}, "data: expected the images for scale 'full', as cifar100:PATH, got none"),
     ],
 )
 def test_what_a_search_does_not_know_is_refused(tmp_path, given, says):
@@ -182,5 +182,5 @@ def test_what_a_search_does_not_know_is_refused(tmp_path, given, says):
     assert says in str(caught.value)
 
 
-def test_the_user_s_pictures_get_the_held_out_part(tmp_path):
+def test_the_user_s_images_get_the_held_out_part(tmp_path):
     assert lay_out(CIFAR, out=tmp_path, data="cifar100:here").data == "cifar100:here,validation=5000"

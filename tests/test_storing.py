@@ -102,7 +102,7 @@ def test_what_cannot_be_made_is_refused(teacher, tmp_path, monkeypatch):
         make(teacher, tmp_path / "store", places=101)
     with pytest.raises(ValueError, match="expected better than chance"):
         make(teacher, tmp_path / "store", trust_teacher=False)
-    with pytest.raises(ValueError, match="teacher: expected a run folder or a net's name, got none"):
+    with pytest.raises(ValueError, match="teacher: expected a run folder or a model's name, got none"):
         store_answers(make_recipe({**CE}), tmp_path / "store", views=1, device="cpu", watch=Watch())
     monkeypatch.setattr(distributed, "launched", lambda: 2)
     with pytest.raises(ValueError, match="processes: expected one to make a store, got 2"):
@@ -115,12 +115,12 @@ def test_what_cannot_be_made_is_refused(teacher, tmp_path, monkeypatch):
 def test_the_command_line_says_the_size_and_goes_on(capsys, teacher, tmp_path):
     line = ["cache", "--data", SMALL, "--teacher", str(teacher.folder), "--trust-teacher", "--out", str(tmp_path / "s")]
     line += ["--views", "1", "--top-k", "10", "--batch-size", "50", "--workers", "0", "--device", "cpu"]
-    for said in ["", "; 200 of 200 pictures were asked before"]:
+    for said in ["", "; 200 of 200 images were asked before"]:
         with pytest.raises(SystemExit) as stop:
             main(line)
         assert stop.value.code == 0
         shown = capsys.readouterr().out
-        assert "1 views of 100 pictures, 10 of 100 classes each (38 bytes), and 100 validation pictures" in shown
+        assert "1 views of 100 images, 10 of 100 classes each (38 bytes), and 100 validation images" in shown
         assert said in shown
     for change, says in [
         (["--top-k", "many"], "top_k: expected a whole number from 1, got 'many'"),

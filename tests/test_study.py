@@ -28,7 +28,7 @@ from pldistill.studies.study import Plan, address, plan
 from pldistill.training.progress import StudyWatch
 
 TABLE1 = STUDIES["table1"]
-# Nets that take no time, for what is not about the nets.
+# Models that take no time, for what is not about the models.
 SMALL = replace(TABLE1, pairs={"resnet56-resnet20": ("resnet8", "resnet8")})
 
 
@@ -68,7 +68,7 @@ def test_the_other_recipe_is_the_community_s() -> None:
     }
 
 
-def test_short_scale_narrows_the_students_pictures_alone() -> None:
+def test_short_scale_narrows_the_students_images_alone() -> None:
     short = plan(TABLE1, out=Path("out"), data="cifar100:data", scale="short", validation=5000)
     assert short.columns == ("resnet56-resnet20",)
     assert {cell.recipe.data for cell in short.cells} == {"cifar100:data,validation=5000,train=10000"}
@@ -80,11 +80,11 @@ def test_short_scale_narrows_the_students_pictures_alone() -> None:
     ("scale", "given", "label"),
     [
         ("full", {"data": "cifar100:/a/b"}, ""),
-        ("full", {"data": "cifar100:/a/b", "validation": 5000}, "other pictures: cifar100,validation=5000"),
-        ("full", {"data": "cifar100:/a/b,train=500"}, "other pictures: cifar100,train=500"),
-        ("full", {"data": "glyphs"}, "other pictures: glyphs"),
+        ("full", {"data": "cifar100:/a/b", "validation": 5000}, "other images: cifar100,validation=5000"),
+        ("full", {"data": "cifar100:/a/b,train=500"}, "other images: cifar100,train=500"),
+        ("full", {"data": "glyphs"}, "other images: glyphs"),
         ("smoke", {}, TABLE1.scales["smoke"].label),
-        ("short", {"data": "digits"}, TABLE1.scales["short"].label + "; other pictures: digits"),
+        ("short", {"data": "digits"}, TABLE1.scales["short"].label + "; other images: digits"),
     ],
 )
 def test_what_is_not_the_published_protocol_is_labelled(scale: str, given: dict[str, Any], label: str) -> None:
@@ -204,7 +204,7 @@ def test_a_failed_cell_is_marked_and_the_others_go_on(tmp_path: Path) -> None:
 
 
 def test_failed_teacher_fails_its_students_and_no_others(tmp_path: Path) -> None:
-    two = {"resnet56-resnet20": ("no_such_net", "resnet8"), "wrn_40_2-wrn_40_1": ("resnet8", "resnet8")}
+    two = {"resnet56-resnet20": ("no_such_model", "resnet8"), "wrn_40_2-wrn_40_1": ("resnet8", "resnet8")}
     layout = plan(replace(SMALL, pairs=two), out=tmp_path, scale="smoke", rows=("ce", "pld"))
     reproduce(layout, tmp_path, watch=watch(), device="cpu")
     state = {(cell.column, cell.row): cell.record.finished for cell in layout.cells}
@@ -214,7 +214,7 @@ def test_failed_teacher_fails_its_students_and_no_others(tmp_path: Path) -> None
         ("wrn_40_2-wrn_40_1", "ce"): True,
         ("wrn_40_2-wrn_40_1", "pld"): True,
     }
-    assert "no_such_net" in str(failure(tmp_path, layout.teachers[0]))
+    assert "no_such_model" in str(failure(tmp_path, layout.teachers[0]))
 
 
 def test_runs_made_by_others_are_merged(tmp_path: Path) -> None:

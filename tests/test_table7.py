@@ -25,7 +25,7 @@ TABLE7 = STUDIES["table7"]
 
 
 def lay_out(scale: str = "full", **given: Any) -> Plan:
-    data = {"full": "coco:/pictures/coco2017"}.get(scale)
+    data = {"full": "coco:/images/coco2017"}.get(scale)
     return plan(TABLE7, out=Path("runs/table7"), scale=scale, **{"data": data, **given})
 
 
@@ -46,7 +46,7 @@ def test_the_full_protocol_is_that_of_the_public_code() -> None:
     full = lay_out()
     assert full.label == ""
     assert len(full.cells) == 3 * 4
-    assert {cell.nets[1] for cell in full.teachers} == {"fasterrcnn:resnet50", "fasterrcnn:resnet101"}
+    assert {cell.models[1] for cell in full.teachers} == {"fasterrcnn:resnet50", "fasterrcnn:resnet101"}
     assert {cell.recipe.method for cell in full.teachers} == {"ce"}
     assert {cell.recipe.epochs for cell in full.teachers} == {36}
     for cell in full.runs:
@@ -77,15 +77,15 @@ def test_the_learning_rate_falls_where_the_public_code_s_does() -> None:
     [
         ("coco:/a/coco", ""),
         ("coco:/a/coco2017", ""),
-        ("coco:/a/coco_tiny", "other pictures: coco:coco_tiny"),
-        ("coco:/a/coco,train=100", "other pictures: coco:coco,train=100"),
+        ("coco:/a/coco_tiny", "other images: coco:coco_tiny"),
+        ("coco:/a/coco,train=100", "other images: coco:coco,train=100"),
     ],
 )
-def test_other_pictures_than_coco_s_are_named(data: str, label: str) -> None:
+def test_other_images_than_coco_s_are_named(data: str, label: str) -> None:
     assert lay_out(data=data).label == label
 
 
-def test_a_run_s_folder_says_its_nets() -> None:
+def test_a_run_s_folder_says_its_models() -> None:
     folders = {cell.folder.parent.name for cell in lay_out().cells if cell.row == "pld"}
     assert folders == {
         "fasterrcnn-resnet50-fasterrcnn-mobilenet_v2",
@@ -124,9 +124,9 @@ def test_printed_commands_train_the_same_recipes(scale: str, monkeypatch: pytest
 
 
 def test_every_cell_of_table_7_runs(tmp_path: Path) -> None:
-    """Two steps; the real nets of each pair in the row `pld`."""
+    """Two steps; the real models of each pair in the row `pld`."""
     layout = plan(TABLE7, out=tmp_path, scale="smoke")
-    assert {cell.nets for cell in layout.cells if cell.row == "pld"} == set(TABLE7.pairs.values())
+    assert {cell.models for cell in layout.cells if cell.row == "pld"} == set(TABLE7.pairs.values())
     comparison = reproduce(layout, tmp_path, watch=StudyWatch(Console(file=StringIO())), device="cpu", workers=0)
     assert [entry.failures for entry in comparison.entries if entry.failures] == []
     assert len(comparison.entries) == 3 * 4

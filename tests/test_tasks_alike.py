@@ -1,4 +1,4 @@
-"""How alike two nets answer: against the definitions, pair by pair, ties and many classes included."""
+"""How alike two models answer: against the definitions, pair by pair, ties and many classes included."""
 
 import math
 
@@ -7,14 +7,14 @@ import torch
 
 import pldistill.tasks.classification.metrics
 from pldistill.data import make_loader, open_data
-from pldistill.models import Net
+from pldistill.models import NormalizedModel
 from pldistill.tasks.classification.metrics import kendall, same_first, shared_first
 from pldistill.tasks.classification.task import Validation
 from pldistill.teachers.live import LiveTeacher
 
 
 def draw(rows, classes, steps=None):
-    """Two nets that agree somewhat; `steps` rounds their logits, so that many are equal."""
+    """Two models that agree somewhat; `steps` rounds their logits, so that many are equal."""
     generator = torch.Generator().manual_seed(classes)
     one = torch.randn(rows, classes, generator=generator)
     other = one + torch.randn(rows, classes, generator=generator)
@@ -76,7 +76,7 @@ def test_first_classes_by_hand():
 
 
 class Linear(torch.nn.Module):
-    """A net of the right manners that looks at a few pixels."""
+    """A model of the right manners that looks at a few pixels."""
 
     def __init__(self, seed, classes):
         super().__init__()
@@ -92,27 +92,27 @@ def validation(teacher_seed, classes):
     loader = make_loader(
         data, batch_size=64, image_size=32, augment=None, seed=0, shuffle=False, device=torch.device("cpu")
     )
-    teacher = None if teacher_seed is None else LiveTeacher(net(teacher_seed, classes))
+    teacher = None if teacher_seed is None else LiveTeacher(model(teacher_seed, classes))
     return Validation(loader, teacher, lambda: torch.autocast("cpu", enabled=False)), data
 
 
-def net(seed, classes):
-    return Net(Linear(seed, classes), mean=(0.5,) * 3, std=(0.25,) * 3)
+def model(seed, classes):
+    return NormalizedModel(Linear(seed, classes), mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
-def test_validation_gives_the_means_over_all_pictures():
+def test_validation_gives_the_means_over_all_images():
     measure, data = validation(1, 100)
-    figures = measure(net(0, 100))
-    ours, theirs = (net(seed, 100)(data.images).logits for seed in (0, 1))
+    figures = measure(model(0, 100))
+    ours, theirs = (model(seed, 100)(data.images).logits for seed in (0, 1))
     assert figures["teacher_top1"] == pytest.approx(100 * (theirs.argmax(1) == data.labels).float().mean().item())
     assert figures["agreement"] == pytest.approx(100 * (ours.argmax(1) == theirs.argmax(1)).float().mean().item())
     shared = [len(set(a) & set(b)) for a, b in zip(*(x.topk(5).indices.tolist() for x in (ours, theirs)), strict=True)]
     assert figures["overlap5"] == pytest.approx(100 * sum(shared) / 5 / 150)
     assert figures["kendall"] == pytest.approx(tau_b(ours, theirs) / 150, abs=1e-6)
-    copy = measure(net(1, 100))
+    copy = measure(model(1, 100))
     assert (copy["agreement"], copy["overlap5"], copy["kendall"]) == pytest.approx((100, 100, 1))
 
 
 def test_validation_without_a_teacher_has_nothing_to_compare():
-    figures = validation(None, 100)[0](net(0, 100))
+    figures = validation(None, 100)[0](model(0, 100))
     assert [figures[name] for name in ("kl", "agreement", "overlap5", "kendall", "teacher_top1")] == [None] * 5

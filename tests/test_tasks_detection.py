@@ -1,4 +1,4 @@
-"""Both nets are asked about the student's regions, once; what counts, what is summed and what is trained."""
+"""Both models are asked about the student's regions, once; what counts, what is summed and what is trained."""
 
 import pytest
 import torch
@@ -34,17 +34,17 @@ def pair(student, teacher, batch, seed=5, **options):
     return task(**options).pair(student.train(), teacher, batch)
 
 
-def by_hand(net, batch, regions):
-    """The box head's logits of a net in eval mode, region by region, each picture padded as in the batch."""
-    model, rows = net.eval().model, []
+def by_hand(model, batch, regions):
+    """The box head's logits of a model in eval mode, region by region, each image padded as in the batch."""
+    inner, rows = model.eval().model, []
     height = -(-max(image.shape[1] for image in batch.images) // 32) * 32
     width = -(-max(image.shape[2] for image in batch.images) // 32) * 32
     for image, boxes in zip(batch.images, regions, strict=True):
-        shown = (image.float() / 255 - net.mean) / net.std
+        shown = (image.float() / 255 - model.mean) / model.std
         padded = functional.pad(shown, (0, width - image.shape[2], 0, height - image.shape[1]))
-        maps = model.backbone(padded[None])
-        pooled = model.roi_heads.box_roi_pool(maps, [boxes], [tuple(image.shape[1:])])
-        rows.append(model.roi_heads.box_predictor(model.roi_heads.box_head(pooled))[0])
+        maps = inner.backbone(padded[None])
+        pooled = inner.roi_heads.box_roi_pool(maps, [boxes], [tuple(image.shape[1:])])
+        rows.append(inner.roi_heads.box_predictor(inner.roi_heads.box_head(pooled))[0])
     return torch.cat(rows)
 
 
@@ -92,7 +92,7 @@ def test_the_step_is_the_weighted_sum_and_a_term_of_weight_0_has_no_part():
 def test_every_method_trains_every_parameter_of_the_student_and_leaves_the_teacher(name):
     student, teacher = detector(0).train(), DetectorTeacher(detector(1))
     spec, given = methods.find(name, "detection"), task()
-    built = spec.build(**spec.options) if spec.taps is None else tapped(spec, student, teacher.net)
+    built = spec.build(**spec.options) if spec.taps is None else tapped(spec, student, teacher.model)
     before = teacher.fingerprint()
     distiller = Distiller(student, built, given).train()
     step = distiller(scenes(), teacher if spec.needs_teacher else None, dict(spec.weights))
@@ -101,7 +101,7 @@ def test_every_method_trains_every_parameter_of_the_student_and_leaves_the_teach
     assert all(parameter.grad is not None for parameter in distiller.parameters())
     assert all(torch.isfinite(parameter.grad).all() for parameter in distiller.parameters())
     assert teacher.fingerprint() == before
-    assert not any(parameter.requires_grad for parameter in teacher.net.parameters())
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
 
 
 def tapped(spec, student, teacher):
@@ -110,7 +110,7 @@ def tapped(spec, student, teacher):
     teacher.listen(theirs)
     batch = scenes(((64, 64),), ((),), (torch.tensor([[0.0, 0, 64, 64]]),))
     training = student.training
-    outputs = [net.eval().answer(batch) for net in (student, teacher)]
+    outputs = [model.eval().answer(batch) for model in (student, teacher)]
     student.train(training)
     assert list(outputs[0].features) == ["fpn2"]
     assert outputs[0].features["fpn2"].shape == (1, 16, 4, 4)
@@ -118,15 +118,15 @@ def tapped(spec, student, teacher):
 
 
 def test_a_frozen_part_gets_no_gradient_and_frozen_statistics_stay():
-    net = detector(0, options={"trainable_layers": 3, "norm": "frozen"}).train()
-    before = {name: value.clone() for name, value in net.model.named_buffers()}
-    found = pair(net, None, scenes())
+    model = detector(0, options={"trainable_layers": 3, "norm": "frozen"}).train()
+    before = {name: value.clone() for name, value in model.model.named_buffers()}
+    found = pair(model, None, scenes())
     sum(found.own().values()).backward()
-    fixed = {name.split(".")[2] for name, parameter in net.model.named_parameters() if not parameter.requires_grad}
+    fixed = {name.split(".")[2] for name, parameter in model.model.named_parameters() if not parameter.requires_grad}
     assert fixed == {"conv1", "layer1"}
-    for parameter in net.parameters():
+    for parameter in model.parameters():
         assert (parameter.grad is None) is not parameter.requires_grad
-    assert all(torch.equal(before[name], value) for name, value in net.model.named_buffers())
+    assert all(torch.equal(before[name], value) for name, value in model.model.named_buffers())
 
 
 def test_background_rows_may_stand_back():
@@ -144,7 +144,7 @@ def test_background_rows_may_stand_back():
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_pictures_without_boxes_are_learnt_from(background):
+def test_images_without_boxes_are_learnt_from(background):
     student, teacher = detector(0).train(), DetectorTeacher(detector(1))
     spec = methods.find("pld", "detection")
     distiller = Distiller(student, spec.build(**spec.options), task(background_rows=background))
@@ -156,7 +156,7 @@ def test_pictures_without_boxes_are_learnt_from(background):
 
 
 def test_columns_by_category_id_are_dropped_or_kept():
-    """Classes of ids 1, 4 and 5: a net with a column for each id up to 5, beside one with a column for each class."""
+    """Classes of ids 1, 4 and 5: a model with a column for each id up to 5, beside one with a column for each class."""
     columns = [0, 1, 4, 5]
     teacher = DetectorTeacher(gapped(1, columns, unused=False))
     found = pair(detector(0), teacher, scenes())
@@ -186,16 +186,16 @@ def test_bfloat16_computes_boxes_and_losses_in_float32():
         torch.testing.assert_close(own[name], value, rtol=0.2, atol=0.02)
 
 
-def test_detections_are_torchvisions_in_pixels_of_the_picture_before_it_was_resized():
-    net, batch = detector(0, options={"score_threshold": 0.0}), scenes()
+def test_detections_are_torchvisions_in_pixels_of_the_image_before_it_was_resized():
+    model, batch = detector(0, options={"score_threshold": 0.0}), scenes()
     with torch.no_grad():
-        found = net.eval().detect(batch.images, ((32, 128), (64, 96)))
-        plain = net.detect(batch.images)
-        model = net.model.eval()
-        model.transform._skip_resize = True
-        model.transform.image_mean, model.transform.image_std = (0.5,) * 3, (0.25,) * 3
-        model.transform.min_size, model.transform.max_size = (64,), 96
-        expected = model([image.float() / 255 for image in batch.images])
+        found = model.eval().detect(batch.images, ((32, 128), (64, 96)))
+        plain = model.detect(batch.images)
+        inner = model.model.eval()
+        inner.transform._skip_resize = True
+        inner.transform.image_mean, inner.transform.image_std = (0.5,) * 3, (0.25,) * 3
+        inner.transform.min_size, inner.transform.max_size = (64,), 96
+        expected = inner([image.float() / 255 for image in batch.images])
     for ours, theirs in zip(plain, expected, strict=True):
         torch.testing.assert_close(ours.boxes, theirs["boxes"], rtol=1e-4, atol=1e-3)
         assert torch.equal(ours.labels, theirs["labels"])

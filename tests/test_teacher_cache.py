@@ -21,7 +21,7 @@ from tiny_stores import SMALL, cached, close, make, opened, recipe_of, shown
 # The answers
 
 
-def test_every_picture_of_every_epoch_is_answered_as_the_live_teacher_answers(store, teacher):
+def test_every_image_of_every_epoch_is_answered_as_the_live_teacher_answers(store, teacher):
     asked, live = opened(store), open_teacher(recipe_of(teacher), open_data(SMALL))
     loader = shown(views=2)
     for epoch in range(4):
@@ -42,7 +42,7 @@ def test_each_of_several_processes_looks_its_own_part_up(store, teacher, rank):
         close(asked(batch).logits, live(batch).logits)
 
 
-def test_copies_of_a_picture_are_answered_each_by_its_own_view(store, teacher):
+def test_copies_of_a_image_are_answered_each_by_its_own_view(store, teacher):
     asked, live = opened(store, repeats=2), open_teacher(recipe_of(teacher), open_data(SMALL))
     batch = next(shown(views=2, repeats=2).epoch(3))
     assert batch.views.tolist() == [0, 1] * 16
@@ -51,7 +51,7 @@ def test_copies_of_a_picture_are_answered_each_by_its_own_view(store, teacher):
     assert not torch.allclose(own, live(batch).logits, atol=1e-3)
 
 
-def test_validation_pictures_are_answered_with_every_class(few, teacher):
+def test_validation_images_are_answered_with_every_class(few, teacher):
     live, data = open_teacher(recipe_of(teacher), open_data(SMALL)), open_data(SMALL)
     asked = opened(few).at_validation()
     batch = next(
@@ -70,7 +70,7 @@ def test_validation_pictures_are_answered_with_every_class(few, teacher):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_mixed_pictures_are_answered_by_the_mixture_of_their_answers(store, share):
+def test_mixed_images_are_answered_by_the_mixture_of_their_answers(store, share):
     asked, batch = opened(store), next(shown(views=2).epoch(1))
     partners = torch.randperm(32, generator=torch.Generator().manual_seed(0))
     alone = asked(batch).logits
@@ -95,7 +95,7 @@ def test_views_come_again_in_an_order_that_is_each_epoch_s_own():
 
 
 def test_views_are_as_many_as_copies_at_least():
-    with pytest.raises(ValueError, match="views: expected at least 3, one for each of a picture's copies, got 2"):
+    with pytest.raises(ValueError, match="views: expected at least 3, one for each of an image's copies, got 2"):
         shown(views=2, repeats=3)
     with pytest.raises(ValueError, match="views: expected at least 3"):
         make_recipe({**CE, "views": 2, "repeats": 3})
@@ -121,7 +121,7 @@ def test_a_run_from_the_store_is_the_live_run_with_as_many_views(store, teacher,
 @pytest.mark.parametrize(
     "change", [{"mixup": 0.4}, {"method": "pld", "options": {"temperature": 4}}], ids=["all", "few"]
 )
-def test_no_net_of_the_teacher_is_needed(teacher, tmp_path, change):
+def test_no_model_of_the_teacher_is_needed(teacher, tmp_path, change):
     moved = tmp_path / "teacher"
     shutil.copytree(teacher.folder, moved)
     store = tmp_path / "store"
@@ -134,7 +134,7 @@ def test_no_net_of_the_teacher_is_needed(teacher, tmp_path, change):
 def test_the_teacher_is_tried_from_its_stored_answers(store, tmp_path):
     with pytest.raises(ValueError, match="expected better than chance") as caught:
         pldistill.train(cached(store, trust_teacher=False), out=tmp_path / "run", device="cpu", workers=0)
-    assert "of 100 validation pictures right" in str(caught.value)
+    assert "of 100 validation images right" in str(caught.value)
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(store, tmp_path, every_step):
@@ -181,7 +181,7 @@ def test_a_study_reads_stores_where_logits_are_enough_and_shows_all_as_many_view
     assert (ce.recipe.teacher_cache, at.recipe.teacher_cache) == (None, None)
     assert kd.recipe.teacher_cache == "stores/resnet56-0"
     assert last.recipe.teacher_cache == "stores/resnet56-1"
-    assert layout.label.endswith("30 augmented views of each picture, in turn")
+    assert layout.label.endswith("30 augmented views of each image, in turn")
     (teacher,) = layout.teachers
     assert teacher.recipe.views is None
     live = laid_out(tmp_path, seeds=2)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import pldistill
 from pldistill import models
 from pldistill.data import open_data
-from pldistill.models import Net
+from pldistill.models import NormalizedModel
 from pldistill.recipe import make_recipe
 from pldistill.teachers.live import Ensemble, LiveTeacher, open_teacher
 from pldistill.types import Batch
@@ -22,7 +22,7 @@ BASE = {"data": "digits", "student": "resnet8", "method": "kd", "trust_teacher":
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two nets as run folders, `a` with its own statistics, and the weights of `b` as a file."""
+    """Two models as run folders, `a` with its own statistics, and the weights of `b` as a file."""
     root = tmp_path_factory.mktemp("teachers")
     for seed, (name, mean) in enumerate([("a", (0.5, 0.4, 0.3)), ("b", DATA.mean)]):
         torch.manual_seed(seed)
@@ -48,7 +48,7 @@ def test_a_random_teacher_is_drawn_from_the_seed_and_from_nothing_else():
     assert opened("random:resnet8", seed=1).fingerprint() != first.fingerprint()
     torch.manual_seed(0)
     student = models.build("resnet8", num_classes=10)
-    assert LiveTeacher(Net(student, mean=DATA.mean, std=DATA.std)).fingerprint() != first.fingerprint()
+    assert LiveTeacher(NormalizedModel(student, mean=DATA.mean, std=DATA.std)).fingerprint() != first.fingerprint()
     one, other = opened("ensemble:random:resnet8+random:resnet8").members
     assert one.fingerprint() == first.fingerprint() != other.fingerprint()
 
@@ -60,7 +60,7 @@ def test_a_random_teacher_trains_a_student(tmp_path):
     run = pldistill.train(recipe, out=tmp_path / "run", device="cpu", workers=0)
     env = run.record.read_environment()
     assert env["preflight"]["trusted"] is True
-    assert len(env["preflight"]["nets"]) == 2
+    assert len(env["preflight"]["models"]) == 2
 
 
 def test_an_ensemble_is_the_mean_of_its_members_logits(folder):
@@ -70,7 +70,7 @@ def test_an_ensemble_is_the_mean_of_its_members_logits(folder):
     logits = [member(batch()).logits for member in alone]
     torch.testing.assert_close(asked(batch()).logits, sum(logits) / 3)
     assert not asked(batch()).logits.requires_grad
-    assert asked.members[0].net.mean.flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
+    assert asked.members[0].model.mean.flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
     tempered = torch.stack([logit.div(4).log_softmax(1) for logit in logits]).mean(0).softmax(1)
     torch.testing.assert_close(asked(batch()).logits.div(4).softmax(1), tempered)
 
@@ -79,7 +79,7 @@ def test_the_fingerprint_is_of_all_members(folder):
     asked = opened(f"ensemble:{folder / 'a'}+{folder / 'b'}")
     before = asked.fingerprint()
     assert before == opened(f"ensemble:{folder / 'a'}+{folder / 'b'}").fingerprint()
-    asked.members[1].net.model.fc.bias[0] += 1
+    asked.members[1].model.model.fc.bias[0] += 1
     assert asked.fingerprint() != before
 
 
@@ -90,9 +90,9 @@ def test_the_fingerprint_is_of_all_members(folder):
         ({"teacher": "ensemble:a+random:resnet8", "trust_teacher": False}, "--trust-teacher"),
         ({"teacher": "ensemble:a"}, "expected ensemble:A+B with at least two members, got 'ensemble:a'"),
         ({"teacher": "ensemble:a+"}, "expected ensemble:A+B with at least two members"),
-        ({"teacher": "ensemble:a+b", "method": "at"}, "method 'at' compares activations: expected one net"),
+        ({"teacher": "ensemble:a+b", "method": "at"}, "method 'at' compares activations: expected one model"),
         ({"teacher": "ensemble:a+b", "teacher_checkpoint": "c"}, "a member with weights is NAME@FILE"),
-        ({"teacher": "random:resnet8", "teacher_checkpoint": "c"}, "expected a net's name for a teacher beside it"),
+        ({"teacher": "random:resnet8", "teacher_checkpoint": "c"}, "expected a model's name for a teacher beside it"),
         ({"teacher": "random:resnet8", "class_map": "m"}, "class_map: expected a teacher with classes of its own"),
         ({"teacher": None, "method": "ce", "class_map": "m"}, "class_map: expected a teacher beside it, got none"),
     ],
@@ -107,7 +107,7 @@ def test_a_recipe_refuses_what_its_text_shows_to_be_wrong(change, says):
 @pytest.mark.parametrize(
     ("teacher", "says"),
     [
-        ("runs/nowhere", "expected a run folder or a net's name, got 'runs/nowhere', which is no folder"),
+        ("runs/nowhere", "expected a run folder or a model's name, got 'runs/nowhere', which is no folder"),
         ("random:resnet21", "unknown model 'resnet21'"),
         ("resnet8@nowhere.pt", "nowhere.pt does not exist"),
         ("ensemble:random:resnet8+resnet50", "must name its weights"),
@@ -134,7 +134,7 @@ def synsets(*moved):
 
 
 def pretrained(monkeypatch, teacher="resnet18.a1_in1k"):
-    """timm's nets without their weights, so that nothing is downloaded."""
+    """timm's models without their weights, so that nothing is downloaded."""
     built = models.build
 
     def build(name, *, pretrained=False, **arguments):
@@ -197,7 +197,7 @@ def mapped(teacher, mapping, tmp_path, **change):
 def test_probabilities_of_classes_that_are_one_add_up(six, tmp_path, mapping):
     """The second map's "0" is the teacher's class of that name, not its first."""
     asked = mapped(six, mapping, tmp_path)
-    p = LiveTeacher(asked.net)(batch()).logits.softmax(1)
+    p = LiveTeacher(asked.model)(batch()).logits.softmax(1)
     cats = [2, 3] if "0" in mapping else [0, 3]
     pair = torch.stack([p[:, [1, 4]].sum(1), p[:, cats].sum(1)], 1)
     torch.testing.assert_close(asked(batch()).logits.softmax(1), pair / pair.sum(1, keepdim=True))
@@ -205,24 +205,24 @@ def test_probabilities_of_classes_that_are_one_add_up(six, tmp_path, mapping):
 
 def test_one_class_for_one_is_the_teacher_s_own_logit(six, tmp_path):
     asked = mapped(six, {"car": "cats", "dog": "dogs"}, tmp_path)
-    assert torch.equal(asked(batch()).logits, LiveTeacher(asked.net)(batch()).logits[:, [1, 5]])
+    assert torch.equal(asked(batch()).logits, LiveTeacher(asked.model)(batch()).logits[:, [1, 5]])
 
 
 def test_a_class_map_is_part_of_the_fingerprint(six, tmp_path):
     one, other = (mapped(six, {"car": our, "dog": 1 - our}, tmp_path) for our in (0, 1))
-    assert len({one.fingerprint(), other.fingerprint(), LiveTeacher(one.net).fingerprint()}) == 3
+    assert len({one.fingerprint(), other.fingerprint(), LiveTeacher(one.model).fingerprint()}) == 3
 
 
 def test_a_checkpoint_s_classes_are_numbers(six, tmp_path):
     state = models.load_folder(six).model.state_dict()
-    save_file({f"module.{name}": value for name, value in state.items()}, tmp_path / "net.safetensors")
-    given = {"teacher_checkpoint": str(tmp_path / "net.safetensors")}
+    save_file({f"module.{name}": value for name, value in state.items()}, tmp_path / "model.safetensors")
+    given = {"teacher_checkpoint": str(tmp_path / "model.safetensors")}
     asked = mapped("resnet8", {"5": "cats", "1": "dogs"}, tmp_path, **given)
     assert torch.equal(asked(batch()).logits, mapped(six, {"car": 1, "dog": 0}, tmp_path)(batch()).logits)
     with pytest.raises(ValueError, match="expected indices for a teacher that names no classes, got 'car'"):
         mapped("resnet8", {"car": "cats", "1": "dogs"}, tmp_path, **given)
     headless = {name: value for name, value in state.items() if not name.startswith("fc.")}
-    save_file(headless, tmp_path / "net.safetensors")
+    save_file(headless, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"has no head of the model's \(fc\)"):
         mapped("resnet8", {"5": "cats", "1": "dogs"}, tmp_path, **given)
 

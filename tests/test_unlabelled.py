@@ -1,4 +1,4 @@
-"""Pictures without labels: they count in the method's terms, not in the task's, and move no labelled picture."""
+"""Images without labels: they count in the method's terms, not in the task's, and move no labelled image."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from pldistill.data import FolderSplit, TensorSplit, make_loader, open_data, wit
 from pldistill.data.registry import FIRST_ID, JoinedSplit
 from pldistill.data.sampling import order
 from pldistill.methods import METHODS, find
-from pldistill.models import Net
+from pldistill.models import NormalizedModel
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification.task import Classification
 from pldistill.training.distiller import Distiller, Tally
@@ -26,8 +26,8 @@ DATA = "glyphs:train=100,val=100"
 
 @pytest.fixture
 def folder(tmp_path):
-    """Seven pictures of two sizes, some of them in a folder of their own."""
-    root = tmp_path / "pictures"
+    """Seven images of two sizes, some of them in a folder of their own."""
+    root = tmp_path / "images"
     (root / "more").mkdir(parents=True)
     for number in range(7):
         place = root / "more" if number > 4 else root
@@ -39,7 +39,7 @@ def test_the_methods_that_read_no_labels_are_known():
     assert set(FREE) == {"kd", "rkl", "js", "dist", "at", "fitnet", "pkt", "rkd", "sp", "vid"}
 
 
-def test_a_folder_joins_pictures_in_memory(folder):
+def test_a_folder_joins_images_in_memory(folder):
     data = open_data(DATA)
     joined = with_unlabelled(data, f"folder:{folder}")
     train = joined.train
@@ -55,7 +55,7 @@ def test_a_folder_joins_pictures_in_memory(folder):
     assert torch.equal(among[among < 100], order(3, 1, data.train.ids))
 
 
-def test_a_source_s_own_training_pictures_lose_their_labels():
+def test_a_source_s_own_training_images_lose_their_labels():
     train = with_unlabelled(open_data(DATA), "glyphs:train=100,val=100,seed=4").train
     assert isinstance(train, TensorSplit)
     assert (train.labels[100:] == UNLABELLED).all()
@@ -76,7 +76,7 @@ def test_files_join_files(folder):
     how = {"image_size": 32, "augment": None, "seed": 0, "shuffle": False, "device": torch.device("cpu")}
     (batch,) = make_loader(some, batch_size=4, workers=0, **how).epoch(0)
     assert batch.labels.tolist() == [5, UNLABELLED]
-    with pytest.raises(ValueError, match="expected pictures in files, as the labelled ones, got 'glyphs'"):
+    with pytest.raises(ValueError, match="expected images in files, as the labelled ones, got 'glyphs'"):
         with_unlabelled(data, "glyphs")
 
 
@@ -89,19 +89,19 @@ def test_files_join_files(folder):
         ("glyfs", "unknown data 'glyfs'"),
     ],
 )
-def test_what_is_no_folder_of_pictures_is_said(folder, spec, says):
+def test_what_is_no_folder_of_images_is_said(folder, spec, says):
     with pytest.raises(ValueError, match=says):
         with_unlabelled(open_data(DATA), spec.format(folder))
 
 
 def test_an_empty_folder_and_another_size_are_said(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty holds no pictures"):
+    with pytest.raises(ValueError, match=r"empty holds no images"):
         with_unlabelled(open_data(DATA), f"folder:{tmp_path / 'empty'}")
     data = open_data(DATA)
     assert isinstance(data.train, TensorSplit)
     small = replace(data, train=TensorSplit(data.train.images[..., :24, :24], data.train.labels))
-    with pytest.raises(ValueError, match="expected pictures of 24x24 pixels, as the labelled ones, got 32x32"):
+    with pytest.raises(ValueError, match="expected images of 24x24 pixels, as the labelled ones, got 32x32"):
         with_unlabelled(small, DATA)
 
 
@@ -125,7 +125,7 @@ def test_the_task_is_a_mean_over_the_labelled(smoothing):
     assert not gradient.any()
 
 
-class Table(Net):
+class Table(NormalizedModel):
     """Answers with the logits that it was given."""
 
     def __init__(self, logits):
@@ -137,7 +137,7 @@ class Table(Net):
 
 
 @pytest.mark.parametrize("name", ["kd", "rkl", "js", "dist"])
-def test_the_method_counts_every_picture(name):
+def test_the_method_counts_every_image(name):
     generator = torch.Generator().manual_seed(1)
     student, teacher = torch.randn(4, 5, generator=generator), Outputs(torch.randn(4, 5, generator=generator))
     spec = find(name)

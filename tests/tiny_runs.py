@@ -25,7 +25,7 @@ CE = {
 CLOCKS = ("seconds", "images_per_second")
 
 
-def distil(teacher, **change):
+def distill(teacher, **change):
     return make_recipe({**CE, "method": "kd", "teacher": str(teacher.folder), **change})
 
 

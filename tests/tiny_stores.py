@@ -7,13 +7,13 @@ from pldistill.recipe import make_recipe
 from pldistill.tasks.classification.task import augmentation
 from pldistill.teachers.cache import open_stored, with_store
 from pldistill.training.cache_teacher import store_answers
-from tiny_runs import CE, distil
+from tiny_runs import CE, distill
 
 SMALL = "glyphs:train=100,val=100"
 
 
 class Watch:
-    """Looks on, and may stop the making after so many pictures of this call."""
+    """Looks on, and may stop the making after so many images of this call."""
 
     def __init__(self, after=None, by=None):
         self.after, self.by, self.seen, self.done = after, by, 0, None
@@ -27,8 +27,8 @@ class Watch:
     def begin(self, about, done):
         self.about, self.done = about, done
 
-    def asked(self, pictures):
-        self.seen += pictures
+    def asked(self, images):
+        self.seen += images
         if self.after is not None and self.seen >= self.after:
             self.by()
 
@@ -37,7 +37,7 @@ class Watch:
 
 
 def recipe_of(teacher, **change):
-    return distil(teacher, **{"data": SMALL, "epochs": 2, "batch_size": 32, **change})
+    return distill(teacher, **{"data": SMALL, "epochs": 2, "batch_size": 32, **change})
 
 
 def make(teacher, out, watch=None, views=2, places=None, temperature=4.0, **change):
@@ -60,7 +60,7 @@ def opened(store, **change):
 
 
 def shown(views=None, repeats=1, batch_size=32, **change):
-    """What the recipe's run sees of the training pictures."""
+    """What the recipe's run sees of the training images."""
     recipe = make_recipe({**CE, "data": SMALL})
     data = open_data(SMALL)
     return make_loader(

@@ -20,7 +20,7 @@ from pldistill.training.progress import Silent
 from pldistill.training.run import evaluate
 from tiny_detectors import distilled
 
-# The last step of an epoch has 101 - 6 * 16 = 5 pictures: three and two.
+# The last step of an epoch has 101 - 6 * 16 = 5 images: three and two.
 UNEVEN, EVEN = "glyphs:train=101,val=101", "glyphs:train=112,val=101"
 WITHOUT_BATCHNORM = {
     "student": "test_vit",
@@ -33,7 +33,7 @@ WITHOUT_BATCHNORM = {
 
 
 def recipes(folder: Path, world: int) -> dict[str, dict]:
-    """Runs that must come to the same weights, whether one process or two make them: 16 pictures a step."""
+    """Runs that must come to the same weights, whether one process or two make them: 16 images a step."""
     teacher = {"teacher": "test_vit", "teacher_checkpoint": str(folder / "teacher.pt"), "trust_teacher": True}
     fields = {**WITHOUT_BATCHNORM, **teacher, "data": UNEVEN}
     fields["batch_size"] = 16 // world
@@ -43,7 +43,7 @@ def recipes(folder: Path, world: int) -> dict[str, dict]:
         "dist joined": {"method": "dist", "relation": "global"},
         # The classifier has no part in this loss.
         "sp joined": {"method": "sp", "relation": "global", "weights": {"task": 0.0, "sp": 30.0}},
-        # One process relates the pictures of each half of its batch too, if it takes the halves one by one.
+        # One process relates the images of each half of its batch too, if it takes the halves one by one.
         "dist apart": {"method": "dist", "data": EVEN, "batch_size": 8, "accumulate": 2 // world, "relation": "local"},
     }
     return {name: {**fields, **case} for name, case in cases.items()}
@@ -63,7 +63,7 @@ def resumed() -> dict:
 
 
 def detected() -> Recipe:
-    """A detector that two processes distil: 7 pictures, the last step's share uneven."""
+    """A detector that two processes distill: 7 images, the last step's share uneven."""
     return distilled(data="scenes:train=7,val=5", epochs=1, batch_size=2)
 
 

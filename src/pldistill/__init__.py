@@ -3,7 +3,7 @@
     from pldistill import PLDLoss
     loss = PLDLoss()(student_logits, teacher_logits, labels)
 
-Importing this package registers the CIFAR nets with timm.
+Importing this package registers the CIFAR models with timm.
 """
 
 __version__ = "0.1.0"  # above the imports: the build reads it without them

@@ -7,8 +7,8 @@ slow moment of the machine meets all of them, and none always follows the same o
 On a CPU the clock is the host's. On CUDA it is the device's: `eager` begins with an idle device, so that what the host
 takes to start the kernels counts; `graph` is the replay of a CUDA graph behind a pause, the kernels' time alone.
 
-`floor` reads both nets' logits and writes one tensor of their size, in one pass: the least that a loss and its gradient
-move. No row of a table is a loss as a method weighs it: `kd` is τ² KL, and `eager kd` cross-entropy + τ² KL.
+`floor` reads both models' logits and writes one tensor of their size, in one pass: the least that a loss and its
+gradient move. No row of a table is a loss as a method weighs it: `kd` is τ² KL, and `eager kd` cross-entropy + τ² KL.
 """
 
 from __future__ import annotations

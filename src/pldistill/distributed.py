@@ -132,17 +132,17 @@ def least(numbers: Tensor) -> Tensor:
     return numbers
 
 
-def share_buffers(net: nn.Module) -> None:
+def share_buffers(model: nn.Module) -> None:
     """Give all processes the first one's buffers: BatchNorm's running statistics are each process's own."""
     if count() > 1:
-        for buffer in net.buffers():
+        for buffer in model.buffers():
             distributed.broadcast(buffer, src=0)
 
 
 def join(outputs: Outputs) -> Outputs:
     """Put the outputs of all processes together, in their order, each with the gradient that is due to it.
 
-    Every process then computes the same loss L from the joined rows. Where its n of the N pictures weight it by n / N
+    Every process then computes the same loss L from the joined rows. Where its n of the N images weight it by n / N
     and gradients are summed over the processes, as the loop does, the sum is the gradient of L on the joined batch: the
     rows of a process get their part of the gradient, times N / n.
     """

@@ -14,7 +14,7 @@ def cache_folder() -> Path:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a neighbour of `path`, then rename it: a reader sees all of it or none.
+    """Let `write` make a neighbor of `path`, then rename it: a reader sees all of it or none.
 
     Raises:
         ValueError: the folder cannot be written.

@@ -45,14 +45,14 @@ class Recipe(BaseModel):
     """Everything that decides what a run computes.
 
     Attributes:
-        data: the pictures, as in `pldistill list data`: `glyphs`, `cifar100:PATH`, `folder:PATH`, ...
-        student: the net that is trained, a name of `pldistill list models` or any timm classifier.
+        data: the images, as in `pldistill list data`: `glyphs`, `cifar100:PATH`, `folder:PATH`, ...
+        student: the model that is trained, a name of `pldistill list models` or any timm classifier.
         method: a name of `pldistill list methods`.
-        task: what is learnt: `classification` or `detection`.
+        task: what is learned: `classification` or `detection`.
         task_options: the task's own options (`pldistill.task_options`); those left out take its defaults.
-        teacher: who is asked, as in `pldistill.teachers`: a run folder, a net's name, `random:NAME`, `ensemble:A+B`;
+        teacher: who is asked, as in `pldistill.teachers`: a run folder, a model's name, `random:NAME`, `ensemble:A+B`;
             None for the methods without a teacher.
-        teacher_checkpoint: weights for a teacher that is a net's name.
+        teacher_checkpoint: weights for a teacher that is a model's name.
         teacher_cache: a store of a teacher's answers (`pldistill cache`), read in place of asking it. The teacher is
             then the store's; one that is named otherwise must be the same.
         pretrained: start the student from timm's weights for its name.
@@ -61,40 +61,40 @@ class Recipe(BaseModel):
         options: the method's options; those left out take the method's defaults.
         weights: the weight of each term, "task" being the task's own loss; as with options.
         epochs: passes over the training split.
-        batch_size: pictures in a step of one process.
+        batch_size: images in a step of one process.
         image_size: side in pixels; None is the data's own.
         lr: the highest learning rate of the schedule.
         optimizer: `sgd` (no Nesterov) or `adamw` of torch, or the name of any of timm's optimizers.
         momentum: of the optimizers that have one.
         weight_decay: on every parameter, unless `decay_all` is False.
-        decay_all: False spares biases and the parameters of normalisation (every tensor of one dimension).
+        decay_all: False spares biases and the parameters of normalization (every tensor of one dimension).
         schedule: cosine (each step, to 0), step (x0.1 after 150/240, 180/240 and 210/240 of the epochs), two-step (x0.1
             after 2/3 and 8/9 of the steps) or constant.
         warmup_epochs: linear warm-up from 0 before the schedule takes over; may be a fraction.
         label_smoothing: of the task's cross-entropy.
         clip_grad: the largest gradient norm, or None.
         ema: decay of an exponential moving average of the weights; then the average is what is evaluated and exported.
-        amp: bf16 or fp16 autocast of the nets, off (float32), or auto: bf16 where the device computes in it, else off
+        amp: bf16 or fp16 autocast of the models, off (float32), or auto: bf16 where the device computes in it, else off
             (`pldistill.precision`). Losses compute in float32 whatever it is. The run's record says what auto became.
-        channels_last: memory layout of pictures and convolutions.
+        channels_last: memory layout of images and convolutions.
         compile: `torch.compile` the student.
-        hflip: mirror training pictures; None is the data's own choice.
+        hflip: mirror training images; None is the data's own choice.
         mixup: alpha of Mixup's Beta(alpha, alpha); 0 is none. See `pldistill.data.mixup`.
         cutmix: alpha of CutMix's; where both are given each batch takes one of them, by a fair coin.
         mix_probability: the part of the batches that are mixed, where mixup or cutmix is given.
-        repeats: how many augmented copies of a picture an epoch shows (repeated augmentation), in one batch; an epoch
-            is as long as ever, so it shows 1/repeats of the pictures, others each time.
-        views: how many augmented versions of a picture there are: epoch e shows view e modulo this; None shows another
+        repeats: how many augmented copies of an image an epoch shows (repeated augmentation), in one batch; an epoch
+            is as long as ever, so it shows 1/repeats of the images, others each time.
+        views: how many augmented versions of an image there are: epoch e shows view e modulo this; None shows another
             one every epoch. With a teacher_cache None is as many as it has.
-        unlabelled: pictures to train on without a label, beside the labelled: all below PATH of `folder:PATH`, or the
-            training pictures of another data specification. The method's terms count them, the task's loss does not.
+        unlabelled: images to train on without a label, beside the labelled: all below PATH of `folder:PATH`, or the
+            training images of another data specification. The method's terms count them, the task's loss does not.
         class_map: a JSON file that says which of the teacher's classes is which of the data's; see
             `pldistill.teachers`.
         trust_teacher: take the teacher as it is, whether or not it is better than chance; see
             `pldistill.training.preflight`.
-        accumulate: batches whose gradients make one step, that of a batch of all their pictures. A method that relates
-            the pictures of a batch relates those of each batch alone, and wants to be told so: `relation="local"`.
-        relation: for methods that relate the pictures of a batch, `local` (of one process's batch) or `global` (of all
+        accumulate: batches whose gradients make one step, that of a batch of all their images. A method that relates
+            the images of a batch relates those of each batch alone, and wants to be told so: `relation="local"`.
+        relation: for methods that relate the images of a batch, `local` (of one process's batch) or `global` (of all
             processes'); None is local.
         sync_batchnorm: BatchNorm statistics over all processes, on GPUs; otherwise each process has those of its own
             batches, and the first one's running statistics are evaluated and saved.
@@ -177,7 +177,7 @@ class Recipe(BaseModel):
         return self
 
     def name(self) -> str:
-        """Give a folder name: data with its numbers, nets, method and seed."""
+        """Give a folder name: data with its numbers, models, method and seed."""
         data, _, options = split_spec(self.data)
         data = "-".join([data, *(option.replace("=", "") for option in options)])
         asked = [split_weights(member)[0].replace(":", "-") for member in teacher_members(self.teacher or "")]
@@ -248,7 +248,7 @@ def check(recipe: Recipe) -> None:
     _check_task(recipe)
     needs = methods.find(recipe.method, recipe.task).needs_teacher
     if needs and recipe.teacher is None and recipe.teacher_cache is None:
-        raise ValueError(f"method {recipe.method!r} needs a teacher: give a run folder or a net's name, got none")
+        raise ValueError(f"method {recipe.method!r} needs a teacher: give a run folder or a model's name, got none")
     if not needs and recipe.teacher is not None:
         raise ValueError(f"method {recipe.method!r} asks no teacher, got teacher={recipe.teacher!r}")
     check_cache(recipe)
@@ -265,12 +265,10 @@ def check(recipe: Recipe) -> None:
     couples = methods.find(recipe.method, recipe.task).couples_batch
     if recipe.relation is not None and not couples:
         known = ", ".join(name for name, spec in methods.BY_TASK[recipe.task].items() if spec.couples_batch)
-        raise ValueError(
-            f"relation: expected a method that relates a batch's pictures ({known}), got {recipe.method!r}"
-        )
+        raise ValueError(f"relation: expected a method that relates a batch's images ({known}), got {recipe.method!r}")
     if couples and recipe.accumulate > 1 and recipe.relation != "local":
         raise ValueError(
-            f"accumulate: expected 1 or relation='local', for {recipe.method!r} relates the pictures of a batch and "
+            f"accumulate: expected 1 or relation='local', for {recipe.method!r} relates the images of a batch and "
             f"not those of {recipe.accumulate} batches, got accumulate={recipe.accumulate}, "
             f"relation={recipe.relation!r}"
         )
@@ -288,7 +286,7 @@ def check(recipe: Recipe) -> None:
 
 
 def _check_unlabelled(recipe: Recipe, unlabelled: str) -> None:
-    """Refuse what pictures without labels do not go with."""
+    """Refuse what images without labels do not go with."""
     if methods.find(recipe.method, recipe.task).needs_labels:
         known = ", ".join(name for name, spec in methods.BY_TASK[recipe.task].items() if not spec.needs_labels)
         raise ValueError(f"unlabelled: expected a method that reads no labels ({known}), got {recipe.method!r}")
@@ -296,7 +294,7 @@ def _check_unlabelled(recipe: Recipe, unlabelled: str) -> None:
         raise ValueError(f"unlabelled: expected neither mixup nor cutmix beside {unlabelled!r}, which mix labels")
     if recipe.accumulate > 1 and recipe.weights["task"] != 0:
         raise ValueError(
-            "unlabelled: expected accumulate=1, for the task's loss is a mean over the labelled pictures of a "
+            "unlabelled: expected accumulate=1, for the task's loss is a mean over the labelled images of a "
             f"batch, whose number changes, got {recipe.accumulate}"
         )
 
@@ -308,7 +306,7 @@ def _check_teacher(recipe: Recipe, teacher: str) -> None:
         raise ValueError(f"teacher: expected ensemble:A+B with at least two members, got {teacher!r}")
     if len(members) > 1 and methods.find(recipe.method, recipe.task).taps is not None:
         raise ValueError(
-            f"method {recipe.method!r} compares activations: expected one net for a teacher, got {teacher!r}"
+            f"method {recipe.method!r} compares activations: expected one model for a teacher, got {teacher!r}"
         )
     drawn = [member for member in members if member.startswith(RANDOM)]
     if drawn and not recipe.trust_teacher:
@@ -319,7 +317,7 @@ def _check_teacher(recipe: Recipe, teacher: str) -> None:
         raise ValueError(f"class_map: expected a teacher with classes of its own, got {drawn[0]!r}")
     if recipe.teacher_checkpoint is not None and teacher.startswith((ENSEMBLE, RANDOM)):
         raise ValueError(
-            f"teacher_checkpoint: expected a net's name for a teacher beside it, got {teacher!r}; "
+            f"teacher_checkpoint: expected a model's name for a teacher beside it, got {teacher!r}; "
             "a member with weights is NAME@FILE"
         )
 
@@ -333,19 +331,19 @@ def _check_task(recipe: Recipe) -> None:
     if recipe.relation == "global" and not recipe.task_options.get("background_rows", True):
         raise ValueError("relation: expected local where background_rows is false, for a process may have no row")
     if recipe.task == "detection" and (recipe.teacher or "").startswith(ENSEMBLE):
-        raise ValueError(f"teacher: expected one net in detection, got {recipe.teacher!r}")
+        raise ValueError(f"teacher: expected one model in detection, got {recipe.teacher!r}")
 
 
 def check_cache(recipe: Recipe) -> None:
     """Refuse fields that contradict one another.
 
     Raises:
-        ValueError: fewer views than copies of a picture; beside a `teacher_cache` a method that is nothing to a store
+        ValueError: fewer views than copies of an image; beside a `teacher_cache` a method that is nothing to a store
             of logits, and what would change a teacher's answers.
     """
     if recipe.views is not None and recipe.views < recipe.repeats:
         raise ValueError(
-            f"views: expected at least {recipe.repeats}, one for each of a picture's copies, got {recipe.views}"
+            f"views: expected at least {recipe.repeats}, one for each of an image's copies, got {recipe.views}"
         )
     cache = recipe.teacher_cache
     if cache is None:

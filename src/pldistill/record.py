@@ -4,10 +4,10 @@
     env.json        what it ran on
     metrics.jsonl   one line an epoch, appended and synced, so a power cut costs one line at most
     result.json     the figures of a finished run; a folder without it holds an unfinished one
-    detections.json what a detector and its teacher found in the first validation pictures, which lie in pictures/
+    detections.json what a detector and its teacher found in the first validation images, which lie in images/
 
 `top1_last` and `top1_best` are the top-1 on the validation split after the last and after the best epoch. The best
-epoch is the one with the highest top-1 there; where training pictures were held out (`validation=N`), the one with the
+epoch is the one with the highest top-1 there; where training images were held out (`validation=N`), the one with the
 highest top-1 on those, and `holdout_last` and `holdout_best` are the top-1 on those after the same two epochs.
 
 Numbers in these files are finite JSON: NaN and the infinities are written as null. `METRICS` says
@@ -80,9 +80,12 @@ class RunRecord:
         self._write("detections.json", found)
 
     def read_detections(self) -> dict[str, Any] | None:
-        """What was found in some pictures, None where the run left nothing of the kind."""
+        """What was found in some images, None where the run left nothing of the kind."""
         path = self.folder / "detections.json"
-        return _read_object(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        found = _read_object(path)
+        return {"images" if key == "pictures" else key: value for key, value in found.items()}  # as older runs wrote it
 
     @property
     def begun(self) -> bool:
@@ -295,16 +298,16 @@ class Metric:
 
 # By name: `metrics.jsonl` has the name itself after every epoch, `result.json` what `last_of` looks for.
 METRICS: Mapping[str, Metric] = {
-    "top1": Metric("top-1", "validation pictures whose class is the first answer, in percent"),
-    "top5": Metric("top-5", "validation pictures whose class is among the first five answers, in percent"),
+    "top1": Metric("top-1", "validation images whose class is the first answer, in percent"),
+    "top5": Metric("top-5", "validation images whose class is among the first five answers, in percent"),
     "kl": Metric(
         "KL", "KL(teacher ‖ student) on the validation set at temperature 1, in nats; lower is closer", 3, lower=True
     ),
-    "agreement": Metric("agreement", "validation pictures to which both nets give the same class first, in percent"),
+    "agreement": Metric("agreement", "validation images to which both models give the same class first, in percent"),
     "overlap5": Metric(
         "top-5 overlap", "of the teacher's first five classes those among the student's first five, in percent"
     ),
-    "kendall": Metric("Kendall τ", "Kendall's tau-b of the two nets' rankings of all classes, -1 to 1", 3),
+    "kendall": Metric("Kendall τ", "Kendall's tau-b of the two models' rankings of all classes, -1 to 1", 3),
     "ece": Metric(
         "ECE",
         "expected calibration error, 15 equal bins of the largest probability, in percent; lower is better",

@@ -35,12 +35,12 @@ def split_spec(spec: str, known: Container[str] | None = None) -> tuple[str, str
 
 
 def teacher_members(teacher: str) -> list[str]:
-    """The nets that a teacher's text names: A, B and C of `ensemble:A+B+C`, elsewhere the text itself."""
+    """The models that a teacher's text names: A, B and C of `ensemble:A+B+C`, elsewhere the text itself."""
     return teacher.removeprefix(ENSEMBLE).split("+") if teacher.startswith(ENSEMBLE) else [teacher]
 
 
 def split_weights(member: str) -> tuple[str, str | None]:
-    """A net's name and the file behind it of `NAME@FILE`; elsewhere the text itself and None."""
+    """A model's name and the file behind it of `NAME@FILE`; elsewhere the text itself and None."""
     match = _WITH_WEIGHTS.fullmatch(member)
     return (match[1], match[2]) if match else (member, None)
 

@@ -1,4 +1,4 @@
-"""What each task may be told and what it refuses, as data, so that a recipe knows before any picture is opened."""
+"""What each task may be told and what it refuses, as data, so that a recipe knows before any image is opened."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class TaskSpec:
 
 NORMS = ("batch", "frozen", "group")
 UNUSED = ("drop", "keep")
-# Regions, anchors and box head as torchvision has them; 5 layers, and batch, are torchvision's for a net from scratch.
+# Regions, anchors and box head as torchvision has them; 5 layers, and batch, are torchvision's for a model from
+# scratch.
 DETECTION: dict[str, Option] = {
     "norm": "batch",
     "trainable_layers": 5,
@@ -62,11 +63,11 @@ DETECTION: dict[str, Option] = {
 }
 _LEAST = {"trainable_layers": 0, "max_side": 8, "fpn_channels": 1, "head_width": 1, "anchor": 1, "rois_per_image": 1}
 _LEAST |= dict.fromkeys(("rpn_per_image", "pre_nms", "post_nms", "pre_nms_eval", "post_nms_eval", "detections"), 1)
-_ONE_PICTURE = "a region has one label, and a picture many"
+_ONE_IMAGE = "a region has one label, and an image many"
 
 
 def short_sides(options: Mapping[str, Option]) -> tuple[int, int] | None:
-    """The least and the largest short side in training of `640-800`; None where every picture is as in evaluation.
+    """The least and the largest short side in training of `640-800`; None where every image is as in evaluation.
 
     Raises:
         ValueError: for another text.
@@ -101,11 +102,11 @@ TASKS: dict[str, TaskSpec] = {
         options=DETECTION,
         defaults={"batch_size": 8, "lr": 0.01, "weight_decay": 1e-4, "epochs": 12},
         refused={
-            "mixup": _ONE_PICTURE,
-            "cutmix": _ONE_PICTURE,
-            "mix_probability": _ONE_PICTURE,
+            "mixup": _ONE_IMAGE,
+            "cutmix": _ONE_IMAGE,
+            "mix_probability": _ONE_IMAGE,
             "label_smoothing": "the detector's own losses have none",
-            "repeats": "the loader shows a picture once an epoch",
+            "repeats": "the loader shows an image once an epoch",
             "unlabelled": "the detector's own losses need boxes",
             "views": "the loader shows another view each epoch",
             "teacher_cache": "the regions change from step to step",

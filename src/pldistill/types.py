@@ -1,4 +1,4 @@
-"""What travels between the rooms: a `Batch`, or `Scenes`, from data to the nets, `Outputs` from a net to the method."""
+"""What travels between the parts: a `Batch`, or `Scenes`, from data to the models; `Outputs` from these to methods."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ UNLABELLED = -1  # in place of a label
 
 @dataclass(frozen=True)
 class Mixture:
-    """What each picture of a batch was mixed with: one share for the whole batch (Mixup, CutMix).
+    """What each image of a batch was mixed with: one share for the whole batch (Mixup, CutMix).
 
     Attributes:
-        partners: `(N,)` int64, the position in the batch of the picture that is mixed in; a permutation.
+        partners: `(N,)` int64, the position in the batch of the image that is mixed in; a permutation.
         labels: `(N,)` int64, the partners' labels.
-        share: what is left of the picture itself, in [0, 1]; its partner has the rest.
+        share: what is left of the image itself, in [0, 1]; its partner has the rest.
     """
 
     partners: Tensor
@@ -27,17 +27,17 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of pictures, already augmented.
+    """A batch of images, already augmented.
 
     Attributes:
-        images: `(N, 3, H, W)` uint8. Each net normalises them with its own statistics (`models.Net`).
-        labels: `(N,)` int64 class indices, `UNLABELLED` where a picture has none.
-        ids: `(N,)` int64, each picture's index in its split: with its view it names the augmented picture for ever.
+        images: `(N, 3, H, W)` uint8. Each model normalizes them with its own statistics (`models.NormalizedModel`).
+        labels: `(N,)` int64 class indices, `UNLABELLED` where an image has none.
+        ids: `(N,)` int64, each image's index in its split: with its view it names the augmented image for ever.
         view: which augmented version of the split this is; epoch e of a run sees view e, or e modulo its `views`.
-        views: `(N,)` int64, the view of each picture where an epoch shows a picture several times: its k-th copy of
+        views: `(N,)` int64, the view of each image where an epoch shows an image several times: its k-th copy of
             `repeats` is in epoch e as view `e * repeats + k`, modulo the run's `views`, would show it. None where every
-            picture's view is `view`.
-        mixture: what the pictures were mixed with; None where they are as they were augmented.
+            image's view is `view`.
+        mixture: what the images were mixed with; None where they are as they were augmented.
     """
 
     images: Tensor
@@ -53,10 +53,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Boxes:
-    """What lies in a picture.
+    """What lies in an image.
 
     Attributes:
-        boxes: `(M, 4)` float32, left, top, right and bottom in pixels of the picture as the nets are given it.
+        boxes: `(M, 4)` float32, left, top, right and bottom in pixels of the image as the models are given it.
         labels: `(M,)` int64 in 1..C, the data's classes in order; 0 is the background, of which no box is.
     """
 
@@ -66,15 +66,15 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Scenes:
-    """A batch of pictures with what lies in them, already augmented and resized.
+    """A batch of images with what lies in them, already augmented and resized.
 
     Attributes:
-        images: each `(3, H, W)` uint8, of its own size. Each net normalises them with its own statistics and pads.
-        targets: what lies in each picture, without crowds.
-        ids: `(N,)` int64, each picture's index in its split: with the view it names the augmented picture for ever.
+        images: each `(3, H, W)` uint8, of its own size. Each model normalizes them with its own statistics and pads.
+        targets: what lies in each image, without crowds.
+        ids: `(N,)` int64, each image's index in its split: with the view it names the augmented image for ever.
         view: which augmented version of the split this is; epoch e of a run sees view e.
-        sizes: (height, width) of each picture before it was resized; detections are given in pixels of these.
-        regions: `(R_i, 4)` boxes in pixels of each image, which a net's outputs are to be about; None where the net
+        sizes: (height, width) of each image before it was resized; detections are given in pixels of these.
+        regions: `(R_i, 4)` boxes in pixels of each image, which a model's outputs are to be about; None where the model
             proposes its own.
     """
 
@@ -91,10 +91,10 @@ class Scenes:
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector found in a picture.
+    """What a detector found in an image.
 
     Attributes:
-        boxes: `(K, 4)` float32, in pixels of the picture before it was resized.
+        boxes: `(K, 4)` float32, in pixels of the image before it was resized.
         labels: `(K,)` int64 in 1..C.
         scores: `(K,)` float32 in [0, 1].
     """
@@ -109,7 +109,7 @@ class Outputs:
     """What a network said about a batch.
 
     Attributes:
-        logits: `(N, C)`, the dtype the net computed in. N counts images, or regions in detection.
+        logits: `(N, C)`, the dtype the model computed in. N counts images, or regions in detection.
         features: by tap name, the activations that a method asked for.
     """
 

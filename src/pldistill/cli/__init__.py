@@ -17,7 +17,7 @@ from pldistill.training.progress import Terminal
 
 app = typer.Typer(
     name="pldistill",
-    help="Distil a large classifier into a small one, by Plackett-Luce distillation and what it is compared with.",
+    help="Distill a large classifier into a small one, by Plackett-Luce distillation and what it is compared with.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,7 +26,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Distil a large classifier into a small one."""
+    """Distill a large classifier into a small one."""
     if version:
         console.print(f"pldistill {__version__}", highlight=False)
         raise typer.Exit
@@ -35,10 +35,10 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def demo(
     out: Annotated[Path | None, typer.Option(help="Folder of the runs and the report.")] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="The same path in seconds, on a handful of pictures.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="The same path in seconds, on a handful of images.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Train a teacher and four students (CE, KD, DIST, PLD) on embedded pictures; end with a table and a report."""
+    """Train a teacher and four students (CE, KD, DIST, PLD) on embedded images; end with a table and a report."""
     from pldistill.studies.demo import run_demo  # brings matplotlib
 
     run_demo(out or Path("runs/demo-smoke" if smoke else "runs/demo"), smoke=smoke, device=device, console=console)
@@ -49,7 +49,7 @@ def train(
     recipe: Annotated[Path | None, typer.Option(help="A recipe.json; the other options override it.")] = None,
     task: Annotated[str | None, typer.Option(help="classification (default) or detection.")] = None,
     data: Annotated[str | None, typer.Option(help="glyphs, cifar100:PATH, folder:PATH, coco:PATH, ...")] = None,
-    student: Annotated[str | None, typer.Option(help="The net to train; see `pldistill list models`.")] = None,
+    student: Annotated[str | None, typer.Option(help="The model to train; see `pldistill list models`.")] = None,
     method: Annotated[str | None, typer.Option(help="See `pldistill list methods`; ce trains a teacher.")] = None,
     teacher: Annotated[str | None, typer.Option(help="A run folder, NAME, NAME@FILE, ensemble:A+B.")] = None,
     teacher_checkpoint: Annotated[str | None, typer.Option(help="Weights of a teacher given by name.")] = None,
@@ -76,13 +76,13 @@ def train(
     amp: Annotated[str | None, typer.Option(help="auto (default): what fits the device; bf16, fp16 or off.")] = None,
     channels_last: Annotated[bool | None, typer.Option(help="Memory layout (default on).")] = None,
     compile: Annotated[bool | None, typer.Option("--compile", help="torch.compile the student.")] = None,
-    hflip: Annotated[bool | None, typer.Option(help="Mirror training pictures; default the data's choice.")] = None,
+    hflip: Annotated[bool | None, typer.Option(help="Mirror training images; default the data's choice.")] = None,
     mixup: Annotated[str | None, typer.Option(metavar="X", help="Mixup's alpha; default 0, none.")] = None,
     cutmix: Annotated[str | None, typer.Option(metavar="X", help="CutMix's alpha; default 0, none.")] = None,
     mix_probability: Annotated[str | None, typer.Option(metavar="X", help="Part of the batches that mix.")] = None,
-    repeats: Annotated[str | None, typer.Option(metavar="N", help="Augmented copies of a picture an epoch.")] = None,
-    views: Annotated[str | None, typer.Option(metavar="N", help="Augmented versions of a picture, in turn.")] = None,
-    unlabelled: Annotated[str | None, typer.Option(help="folder:PATH of pictures without labels.")] = None,
+    repeats: Annotated[str | None, typer.Option(metavar="N", help="Augmented copies of an image an epoch.")] = None,
+    views: Annotated[str | None, typer.Option(metavar="N", help="Augmented versions of an image, in turn.")] = None,
+    unlabelled: Annotated[str | None, typer.Option(help="folder:PATH of images without labels.")] = None,
     class_map: Annotated[str | None, typer.Option(help="JSON: the teacher's classes in the data's.")] = None,
     trust_teacher: Annotated[bool | None, typer.Option("--trust-teacher", help="Even if it knows nothing.")] = None,
     accumulate: Annotated[str | None, typer.Option(metavar="N", help="Batches a step; default 1.")] = None,
@@ -98,7 +98,7 @@ def train(
     device: Device = "auto",
     workers: Workers = "2",
 ) -> None:
-    """Train a net: a teacher (--method ce) or a student from a teacher."""
+    """Train a model: a teacher (--method ce) or a student from a teacher."""
     fields = {name: value for name, value in locals().items() if name in Recipe.model_fields and value is not None}
     fields |= {"options": _pairs("option", option), "weights": _pairs("weight", weight)}
     fields["task_options"] = _pairs("task_option", task_option)
@@ -141,23 +141,23 @@ def _percent(value: float | None) -> str:
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
     data: Annotated[str | None, typer.Option(help="Other data with the same classes.")] = None,
-    batch_size: Annotated[str, typer.Option(metavar="N", help="Pictures at a time; changes no figure.")] = "256",
+    batch_size: Annotated[str, typer.Option(metavar="N", help="Images at a time; changes no figure.")] = "256",
     device: Device = "auto",
     workers: Workers = "2",
 ) -> None:
-    """Measure a run's net on its validation pictures."""
+    """Measure a run's model on its validation images."""
     opened = training.load_run(run)
     counts = {"batch_size": whole("batch_size", batch_size, least=1), "workers": whole("workers", workers, least=0)}
     figures = training.evaluate(opened, data=data, device=device, **counts)
     if opened.recipe.task == "detection":
         said = "  ".join(
-            f"{name} {_percent(value)}" for name, value in figures.items() if name not in ("pictures", "precision")
+            f"{name} {_percent(value)}" for name, value in figures.items() if name not in ("images", "precision")
         )
     else:
         top5 = "" if figures["top5"] is None else f"  top-5 {figures['top5']:.2f} %"
         said = f"top-1 {figures['top1']:.2f} %{top5}  cross-entropy {figures['val_loss']:.4f}"
     console.print(
-        f"{said}  {figures['pictures']} pictures  {precision.NAMES[figures['precision']]}",
+        f"{said}  {figures['images']} images  {precision.NAMES[figures['precision']]}",
         highlight=False,
         soft_wrap=True,
     )

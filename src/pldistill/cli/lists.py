@@ -65,7 +65,7 @@ def _models() -> Table:
     caption = (
         "for 100 classes; and every classifier of timm, by its name\n"
         "with --task detection: fasterrcnn:BACKBONE, Faster R-CNN with FPN on torchvision's ResNets and mobilenet_v2, "
-        "or on any net of timm that gives the maps of four stages"
+        "or on any model of timm that gives the maps of four stages"
     )
     table = Table("model", "parameters", "stages (taps)", box=None, caption=caption, caption_justify="left")
     for name in list_models():

@@ -11,9 +11,7 @@ from typer.core import TyperCommand
 console = Console()
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Workers = Annotated[
-    str, typer.Option(metavar="N", help="Processes that decode a folder's pictures; changes no figure.")
-]
+Workers = Annotated[str, typer.Option(metavar="N", help="Processes that decode a folder's images; changes no figure.")]
 
 
 class Spread(TyperCommand):

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pldistill.cli.options import Device, Workers, console, positive, whole
-from pldistill.data.augment import open_picture
+from pldistill.data.augment import open_image
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import find_runs
 from pldistill.training import run as training
@@ -20,25 +20,25 @@ from pldistill.training.progress import Shown
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
-    pictures: Annotated[list[Path], typer.Argument(help="Picture files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of lines.")] = False,
     score: Annotated[str | None, typer.Option(metavar="X", help="Least of a detector's boxes; default 0.5.")] = None,
-    draw: Annotated[Path | None, typer.Option(help="A folder for the pictures with a detector's boxes.")] = None,
+    draw: Annotated[Path | None, typer.Option(help="A folder for the images with a detector's boxes.")] = None,
 ) -> None:
-    """Print each picture's first five classes with their probabilities, or what a detector finds with its boxes."""
+    """Print each image's first five classes with their probabilities, or what a detector finds with its boxes."""
     opened = training.load_run(run)
     if opened.recipe.task == "detection":
-        _detect(opened, pictures, as_json=as_json, least=_share("score", score, 0.5), draw=draw)
+        _detect(opened, images, as_json=as_json, least=_share("score", score, 0.5), draw=draw)
         return
     for name, given in (("score", score), ("draw", draw)):
         if given is not None:
             raise ValueError(f"{name}: expected a detector's run beside it, got one of {opened.recipe.task}")
-    answers = training.predict(opened, pictures)
+    answers = training.predict(opened, images)
     if as_json:
-        _print_json(pictures, [[{"class": name, "probability": p} for name, p in each] for each in answers], "classes")
+        _print_json(images, [[{"class": name, "probability": p} for name, p in each] for each in answers], "classes")
         return
-    for picture, classes in zip(pictures, answers, strict=True):
-        console.print(str(picture), highlight=False, markup=False, soft_wrap=True)
+    for image, classes in zip(images, answers, strict=True):
+        console.print(str(image), highlight=False, markup=False, soft_wrap=True)
         for name, probability in classes:
             console.print(f"  {100 * probability:6.2f} %  {name}", highlight=False, markup=False, soft_wrap=True)
 
@@ -47,23 +47,23 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.")],
     out: Annotated[Path, typer.Option(help="The page to write.")],
 ) -> None:
-    """Write one self-contained HTML page: table, curves, environment, and pictures that detectors looked at."""
+    """Write one self-contained HTML page: table, curves, environment, and images that detectors looked at."""
     from pldistill.reports.html import write_report  # brings matplotlib
 
     console.print(str(write_report(find_runs(runs), out)), highlight=False, markup=False, soft_wrap=True)
 
 
-def _detect(run: training.Run, pictures: Sequence[Path], *, as_json: bool, least: float, draw: Path | None) -> None:
+def _detect(run: training.Run, images: Sequence[Path], *, as_json: bool, least: float, draw: Path | None) -> None:
     """Print what a detector finds, a line a box: score, class, left, top, right and bottom in pixels."""
     from pldistill.tasks.detection.predict import detect
 
-    files = [] if draw is None else _files(draw, pictures)
-    found = [[box for box in boxes if box["score"] >= least] for boxes in detect(run.folder, pictures)]
+    files = [] if draw is None else _files(draw, images)
+    found = [[box for box in boxes if box["score"] >= least] for boxes in detect(run.folder, images)]
     if as_json:
-        _print_json(pictures, found, "boxes")
+        _print_json(images, found, "boxes")
     else:
-        for picture, boxes in zip(pictures, found, strict=True):
-            console.print(str(picture), highlight=False, markup=False, soft_wrap=True)
+        for image, boxes in zip(images, found, strict=True):
+            console.print(str(image), highlight=False, markup=False, soft_wrap=True)
             for box in boxes or [None]:
                 line = "nothing" if box is None else _line(box)
                 console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
@@ -71,8 +71,8 @@ def _detect(run: training.Run, pictures: Sequence[Path], *, as_json: bool, least
         from pldistill.reports.boxes import draw_boxes, jpeg  # brings matplotlib
 
         draw.mkdir(parents=True, exist_ok=True)
-        for file, picture, boxes in zip(files, pictures, found, strict=True):
-            file.write_bytes(jpeg(draw_boxes(open_picture(str(picture)), boxes, least)))
+        for file, image, boxes in zip(files, images, found, strict=True):
+            file.write_bytes(jpeg(draw_boxes(open_image(str(image)), boxes, least)))
             if not as_json:
                 console.print(f"drawn   {file}", highlight=False, markup=False, soft_wrap=True)
 
@@ -82,21 +82,21 @@ def _line(box: dict[str, Any]) -> str:
     return f"{box['score']:.3f}  {edges}  {box['class']}"
 
 
-def _files(folder: Path, pictures: Sequence[Path]) -> list[Path]:
-    """Where each picture is drawn, under its own name."""
-    files = [folder / f"{picture.stem}.jpg" for picture in pictures]
-    for file, picture in zip(files, pictures, strict=True):
+def _files(folder: Path, images: Sequence[Path]) -> list[Path]:
+    """Where each image is drawn, under its own name."""
+    files = [folder / f"{image.stem}.jpg" for image in images]
+    for file, image in zip(files, images, strict=True):
         if files.count(file) > 1:
-            raise ValueError(f"draw: expected pictures of different names, got several called {picture.stem!r}")
-        if file.exists() and file.samefile(picture):
-            raise ValueError(f"draw: expected a folder other than the pictures' own, got {str(folder)!r}")
+            raise ValueError(f"draw: expected images of different names, got several called {image.stem!r}")
+        if file.exists() and file.samefile(image):
+            raise ValueError(f"draw: expected a folder other than the images' own, got {str(folder)!r}")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"draw: expected a folder, got the file {str(folder)!r}")
     return files
 
 
-def _print_json(pictures: Sequence[Path], answers: Sequence[Any], name: str) -> None:
-    content = [{"picture": str(picture), name: answer} for picture, answer in zip(pictures, answers, strict=True)]
+def _print_json(images: Sequence[Path], answers: Sequence[Any], name: str) -> None:
+    content = [{"image": str(image), name: answer} for image, answer in zip(images, answers, strict=True)]
     print(json.dumps(content, indent=2, ensure_ascii=False))
 
 
@@ -112,11 +112,11 @@ def _share(name: str, text: str | None, default: float) -> float:
 
 
 def cache(
-    data: Annotated[str, typer.Option(help="The pictures, as cifar100:PATH.")],
+    data: Annotated[str, typer.Option(help="The images, as cifar100:PATH.")],
     teacher: Annotated[str, typer.Option(help="A run folder, NAME, NAME@FILE, ensemble:A+B.")],
-    views: Annotated[str, typer.Option(metavar="N", help="Augmented versions of each training picture.")],
+    views: Annotated[str, typer.Option(metavar="N", help="Augmented versions of each training image.")],
     out: Annotated[Path, typer.Option(help="The store's folder; the same line goes on with one that is begun.")],
-    top_k: Annotated[str, typer.Option(metavar="K|all", help="Classes stored of a training picture.")] = "all",
+    top_k: Annotated[str, typer.Option(metavar="K|all", help="Classes stored of a training image.")] = "all",
     temperature: Annotated[
         str, typer.Option(metavar="X", help="At which the mass of the others is exact: the method's.")
     ] = "4",
@@ -130,11 +130,11 @@ def cache(
     class_map: Annotated[str | None, typer.Option(help="JSON: the teacher's classes in the data's.")] = None,
     trust_teacher: Annotated[bool | None, typer.Option("--trust-teacher", help="Even if it knows nothing.")] = None,
     image_size: Annotated[str | None, typer.Option(metavar="N", help="Side in pixels; default the data's own.")] = None,
-    hflip: Annotated[bool | None, typer.Option(help="Mirror training pictures; default the data's choice.")] = None,
-    unlabelled: Annotated[str | None, typer.Option(help="folder:PATH of pictures without labels.")] = None,
+    hflip: Annotated[bool | None, typer.Option(help="Mirror training images; default the data's choice.")] = None,
+    unlabelled: Annotated[str | None, typer.Option(help="folder:PATH of images without labels.")] = None,
     amp: Annotated[str | None, typer.Option(help="auto (default): what fits the device; bf16, fp16 or off.")] = None,
     channels_last: Annotated[bool | None, typer.Option(help="Memory layout (default on).")] = None,
-    batch_size: Annotated[str, typer.Option(metavar="N", help="Pictures asked about at a time.")] = "256",
+    batch_size: Annotated[str, typer.Option(metavar="N", help="Images asked about at a time.")] = "256",
     download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR where it is missing.")] = False,
     device: Device = "auto",
     workers: Workers = "2",

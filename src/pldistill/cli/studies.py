@@ -15,15 +15,15 @@ from pldistill.training.progress import StudyWatch
 
 def reproduce(
     study: Annotated[str, typer.Argument(help="table1 to table13, cifar100-sgd; see `pldistill list studies`.")],
-    data: Annotated[str | None, typer.Option(help="The pictures, as cifar100:PATH or imagenet:PATH.")] = None,
-    pairs: Annotated[list[str] | None, typer.Option(help="Some pairs of nets; default all.")] = None,
+    data: Annotated[str | None, typer.Option(help="The images, as cifar100:PATH or imagenet:PATH.")] = None,
+    pairs: Annotated[list[str] | None, typer.Option(help="Some pairs of models; default all.")] = None,
     methods: Annotated[list[str] | None, typer.Option(help="Some rows; default all.")] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="N", help="Runs of a cell; default the table's own, short and smoke 1.")
     ] = None,
     scale: Annotated[str, typer.Option(help="full, short or smoke.")] = "full",
     validation: Annotated[
-        str | None, typer.Option(metavar="N", help="Training pictures to hold out and choose on.")
+        str | None, typer.Option(metavar="N", help="Training images to hold out and choose on.")
     ] = None,
     sweep_scale: Annotated[
         list[str] | None, typer.Option(metavar="X", help="Factors on every loss, to choose from.")
@@ -31,7 +31,7 @@ def reproduce(
     teacher_cache: Annotated[
         str | None, typer.Option(help="Stores of `pldistill cache`; {teacher} and {seed} stand for a run's own.")
     ] = None,
-    views: Annotated[str | None, typer.Option(metavar="N", help="Augmented versions of a picture, in turn.")] = None,
+    views: Annotated[str | None, typer.Option(metavar="N", help="Augmented versions of an image, in turn.")] = None,
     processes: Annotated[
         str, typer.Option(metavar="N", help="Processes of each printed command, that share its batch.")
     ] = "1",
@@ -136,11 +136,11 @@ def _search(job: Job, device: str, workers: int, download: bool, *, dry_run: boo
 def landscape(
     methods: Annotated[list[str] | None, typer.Option(help="Losses; default dist kd pld.")] = None,
     temperatures: Annotated[list[str] | None, typer.Option(metavar="X", help="Default 1; figure 3 has four.")] = None,
-    run: Annotated[Path | None, typer.Option(help="A run whose net is the teacher; default random logits.")] = None,
-    data: Annotated[str | None, typer.Option(help="The run's pictures, where they lie elsewhere by now.")] = None,
-    picture: Annotated[str, typer.Option(metavar="N", help="Which picture of their validation split.")] = "0",
+    run: Annotated[Path | None, typer.Option(help="A run whose model is the teacher; default random logits.")] = None,
+    data: Annotated[str | None, typer.Option(help="The run's images, where they lie elsewhere by now.")] = None,
+    image: Annotated[str, typer.Option(metavar="N", help="Which image of their validation split.")] = "0",
     classes: Annotated[str, typer.Option(metavar="N", help="Of the random teacher.")] = "100",
-    label: Annotated[str | None, typer.Option(help="A class, or argmax; default the picture's, or argmax.")] = None,
+    label: Annotated[str | None, typer.Option(help="A class, or argmax; default the image's, or argmax.")] = None,
     points: Annotated[str, typer.Option(metavar="N", help="Of the grid along a side, odd.")] = "101",
     seed: Annotated[str, typer.Option(metavar="N", help="Of the teacher and the plane.")] = "0",
     out: Annotated[Path, typer.Option(help="The folder of the figures.")] = Path("runs/landscape"),
@@ -154,7 +154,7 @@ def landscape(
         out,
         run=run,
         data=data,
-        picture=whole("picture", picture, least=0),
+        image=whole("image", image, least=0),
         classes=whole("classes", classes, least=2),
         label=label,
         points=whole("points", points, least=3),

@@ -1,6 +1,6 @@
-"""Pictures with labels: where they come from, what training does to them, and the batches that nets see."""
+"""Images with labels: where they come from, what training does to them, and the batches that models see."""
 
-from pldistill.data.augment import Augment, default_augment, read_picture
+from pldistill.data.augment import Augment, default_augment, read_image
 from pldistill.data.dataset import Dataset, Encoded, FolderSplit, Split, StoredSplit, TensorSplit, normalize
 from pldistill.data.loader import Loader, make_loader
 from pldistill.data.mixup import Mixing
@@ -22,6 +22,6 @@ __all__ = [
     "make_loader",
     "normalize",
     "open_data",
-    "read_picture",
+    "read_image",
     "with_unlabelled",
 ]

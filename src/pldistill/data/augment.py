@@ -1,6 +1,6 @@
-"""Augmentation that can be replayed: what happens to a picture follows from (seed, view, id), whoever computes it.
+"""Augmentation that can be replayed: what happens to an image follows from (seed, view, id), whoever computes it.
 
-Picture files are decoded to RGB whatever their mode, resized and cut in the same way as pictures in memory.
+Image files are decoded to RGB whatever their mode, resized and cut in the same way as images in memory.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from pldistill.data.sampling import Views, uniform
 SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
-def open_picture(path: str, content: IO[bytes] | None = None) -> Image.Image:
-    """The whole picture as RGB: 16-bit grey by its upper byte; transparency and EXIF rotation ignored, as usual.
+def open_image(path: str, content: IO[bytes] | None = None) -> Image.Image:
+    """The whole image as RGB: 16-bit gray by its upper byte; transparency and EXIF rotation ignored, as usual.
 
     Where there is `content` it is read, and closed, in place of the file; `path` is then its name in messages.
 
     Raises:
-        ValueError: the file is missing, empty, damaged or not a picture; the message names it.
+        ValueError: the file is missing, empty, damaged or not an image; the message names it.
     """
     try:
         with content or Path(path).open("rb") as file, Image.open(file) as image:
             return _rgb(image)
     except Exception as error:  # decoders of damaged files raise anything: OSError, SyntaxError, EOFError, struct.error
-        raise ValueError(f"{path}: cannot be read as a picture ({str(error) or type(error).__name__})") from error
+        raise ValueError(f"{path}: cannot be read as an image ({str(error) or type(error).__name__})") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -48,33 +48,33 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_picture(path: str, size: int) -> Tensor:
+def read_image(path: str, size: int) -> Tensor:
     """What evaluation sees of a file: `(3, size, size)` uint8.
 
     Raises:
-        ValueError: as `open_picture`.
+        ValueError: as `open_image`.
     """
-    return _tensor(fit_picture(open_picture(path), size))
+    return _tensor(fit_image(open_image(path), size))
 
 
 def read_batch(
     files: Sequence[Encoded], ids: np.ndarray, augment: Augment | None, size: int, seed: int, view: Views
 ) -> Tensor:
     """What this view shows of the files: `(N, 3, size, size)` uint8."""
-    pictures = [open_picture(*file) for file in files]
+    images = [open_image(*file) for file in files]
     if augment is None:
-        return torch.stack([_tensor(fit_picture(picture, size)) for picture in pictures])
+        return torch.stack([_tensor(fit_image(image, size)) for image in images])
     if augment.crop == "resized":
-        widths, heights = np.array([picture.size for picture in pictures]).T
+        widths, heights = np.array([image.size for image in images]).T
         cuts = boxes(augment, heights, widths, seed, view, ids).tolist()
-        pictures = [cut_picture(picture, box, size) for picture, box in zip(pictures, cuts, strict=True)]
+        images = [cut_image(image, box, size) for image, box in zip(images, cuts, strict=True)]
     else:
-        pictures = [fit_picture(picture, size) for picture in pictures]
-    return move(torch.stack([_tensor(picture) for picture in pictures]), augment, seed, view, ids)
+        images = [fit_image(image, size) for image in images]
+    return move(torch.stack([_tensor(image) for image in images]), augment, seed, view, ids)
 
 
-def fit_picture(image: Image.Image, size: int) -> Image.Image:
-    """Short side resized (bicubic), centre cut to size x size; see `augment.fit`, its twin for tensors."""
+def fit_image(image: Image.Image, size: int) -> Image.Image:
+    """Short side resized (bicubic), center cut to size x size; see `augment.fit`, its twin for tensors."""
     if image.size == (size, size) and size <= SMALL:
         return image
     short = evaluation_resize(size)
@@ -85,7 +85,7 @@ def fit_picture(image: Image.Image, size: int) -> Image.Image:
     return resized.crop((left, top, left + size, top + size))
 
 
-def cut_picture(image: Image.Image, box: Sequence[int], size: int) -> Image.Image:
+def cut_image(image: Image.Image, box: Sequence[int], size: int) -> Image.Image:
     """The box (top, left, height, width), resized (bicubic) to size x size; see `augment.cut`."""
     top, left, height, width = box
     return image.crop((left, top, left + width, top + height)).resize((size, size), Image.Resampling.BICUBIC)
@@ -95,21 +95,21 @@ def _tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
 
 
-SMALL = 64  # up to this side pictures are small: padded crops in training, no margin in evaluation
+SMALL = 64  # up to this side images are small: padded crops in training, no margin in evaluation
 EVAL_CROP = 0.95  # above it, evaluation sees the central 95 % of the short side (paper, Section 5.2)
 _TRIES = 10
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What training does to a picture.
+    """What training does to an image.
 
     Attributes:
-        crop: "pad" shifts the picture by up to `padding` pixels into zeros (RandomCrop with padding); "resized" cuts a
+        crop: "pad" shifts the image by up to `padding` pixels into zeros (RandomCrop with padding); "resized" cuts a
             box of random area and aspect and resizes it (RandomResizedCrop); "none" does what evaluation does.
         padding: pixels on each side, for "pad".
-        hflip: mirror half of the pictures.
-        scale: the box's share of the picture's area, least and most, for "resized".
+        hflip: mirror half of the images.
+        scale: the box's share of the image's area, least and most, for "resized".
         ratio: the box's width / height, least and most, for "resized".
 
     Raises:
@@ -134,17 +134,17 @@ class Augment:
 
 
 def default_augment(dataset: Dataset) -> Augment:
-    """Padded crop up to 64 pixels, random resized crop above; flip unless a mirrored picture is another class."""
+    """Padded crop up to 64 pixels, random resized crop above; flip unless a mirrored image is another class."""
     return Augment(crop="pad" if dataset.image_size <= SMALL else "resized", hflip=dataset.hflip)
 
 
 def flips(seed: int, view: Views, ids: np.ndarray) -> np.ndarray:
-    """`(N,)` bool: which pictures this view mirrors."""
+    """`(N,)` bool: which images this view mirrors."""
     return uniform(seed, view, ids, "flip") < 0.5
 
 
 def shifts(padding: int, seed: int, view: Views, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Top and left corner `(N,)` int64 of each crop in its padded picture, uniform over 0 ... 2 padding."""
+    """Top and left corner `(N,)` int64 of each crop in its padded image, uniform over 0 ... 2 padding."""
     span = 2 * padding + 1
     top, left = (np.floor(uniform(seed, view, ids, name) * span).astype(np.int64) for name in ("top", "left"))
     return top, left
@@ -153,9 +153,9 @@ def shifts(padding: int, seed: int, view: Views, ids: np.ndarray) -> tuple[np.nd
 def boxes(
     augment: Augment, heights: np.ndarray, widths: np.ndarray, seed: int, view: Views, ids: np.ndarray
 ) -> np.ndarray:
-    """`(N, 4)` int64 (top, left, height, width) of random resized crops in pictures of the given sizes.
+    """`(N, 4)` int64 (top, left, height, width) of random resized crops in images of the given sizes.
 
-    Ten tries at an area share uniform in `scale` and a log-uniform `ratio`, the first that fits the picture; if none
+    Ten tries at an area share uniform in `scale` and a log-uniform `ratio`, the first that fits the image; if none
     does, the largest central box whose aspect lies in `ratio` (Szegedy et al. 2015; torchvision's RandomResizedCrop).
     """
     heights, widths = np.asarray(heights, dtype=np.int64), np.asarray(widths, dtype=np.int64)
@@ -180,13 +180,13 @@ def boxes(
 
 
 def shift(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
-    """Each picture of `(N, 3, H, W)`, padded with zeros, cut again at its own corner `top, left (N,)`.
+    """Each image of `(N, 3, H, W)`, padded with zeros, cut again at its own corner `top, left (N,)`.
 
-    In a padded picture that is laid out flat, a crop is one stretch that begins at its corner: one copy a picture.
+    In a padded image that is laid out flat, a crop is one stretch that begins at its corner: one copy an image.
     """
     count, _, height, width = images.shape
     tall, wide = height + 2 * padding, width + 2 * padding
-    area, margin = 3 * tall * wide, 2 * padding * (wide + 1)  # the last picture's stretch may end beyond its padding
+    area, margin = 3 * tall * wide, 2 * padding * (wide + 1)  # the last image's stretch may end beyond its padding
     flat = images.new_zeros(count * area + margin)
     middle = flat[: count * area].view(count, 3, tall, wide)
     middle[:, :, padding : padding + height, padding : padding + width] = images
@@ -196,7 +196,7 @@ def shift(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
 
 
 def mirror(images: Tensor, which: Tensor) -> Tensor:
-    """`(N, 3, H, W)` with the pictures at the positions `which` mirrored left to right, in place."""
+    """`(N, 3, H, W)` with the images at the positions `which` mirrored left to right, in place."""
     return images.index_copy_(0, which, images.index_select(0, which).flip(-1))
 
 
@@ -211,9 +211,9 @@ def _bicubic(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def fit(images: Tensor, size: int) -> Tensor:
-    """What evaluation sees of `(N, 3, H, W)`: short side resized, centre cut to `(N, 3, size, size)`.
+    """What evaluation sees of `(N, 3, H, W)`: short side resized, center cut to `(N, 3, size, size)`.
 
-    A picture that is already size x size, up to 64 pixels, is left alone.
+    An image that is already size x size, up to 64 pixels, is left alone.
     """
     height, width = images.shape[-2:]
     if height == width == size and size <= SMALL:
@@ -226,7 +226,7 @@ def fit(images: Tensor, size: int) -> Tensor:
 
 
 def cut(images: Tensor, box: np.ndarray, size: int) -> Tensor:
-    """The box `(top, left, height, width)` of each picture of `(N, 3, H, W)`, resized to `(N, 3, size, size)`."""
+    """The box `(top, left, height, width)` of each image of `(N, 3, H, W)`, resized to `(N, 3, size, size)`."""
     parts = [
         _bicubic(image[None, :, top : top + height, left : left + width], size, size)
         for image, (top, left, height, width) in zip(images, box.tolist(), strict=True)
@@ -235,7 +235,7 @@ def cut(images: Tensor, box: np.ndarray, size: int) -> Tensor:
 
 
 def replay(images: Tensor, augment: Augment | None, size: int, seed: int, view: Views, ids: np.ndarray) -> Tensor:
-    """What this view shows of the pictures `images (N, 3, H, W)`: `(N, 3, size, size)`, on the same device."""
+    """What this view shows of the images `images (N, 3, H, W)`: `(N, 3, size, size)`, on the same device."""
     if augment is None:
         return fit(images, size)
     if augment.crop == "resized":
@@ -247,7 +247,7 @@ def replay(images: Tensor, augment: Augment | None, size: int, seed: int, view: 
 
 
 def move(images: Tensor, augment: Augment, seed: int, view: Views, ids: np.ndarray) -> Tensor:
-    """The padded crop and the flip of a batch that has its size already, and is no view of a split's own pictures."""
+    """The padded crop and the flip of a batch that has its size already, and is no view of a split's own images."""
     if augment.crop == "pad" and augment.padding:
         top, left = (torch.from_numpy(c).to(images.device) for c in shifts(augment.padding, seed, view, ids))
         images = shift(images, augment.padding, top, left)

@@ -1,4 +1,4 @@
-"""A data set: splits of labelled pictures, and what a net must know to read them; fixed parts of it."""
+"""A data set: splits of labelled images, and what a model must know to read them; fixed parts of it."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 
 class Encoded(NamedTuple):
-    """A picture before it is decoded: `content`, or the file named `name` where it is None; messages say `name`."""
+    """An image before it is decoded: `content`, or the file named `name` where it is None; messages say `name`."""
 
     name: str
     content: IO[bytes] | None = None
 
 
 class Split(ABC):
-    """Labelled pictures, in memory or as files.
+    """Labelled images, in memory or as files.
 
     Attributes:
         labels: `(N,)` int64 class indices.
-        ids: `(N,)` int64, what names a picture for ever: its index in the whole split, kept by `subset`.
+        ids: `(N,)` int64, what names an image for ever: its index in the whole split, kept by `subset`.
     """
 
     labels: Tensor
@@ -52,19 +52,19 @@ class Split(ABC):
         return len(self.labels)
 
     def fingerprint(self) -> str:
-        """A SHA-256 over ids, labels and pictures: the pixels in memory, of files and archives what names them."""
+        """A SHA-256 over ids, labels and images: the pixels in memory, of files and archives what names them."""
         digest = hashlib.sha256()
         for part in (self.ids.numpy().tobytes(), self.labels.numpy().tobytes(), *self._marks()):
             digest.update(part)
         return digest.hexdigest()
 
     def _marks(self) -> Iterable[bytes]:
-        """What tells these pictures from others, as far as it costs no reading of files."""
+        """What tells these images from others, as far as it costs no reading of files."""
         return ()
 
     @abstractmethod
     def subset(self, indices: Sequence[int] | Tensor) -> Split:
-        """The pictures at these positions, in this order; their ids stay what they were.
+        """The images at these positions, in this order; their ids stay what they were.
 
         Raises:
             ValueError: an index outside the split.
@@ -79,7 +79,7 @@ class Split(ABC):
 
 
 class TensorSplit(Split):
-    """Pictures that live in memory: `images (N, 3, H, W)` uint8."""
+    """Images that live in memory: `images (N, 3, H, W)` uint8."""
 
     def __init__(self, images: Tensor, labels: Tensor, ids: Tensor | None = None) -> None:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
@@ -97,15 +97,15 @@ class TensorSplit(Split):
 
 
 class StoredSplit(Split):
-    """Pictures that are read when they are needed, in any order, by whichever worker."""
+    """Images that are read when they are needed, in any order, by whichever worker."""
 
     @abstractmethod
     def encoded(self, place: int) -> Encoded:
-        """The picture at this position, not yet decoded."""
+        """The image at this position, not yet decoded."""
 
 
 class FolderSplit(StoredSplit):
-    """Pictures that are read when they are needed: `paths`, one file each."""
+    """Images that are read when they are needed: `paths`, one file each."""
 
     def __init__(self, paths: Sequence[str], labels: Tensor, ids: Tensor | None = None) -> None:
         self.paths = tuple(str(path) for path in paths)
@@ -132,12 +132,12 @@ class Dataset:
         classes: class names; label i is `classes[i]`.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
-        image_size: side in pixels of the square pictures that nets see.
-        hflip: whether a mirrored picture keeps its class.
+        image_size: side in pixels of the square images that models see.
+        hflip: whether a mirrored image keeps its class.
         train: what the student learns from.
         val: what scores it.
-        holdout: training pictures that are kept from it, to choose an epoch or a setting by; None where none are.
-        ignored: files beside the pictures that are not read as pictures, counted by suffix.
+        holdout: training images that are kept from it, to choose an epoch or a setting by; None where none are.
+        ignored: files beside the images that are not read as images, counted by suffix.
     """
 
     spec: str
@@ -160,20 +160,20 @@ def normalize(images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[floa
     """
     if images.dtype != torch.uint8 or images.ndim < 3 or images.shape[-3] != 3:
         raise ValueError(f"images: expected uint8 (..., 3, H, W), got {images.dtype} {tuple(images.shape)}")
-    centre = torch.as_tensor(mean, dtype=torch.float32, device=images.device).view(3, 1, 1)
+    center = torch.as_tensor(mean, dtype=torch.float32, device=images.device).view(3, 1, 1)
     spread = torch.as_tensor(std, dtype=torch.float32, device=images.device).view(3, 1, 1)
-    return images.float().div_(255).sub_(centre).div_(spread)
+    return images.float().div_(255).sub_(center).div_(spread)
 
 
 def divide(dataset: Dataset, *, train: int | None = None, validation: int | None = None) -> Dataset:
-    """Hold `validation` training pictures out as `Dataset.holdout`, then keep `train` of the rest; None leaves it be.
+    """Hold `validation` training images out as `Dataset.holdout`, then keep `train` of the rest; None leaves it be.
 
-    Each part has as many pictures of every class, to within one, and is the same for ever: a hash of the ids, under
-    seed 0, puts the pictures of a class in order; those held out come from its end and those kept from its front. So
-    holding some out does not change which `train` pictures are kept, while there are enough. Ids stay what they were.
+    Each part has as many images of every class, to within one, and is the same for ever: a hash of the ids, under
+    seed 0, puts the images of a class in order; those held out come from its end and those kept from its front. So
+    holding some out does not change which `train` images are kept, while there are enough. Ids stay what they were.
 
     Raises:
-        ValueError: a part with fewer pictures than classes, or with more of a class than the smallest class can give.
+        ValueError: a part with fewer images than classes, or with more of a class than the smallest class can give.
     """
     if validation is not None:
         _check(dataset, "validation", validation, spare=1)
@@ -187,20 +187,20 @@ def divide(dataset: Dataset, *, train: int | None = None, validation: int | None
 
 
 def _check(dataset: Dataset, name: str, count: int, spare: int) -> None:
-    """Refuse a part that cannot be taken and leave `spare` pictures of each class."""
+    """Refuse a part that cannot be taken and leave `spare` images of each class."""
     classes = len(dataset.classes)
     least = int(torch.bincount(dataset.train.labels, minlength=classes).min())
     most = classes * (least - spare)
     if not classes <= count <= most:
         held = f" beside validation={len(dataset.holdout)}" if dataset.holdout is not None else ""
         raise ValueError(
-            f"{dataset.spec}: {name}: expected {classes} to {most} pictures{held}, as many of each of the {classes} "
+            f"{dataset.spec}: {name}: expected {classes} to {most} images{held}, as many of each of the {classes} "
             f"classes, the smallest of which has {least}, got {count}"
         )
 
 
 def _part(split: Split, count: int, *, from_end: bool) -> tuple[Split, Split]:
-    """What is left, and the `count` pictures that come first or last in their classes' orders."""
+    """What is left, and the `count` images that come first or last in their classes' orders."""
     draw, labels = uniform(0, 0, split.ids.numpy(), "part"), split.labels.numpy()
     if from_end:
         draw = 1 - draw

@@ -1,8 +1,8 @@
 """The data inside the package: `glyphs` and `digits`.
 
-`glyphs`: 100 characters in 14 faces, posed, coloured, cluttered and blurred; made in seconds, no download.
+`glyphs`: 100 characters in 14 faces, posed, colored, cluttered and blurred; made in seconds, no download.
 
-The faces ship with matplotlib. Every picture follows from (seed, split, index), and no two splits share a draw.
+The faces ship with matplotlib. Every image follows from (seed, split, index), and no two splits share a draw.
 
 `digits`: scikit-learn's 1,797 real handwritten digits, inside the installed package.
 """
@@ -25,7 +25,7 @@ from pldistill.data.dataset import TensorSplit
 from pldistill.data.sampling import key, uniform
 from pldistill.files import cache_folder, write_whole
 
-GLYPHS_VERSION = 2  # part of the cache file's name: raise it when a picture changes
+GLYPHS_VERSION = 2  # part of the cache file's name: raise it when an image changes
 GLYPHS_SIZE = 32
 GLYPHS_MEAN = (0.498, 0.498, 0.500)  # of the default training split
 GLYPHS_STD = (0.286, 0.287, 0.287)
@@ -45,10 +45,10 @@ _DISTRACTORS, _STROKES = 2, 1
 
 
 def glyphs(train: int = 20_000, val: int = 4_000, seed: int = 0) -> tuple[TensorSplit, TensorSplit]:
-    """Training and validation split of `train` and `val` pictures, from the cache where they were made before.
+    """Training and validation split of `train` and `val` images, from the cache where they were made before.
 
     Raises:
-        ValueError: fewer pictures than classes in a split, a negative seed, or a damaged cache file.
+        ValueError: fewer images than classes in a split, a negative seed, or a damaged cache file.
     """
     for name, value, least in (("train", train, len(CLASSES)), ("val", val, len(CLASSES)), ("seed", seed, 0)):
         if value < least:
@@ -56,23 +56,23 @@ def glyphs(train: int = 20_000, val: int = 4_000, seed: int = 0) -> tuple[Tensor
     file = cache_folder() / "glyphs" / f"v{GLYPHS_VERSION}-train{train}-val{val}-seed{seed}.safetensors"
     if not file.is_file():
         masks = render_masks()
-        pictures = {"train": draw(masks, train, seed, "train"), "val": draw(masks, val, seed, "val")}
-        write_whole(file, lambda temporary: save_file(pictures, temporary))
+        images = {"train": draw(masks, train, seed, "train"), "val": draw(masks, val, seed, "val")}
+        write_whole(file, lambda temporary: save_file(images, temporary))
     try:
-        pictures = load_file(file)
+        images = load_file(file)
     except SafetensorError as error:
         raise ValueError(f"{file}: damaged ({error}); delete it and it is made again") from error
-    first, second = (TensorSplit(pictures[name], labels(len(pictures[name]))) for name in ("train", "val"))
+    first, second = (TensorSplit(images[name], labels(len(images[name]))) for name in ("train", "val"))
     return first, second
 
 
 def labels(count: int) -> Tensor:
-    """`(count,)` int64: picture i shows class i mod 100, so classes are balanced to within one picture."""
+    """`(count,)` int64: image i shows class i mod 100, so classes are balanced to within one image."""
     return torch.arange(count) % len(CLASSES)
 
 
 def render_masks() -> Tensor:
-    """`(classes, faces, 32, 32)` float32 in [0, 1]: each character in each face, upright, centred, longest side 24."""
+    """`(classes, faces, 32, 32)` float32 in [0, 1]: each character in each face, upright, centerd, longest side 24."""
     masks = np.empty((len(CLASSES), len(FACES), _CANVAS, _CANVAS), np.uint8)
     for column, face in enumerate(FACES):
         for row, character in enumerate(CLASSES):
@@ -81,7 +81,7 @@ def render_masks() -> Tensor:
 
 
 def large(character: str, face: str) -> Image.Image:
-    """A character as grey on black, cut at its edges: what is larger than any picture needs."""
+    """A character as gray on black, cut at its edges: what is larger than any image needs."""
     font = _font(face)
     left, top, right, bottom = font.getbbox(character)
     image = Image.new("L", (round(right - left), round(bottom - top)))
@@ -107,15 +107,15 @@ def _mask(character: str, face: str) -> np.ndarray:
 
 
 def draw(masks: Tensor, count: int, seed: int, split: str) -> Tensor:
-    """`(count, 3, 32, 32)` uint8: the pictures 0 ... count - 1 of a split."""
+    """`(count, 3, 32, 32)` uint8: the images 0 ... count - 1 of a split."""
     chunks = [
         _Chunk(masks, np.arange(first, min(first + _CHUNK, count)), seed, split) for first in range(0, count, _CHUNK)
     ]
-    return torch.cat([chunk.pictures() for chunk in chunks])
+    return torch.cat([chunk.images() for chunk in chunks])
 
 
 class _Chunk:
-    """Some pictures of a split, made together; `self.between` is the one source of their draws."""
+    """Some images of a split, made together; `self.between` is the one source of their draws."""
 
     def __init__(self, masks: Tensor, ids: np.ndarray, seed: int, split: str) -> None:
         self._masks, self._ids, self._seed, self._split = masks, ids, seed, split
@@ -126,39 +126,39 @@ class _Chunk:
         return torch.from_numpy(low + (high - low) * draws).float()
 
     def spoilt(self, clean: float, worst: float) -> Tensor:
-        """`(N,)` float32 from clean to worst, by the picture's own hardness.
+        """`(N,)` float32 from clean to worst, by the image's own hardness.
 
-        One draw spoils a picture's contrast, sharpness, noise and clutter together: from clean to all but unreadable,
-        so that no net reads all pictures and a better one reads further.
+        One draw spoils an image's contrast, sharpness, noise and clutter together: from clean to all but unreadable,
+        so that no model reads all images and a better one reads further.
         """
         return clean + (worst - clean) * self.between(0, 1, "hardness") ** 1.5
 
-    def pictures(self) -> Tensor:
+    def images(self) -> Tensor:
         canvas, clutter = self._background(), self.spoilt(0.2, 1.0)[:, None, None]
         contrast = self.spoilt(0.85, 0.08) * self.between(-1, 1, "polarity").sign()
         tint = torch.stack([self.between(-0.1, 0.1, f"tint{c}") for c in range(3)], 1)
         ink = canvas.mean((2, 3)) + contrast[:, None] + tint
         for k in range(_DISTRACTORS):
-            canvas = self._paint(canvas, clutter * self._distractor(k), self._colour(f"distractor{k}"))
+            canvas = self._paint(canvas, clutter * self._distractor(k), self._color(f"distractor{k}"))
         canvas = self._paint(canvas, self._character(), ink)
         for k in range(_STROKES):
-            canvas = self._paint(canvas, clutter * self._stroke(k), self._colour(f"stroke{k}"))
+            canvas = self._paint(canvas, clutter * self._stroke(k), self._color(f"stroke{k}"))
         canvas = _blur(canvas, self.spoilt(0.3, 1.5)) + self._noise()
         return (canvas * 255).round_().clamp_(0, 255).to(torch.uint8)
 
-    def _colour(self, name: str) -> Tensor:
-        return torch.stack([self.between(0.1, 0.9, f"{name} colour{c}") for c in range(3)], 1)
+    def _color(self, name: str) -> Tensor:
+        return torch.stack([self.between(0.1, 0.9, f"{name} color{c}") for c in range(3)], 1)
 
     def _background(self) -> Tensor:
-        """A plane of colour: a middle and a slope in a random direction."""
-        middle, slope = self._colour("middle"), self.between(-0.2, 0.2, "slope")[:, None, None]
+        """A plane of color: a middle and a slope in a random direction."""
+        middle, slope = self._color("middle"), self.between(-0.2, 0.2, "slope")[:, None, None]
         angle = self.between(0, 2 * torch.pi, "slope angle")[:, None, None]
         plane = _across() * angle.cos() + _down() * angle.sin()
         return middle[:, :, None, None] + (slope * plane)[:, None]
 
     @staticmethod
-    def _paint(canvas: Tensor, cover: Tensor, colour: Tensor) -> Tensor:
-        return torch.lerp(canvas, colour[:, :, None, None].expand_as(canvas), cover[:, None])
+    def _paint(canvas: Tensor, cover: Tensor, color: Tensor) -> Tensor:
+        return torch.lerp(canvas, color[:, :, None, None].expand_as(canvas), cover[:, None])
 
     def _character(self) -> Tensor:
         face = self.between(0, len(FACES), "face").long()
@@ -175,7 +175,7 @@ class _Chunk:
         return self._place(self._masks[which, face], name, size, away * angle.cos(), away * angle.sin())
 
     def _place(self, masks: Tensor, name: str, size: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """The masks turned, sheared and stretched to about `size` pixels with their centre at (x, y) in [-1, 1]."""
+        """The masks turned, sheared and stretched to about `size` pixels with their center at (x, y) in [-1, 1]."""
         angle, shear = self.between(-0.2, 0.2, f"{name} angle"), self.between(-0.16, 0.16, f"{name} shear")
         stretch = self.between(-0.12, 0.12, f"{name} stretch").exp()
         scale = size / GLYPHS_SIZE * (_CANVAS / _EXTENT)
@@ -190,7 +190,7 @@ class _Chunk:
         return F.grid_sample(masks[:, None], grid, mode="bilinear", align_corners=False)[:, 0]
 
     def _stroke(self, k: int) -> Tensor:
-        """A thin straight line through the picture."""
+        """A thin straight line through the image."""
         angle = self.between(0, torch.pi, f"stroke{k} angle")[:, None, None]
         shift = self.between(-0.8, 0.8, f"stroke{k} shift")[:, None, None]
         width = self.between(-0.03, 0.03, f"stroke{k} width")[:, None, None]  # below 0: fainter than a pixel, or none
@@ -213,7 +213,7 @@ def _down() -> Tensor:
 
 
 def _blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """A Gaussian of its own width for each picture, five taps, rows then columns."""
+    """A Gaussian of its own width for each image, five taps, rows then columns."""
     taps = torch.exp(-0.5 * (torch.arange(-2, 3) / sigma[:, None]) ** 2)
     taps = (taps / taps.sum(1, keepdim=True)).T.reshape(5, -1, 1, 1, 1)
     padded = F.pad(images, (2, 2, 2, 2), mode="replicate")
@@ -235,7 +235,7 @@ DIGITS_STD = (0.3238, 0.3238, 0.3238)
 
 
 def digits() -> tuple[TensorSplit, TensorSplit]:
-    """1,437 training and 360 validation pictures: 8 x 8 grey values 0 ... 16, enlarged to 3 x 32 x 32 (bilinear).
+    """1,437 training and 360 validation images: 8 x 8 gray values 0 ... 16, enlarged to 3 x 32 x 32 (bilinear).
 
     The division is fixed and stratified: in each class a fifth, drawn by hash, is for validation.
     """
@@ -243,9 +243,9 @@ def digits() -> tuple[TensorSplit, TensorSplit]:
 
     pixels, target = load_digits(return_X_y=True)
     labels = torch.from_numpy(target.astype(np.int64))
-    grey = torch.from_numpy(pixels.astype(np.float32)).view(-1, 1, 8, 8) * (255 / 16)
-    grey = F.interpolate(grey, (DIGITS_SIZE, DIGITS_SIZE), mode="bilinear", align_corners=False)
-    images = grey.round().to(torch.uint8).expand(-1, 3, -1, -1)
+    gray = torch.from_numpy(pixels.astype(np.float32)).view(-1, 1, 8, 8) * (255 / 16)
+    gray = F.interpolate(gray, (DIGITS_SIZE, DIGITS_SIZE), mode="bilinear", align_corners=False)
+    images = gray.round().to(torch.uint8).expand(-1, 3, -1, -1)
     val = np.sort(np.argsort(_rank_in_class(target), kind="stable")[:DIGITS_VAL])
     train = np.setdiff1d(np.arange(len(labels)), val)
     first, second = (TensorSplit(images[part].contiguous(), labels[part]) for part in (train, val))

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from timm.data import ImageNetInfo
 
-from pldistill.data.augment import SMALL, SUFFIXES, open_picture
+from pldistill.data.augment import SMALL, SUFFIXES, open_image
 from pldistill.data.dataset import FolderSplit
 from pldistill.files import cache_folder, write_whole
 
@@ -29,12 +29,12 @@ _SHOWN = 5  # bad files named in one message
 
 
 def folder(root: Path) -> tuple[tuple[str, ...], FolderSplit, FolderSplit, int, Counter[str]]:
-    """Class names, training and validation split, the side of the pictures: theirs if all are alike, else 224.
+    """Class names, training and validation split, the side of the images: theirs if all are alike, else 224.
 
-    Last the files that are no pictures that can be read, counted by suffix.
+    Last the files that are no images that can be read, counted by suffix.
 
     Raises:
-        ValueError: no `train/` or no `val/` or `test/`; no classes, or other ones in the two; a class without pictures;
+        ValueError: no `train/` or no `val/` or `test/`; no classes, or other ones in the two; a class without images;
             files that cannot be read, each named.
     """
     parts = root / "train", _validation(root)
@@ -71,19 +71,19 @@ def class_folders(source: str, part: Path) -> tuple[str, ...]:
 
 
 def split_of(source: str, part: Path, classes: Sequence[str], ignored: Counter[str] | None = None) -> FolderSplit:
-    """The pictures of each class's folder in `part`, in the order of `classes` and by name; counts what it ignores.
+    """The images of each class's folder in `part`, in the order of `classes` and by name; counts what it ignores.
 
     Raises:
-        ValueError: a class without pictures; the message begins with `source`.
+        ValueError: a class without images; the message begins with `source`.
     """
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         skipped: Counter[str] = Counter()
-        found = list(_pictures(str(part / name), frozenset(), skipped))
+        found = list(_images(str(part / name), frozenset(), skipped))
         if not found:
             known, others = " ".join(sorted(SUFFIXES)), f"; it holds {in_words(skipped)}" if skipped else ""
-            raise ValueError(f"{source}: {part / name} holds no pictures ({known}){others}")
+            raise ValueError(f"{source}: {part / name} holds no images ({known}){others}")
         if ignored is not None:
             ignored.update(skipped)
         paths += found
@@ -91,17 +91,17 @@ def split_of(source: str, part: Path, classes: Sequence[str], ignored: Counter[s
     return FolderSplit(paths, torch.tensor(labels))
 
 
-def pictures_below(root: Path) -> list[str]:
-    """Every picture in a folder and below it, whatever the folders are called, by name; each is decoded once.
+def images_below(root: Path) -> list[str]:
+    """Every image in a folder and below it, whatever the folders are called, by name; each is decoded once.
 
     Raises:
-        ValueError: no such folder, no picture in it, or files that cannot be read.
+        ValueError: no such folder, no image in it, or files that cannot be read.
     """
     if not root.is_dir():
         raise ValueError(f"folder: expected a folder, got {root}, which is not one")
-    paths = list(_pictures(str(root), frozenset()))
+    paths = list(_images(str(root), frozenset()))
     if not paths:
-        raise ValueError(f"folder: {root} holds no pictures ({' '.join(sorted(SUFFIXES))})")
+        raise ValueError(f"folder: {root} holds no images ({' '.join(sorted(SUFFIXES))})")
     _verify(paths)
     return paths
 
@@ -112,8 +112,8 @@ def in_words(ignored: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in ordered)
 
 
-def _pictures(place: str, above: frozenset[str], ignored: Counter[str] | None = None) -> Iterator[str]:
-    """Files with a picture's suffix in `place` and below, by name; links are followed, but never in a circle.
+def _images(place: str, above: frozenset[str], ignored: Counter[str] | None = None) -> Iterator[str]:
+    """Files with an image's suffix in `place` and below, by name; links are followed, but never in a circle.
 
     Other files are counted in `ignored` by suffix, hidden ones not.
     """
@@ -126,7 +126,7 @@ def _pictures(place: str, above: frozenset[str], ignored: Counter[str] | None = 
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _pictures(entry.path, above | {real}, ignored)
+            yield from _images(entry.path, above | {real}, ignored)
         elif (suffix := Path(entry.name).suffix.lower()) in SUFFIXES:
             yield entry.path
         elif ignored is not None:
@@ -145,7 +145,7 @@ def _verify(paths: list[str]) -> int | None:
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         results, console = pool.map(_sizes, chunks), Console(stderr=True)
-        for found, failed in track(results, "Checking pictures", len(chunks), console=console, disable=quiet):
+        for found, failed in track(results, "Checking images", len(chunks), console=console, disable=quiet):
             sizes |= found
             bad += failed
     finally:
@@ -155,17 +155,17 @@ def _verify(paths: list[str]) -> int | None:
         raise ValueError(f"folder: {len(bad)} of {len(paths)} files are bad: {'; '.join(bad[:_SHOWN])}{more}")
     width, height = sizes.pop()
     side = width if width == height and not sizes else None
-    write_whole(record, lambda temporary: temporary.write_text(json.dumps({"pictures": len(paths), "side": side})))
+    write_whole(record, lambda temporary: temporary.write_text(json.dumps({"images": len(paths), "side": side})))
     return side
 
 
 def _sizes(paths: list[str]) -> tuple[set[tuple[int, int]], list[str]]:
-    """The sizes of the pictures that decode, and a sentence for each that does not."""
+    """The sizes of the images that decode, and a sentence for each that does not."""
     sizes: set[tuple[int, int]] = set()
     bad: list[str] = []
     for path in paths:
         try:
-            sizes.add(open_picture(path).size)
+            sizes.add(open_image(path).size)
         except ValueError as error:
             bad.append(str(error))
     return sizes, bad
@@ -195,7 +195,7 @@ def imagenet(root: Path) -> tuple[tuple[str, ...], FolderSplit, FolderSplit]:
 
     Raises:
         ValueError: no `train/` or `val/`; a `val/` that is not sorted into folders; folders other than the 1,000
-            synsets; a synset without pictures.
+            synsets; a synset without images.
     """
     known: list[str] = ImageNetInfo().label_names()
     parts = [_part(root / name, known) for name in ("train", "val")]
@@ -210,7 +210,7 @@ def _part(part: Path, known: Sequence[str]) -> Path:
     if entries and not any(entry.is_dir() for entry in entries):
         loose = sum(entry.suffix.lower() in SUFFIXES for entry in entries)
         raise ValueError(
-            f"imagenet: expected a folder for each synset in {part}, got {loose} pictures side by side, whose labels "
+            f"imagenet: expected a folder for each synset in {part}, got {loose} images side by side, whose labels "
             f"are in the devkit; sort them into folders: {_UNPACK}"
         )
     found = class_folders("imagenet", part)

@@ -1,6 +1,6 @@
-"""`hfds/NAME`: Hugging Face `datasets`, by timm's reader, which can be asked for any picture by its number.
+"""`hfds/NAME`: Hugging Face `datasets`, by timm's reader, which can be asked for any image by its number.
 
-timm's readers of streams give pictures in an order of their own, which hangs on the number of workers and on a buffer.
+timm's readers of streams give images in an order of their own, which hangs on the number of workers and on a buffer.
 Nothing could then be replayed by (seed, view, id), so they are refused here, and what serves in their place is named.
 The shards of `wds/PATH` are read at random instead: see `shards`.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from timm.data.readers.reader_hfds import ReaderHfds
 
 _VALIDATION = ("validation", "val", "test")
-_INSTEAD = "pictures in an order of its own, which cannot be replayed; expected hfds/NAME, wds/PATH or folder:PATH"
+_INSTEAD = "images in an order of its own, which cannot be replayed; expected hfds/NAME, wds/PATH or folder:PATH"
 NOT_REPLAYABLE: Mapping[str, str] = {
     "tfds": f"tfds: timm's reader of TensorFlow Datasets streams {_INSTEAD}",
     "hfids": f"hfids: timm's reader of streamed Hugging Face datasets gives {_INSTEAD}",
@@ -30,7 +30,7 @@ NOT_REPLAYABLE: Mapping[str, str] = {
 
 
 class ReaderSplit(StoredSplit):
-    """Pictures that a timm reader gives by their number: `numbers (N,)` int64."""
+    """Images that a timm reader gives by their number: `numbers (N,)` int64."""
 
     def __init__(
         self, name: str, reader: ReaderHfds, labels: Tensor, ids: Tensor | None = None, numbers: Tensor | None = None
@@ -41,7 +41,7 @@ class ReaderSplit(StoredSplit):
 
     def encoded(self, place: int) -> Encoded:
         number = int(self.numbers[place])
-        return Encoded(f"{self._name}, picture {number}", self._reader[number][0])
+        return Encoded(f"{self._name}, image {number}", self._reader[number][0])
 
     def subset(self, indices: Sequence[int] | Tensor) -> ReaderSplit:
         at = self._positions(indices)
@@ -51,7 +51,7 @@ class ReaderSplit(StoredSplit):
 def hfds(path: Path) -> tuple[tuple[str, ...], ReaderSplit, ReaderSplit]:
     """Class names, training and validation split of a `datasets` name or folder: `train`, and `validation` or `test`.
 
-    Its columns are `image` and `label`; a picture's id is its row. What is not in the cache is fetched from the Hub.
+    Its columns are `image` and `label`; an image's id is its row. What is not in the cache is fetched from the Hub.
 
     Raises:
         ValueError: the package `datasets` is not installed; no such data set, columns or splits; a label that is no

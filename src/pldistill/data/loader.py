@@ -65,9 +65,9 @@ def _outlive_a_signal(worker: int) -> None:
 
 
 def batch_bounds(count: int, batch_size: int, least: int = 1) -> list[tuple[int, int]]:
-    """First and one-past-last position of each batch. No picture is dropped.
+    """First and one-past-last position of each batch. No image is dropped.
 
-    A last batch of fewer than `least` pictures joins the one before it.
+    A last batch of fewer than `least` images joins the one before it.
     """
     starts = list(range(0, count, batch_size))
     if len(starts) > 1 and count - starts[-1] < least:
@@ -83,10 +83,10 @@ def share(count: int, rank: int, world: int) -> tuple[int, int]:
 def divided(
     count: int, batch_size: int, training: bool, rank: int, world: int
 ) -> tuple[list[tuple[int, int]], list[int]]:
-    """Process `rank`'s part of each batch of a view of `count` pictures, and the pictures of all parts of each batch.
+    """Process `rank`'s part of each batch of a view of `count` images, and the images of all parts of each batch.
 
     A batch of all processes is a stretch of the view's order, and each takes its part of the stretch. In training a
-    process gets two pictures at least, where its batches hold two: BatchNorm cannot train on one.
+    process gets two images at least, where its batches hold two: BatchNorm cannot train on one.
     """
     least = min(2, batch_size) if training else 1
     joined = batch_bounds(count, world * batch_size, world * least)
@@ -108,7 +108,7 @@ def check_place(view: int, start: int, batches: int) -> None:
 
 @dataclass(frozen=True)
 class Show:
-    """How a split is shown, wherever its pictures are; the arguments of `make_loader`."""
+    """How a split is shown, wherever its images are; the arguments of `make_loader`."""
 
     batch_size: int
     image_size: int
@@ -129,7 +129,7 @@ class Show:
         return self.seed if self.augment_seed is None else self.augment_seed
 
     def bounds(self, count: int) -> tuple[list[tuple[int, int]], list[int]]:
-        """This process's part of each batch of a view of `count` pictures, and the pictures of all its parts."""
+        """This process's part of each batch of a view of `count` images, and the images of all its parts."""
         return divided(count, self.batch_size, self.shuffle, self.rank, self.world)
 
     def shown(self, turn: Views) -> Views:
@@ -140,7 +140,7 @@ class Show:
 class Part(NamedTuple):
     """What a batch is made of: positions `at (N,)` in the split, and the view of all or of each `(N,)`.
 
-    `turn` is the view before its number began anew: what concerns the epoch and not the picture is drawn from it.
+    `turn` is the view before its number began anew: what concerns the epoch and not the image is drawn from it.
     """
 
     at: Tensor
@@ -152,8 +152,8 @@ class Loader(ABC):
     """Batches of one split, view after view. Made by `make_loader`.
 
     Attributes:
-        num_samples: pictures in a view, over all processes.
-        joined: pictures in each batch, over all processes.
+        num_samples: images in a view, over all processes.
+        joined: images in each batch, over all processes.
     """
 
     def __init__(self, split: Split, show: Show) -> None:
@@ -168,7 +168,7 @@ class Loader(ABC):
     def epoch(self, view: int, start: int = 0) -> Iterator[Batch]:
         """The batches of this view from the `start`-th on: what an uninterrupted epoch gives after `start` batches.
 
-        With `views` the pictures are those of the view modulo `views`, in an order that is the epoch's own.
+        With `views` the images are those of the view modulo `views`, in an order that is the epoch's own.
 
         Raises:
             ValueError: a negative view, or a start outside 0 ... len(loader).
@@ -179,7 +179,7 @@ class Loader(ABC):
         return batches if self._show.mixing is None else self._mixed(batches, parts, self._show.mixing)
 
     def _parts(self, view: int, bounds: list[tuple[int, int]]) -> list[Part]:
-        """The view's order cut into batches; the `repeats` copies of a picture follow one another."""
+        """The view's order cut into batches; the `repeats` copies of an image follow one another."""
         show, count = self._show, self.num_samples
         places = order(show.seed, view, self._ids) if show.shuffle else torch.arange(count)
         if show.repeats == 1:
@@ -204,7 +204,7 @@ class Loader(ABC):
 
 
 class ResidentLoader(Loader):
-    """Pictures stay in the device's memory and are augmented there, a whole batch at a time."""
+    """Images stay in the device's memory and are augmented there, a whole batch at a time."""
 
     def __init__(self, split: TensorSplit, show: Show) -> None:
         super().__init__(split, show)
@@ -220,8 +220,8 @@ class ResidentLoader(Loader):
             yield self._batch(view, part, images, self._labels[on_device])
 
 
-class _Pictures(torch.utils.data.Dataset):
-    """What a worker does: (view or views, positions) in, the augmented pictures `(N, 3, size, size)` uint8 out."""
+class _Images(torch.utils.data.Dataset):
+    """What a worker does: (view or views, positions) in, the augmented images `(N, 3, size, size)` uint8 out."""
 
     def __init__(self, split: StoredSplit, show: Show) -> None:
         self._split, self._ids, self._show = split, split.ids.numpy(), show
@@ -233,17 +233,17 @@ class _Pictures(torch.utils.data.Dataset):
 
 
 class StoredLoader(Loader):
-    """Pictures are read, cut and augmented in worker processes that live as long as the loader."""
+    """Images are read, cut and augmented in worker processes that live as long as the loader."""
 
     def __init__(self, split: StoredSplit, show: Show, workers: int) -> None:
         super().__init__(split, show)
         self._labels = split.labels
-        self._workers = Workers(_Pictures(split, show), workers, pin=show.device.type == "cuda")
+        self._workers = Workers(_Images(split, show), workers, pin=show.device.type == "cuda")
 
     def _batches(self, view: int, parts: list[Part]) -> Iterator[Batch]:
         device = self._show.device
-        pictures = self._workers.read([(part.view, part.at.numpy()) for part in parts])
-        for part, images in zip(parts, pictures, strict=True):
+        read = self._workers.read([(part.view, part.at.numpy()) for part in parts])
+        for part, images in zip(parts, read, strict=True):
             yield self._batch(view, part, images.to(device, non_blocking=True), self._labels[part.at].to(device))
 
 
@@ -264,24 +264,24 @@ def make_loader(
     views: int | None = None,
     augment_seed: int | None = None,
 ) -> Loader:
-    """A loader over `split`. `augment=None` is evaluation: short side resized, centre cut.
+    """A loader over `split`. `augment=None` is evaluation: short side resized, center cut.
 
     `seed` is of the order and the mixing, `augment_seed` of the augmentation; None is the seed.
 
-    The last batch is never dropped; with `shuffle` (training) a last batch of exactly one picture joins the batch
-    before it. `workers` are processes that read files; they change no number, and pictures in memory need none.
-    `repeats` shows a picture as often within a view, each time augmented anew, and 1/repeats of the pictures: the first
+    The last batch is never dropped; with `shuffle` (training) a last batch of exactly one image joins the batch
+    before it. `workers` are processes that read files; they change no number, and images in memory need none.
+    `repeats` shows an image as often within a view, each time augmented anew, and 1/repeats of the images: the first
     in the view's order (Hoffer et al. 2020, "Augment your batch"; timm's RepeatAugSampler). `mixing` mixes whole
-    batches, on the device, after all else. With `views` there are so many augmented versions of a picture and no more:
+    batches, on the device, after all else. With `views` there are so many augmented versions of an image and no more:
     views, and the copies of `repeats`, are counted modulo `views`, while order and mixing go on being the epoch's own.
 
-    Process `rank` of `world` gets its part of each batch of `world * batch_size` pictures: together they see what one
-    process would with that batch size, each picture once, the last batch shared out evenly. A last batch in which one
-    of them would have no picture (in training: fewer than two) joins the batch before it.
+    Process `rank` of `world` gets its part of each batch of `world * batch_size` images: together they see what one
+    process would with that batch size, each image once, the last batch shared out evenly. A last batch in which one
+    of them would have no image (in training: fewer than two) joins the batch before it.
 
     Raises:
-        ValueError: a split with fewer pictures than processes; a batch size, image size, worker count or number of
-            repeats that is too small; repeats without `shuffle`, which would leave the same pictures out for ever;
+        ValueError: a split with fewer images than processes; a batch size, image size, worker count or number of
+            repeats that is too small; repeats without `shuffle`, which would leave the same images out for ever;
             fewer views than repeats, whose copies would be the same.
     """
     least = (("batch_size", batch_size, 1), ("image_size", image_size, 1), ("workers", workers, 0))
@@ -291,11 +291,11 @@ def make_loader(
     if repeats > 1 and not shuffle:
         raise ValueError(f"repeats: expected 1 without shuffle, got {repeats}")
     if views is not None and views < repeats:
-        raise ValueError(f"views: expected at least {repeats}, one for each of a picture's copies, got {views}")
+        raise ValueError(f"views: expected at least {repeats}, one for each of an image's copies, got {views}")
     if len(split) == 0:
-        raise ValueError("split: expected at least one picture, got none")
+        raise ValueError("split: expected at least one image, got none")
     if len(split) < world:
-        raise ValueError(f"split: expected at least {world} pictures, one for each process, got {len(split)}")
+        raise ValueError(f"split: expected at least {world} images, one for each process, got {len(split)}")
     show = Show(
         batch_size, image_size, augment, seed, shuffle, device, repeats, mixing, rank, world, views, augment_seed
     )

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: a batch's pictures mixed with one another, by draws that can be replayed as all others."""
+"""Mixup and CutMix: a batch's images mixed with one another, by draws that can be replayed as all others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Draw:
 
     Attributes:
         partners: `(N,)` int64 positions, a permutation of the batch.
-        share: lambda, what is left of each picture itself.
+        share: lambda, what is left of each image itself.
         box: what is cut from the partner (CutMix); None where all pixels are blended (Mixup).
     """
 
@@ -33,7 +33,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Mixing:
-    """How often and how far pictures are mixed. Where both kinds are given a batch takes one of them, by a fair coin.
+    """How often and how far images are mixed. Where both kinds are given a batch takes one of them, by a fair coin.
 
     Attributes:
         mixup: alpha of Mixup, x = lambda a + (1 - lambda) b with lambda from Beta(alpha, alpha); 0 is none
@@ -60,9 +60,9 @@ class Mixing:
             raise ValueError(f"probability: expected a number in (0, 1], got {self.probability}")
 
     def draw(self, seed: int, view: Views, ids: np.ndarray, size: int) -> Draw | None:
-        """How the batch of these pictures, `size` pixels square, is mixed; None where this one is not.
+        """How the batch of these images, `size` pixels square, is mixed; None where this one is not.
 
-        What concerns the whole batch is hashed from (seed, view, id) of its first picture, the partners from that of
+        What concerns the whole batch is hashed from (seed, view, id) of its first image, the partners from that of
         each. So a resumed run mixes as the uninterrupted one. Several processes mix each within its own batch, by
         draws of its own.
         """
@@ -84,19 +84,19 @@ class Mixing:
 
 
 def cut_box(share: float, size: int, row: float, column: float) -> Box:
-    """A square of about `1 - share` of the picture's area, its centre at `(row, column)` in [0, 1), cut at the edges.
+    """A square of about `1 - share` of the image's area, its center at `(row, column)` in [0, 1), cut at the edges.
 
     As it may lose some of its area there, the share that a batch records is that of the pixels.
     """
     side = round(size * math.sqrt(1 - share))
-    top, left = (math.floor(centre * size) - side // 2 for centre in (row, column))
+    top, left = (math.floor(center * size) - side // 2 for center in (row, column))
     return max(top, 0), max(left, 0), min(top + side, size), min(left + side, size)
 
 
 def mix(batch: Batch, drawn: Draw) -> Batch:
-    """The batch with each picture mixed with its partner; its own labels stay, the partners' are in `mixture`.
+    """The batch with each image mixed with its partner; its own labels stay, the partners' are in `mixture`.
 
-    Mixup rounds to whole pixel values, half to even: pictures stay uint8, as nets take them.
+    Mixup rounds to whole pixel values, half to even: images stay uint8, as models take them.
     """
     partners = torch.from_numpy(drawn.partners).to(batch.images.device)
     images = _blend(batch.images, partners, drawn.share) if drawn.box is None else _paste(batch, partners, drawn.box)

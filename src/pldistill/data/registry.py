@@ -1,6 +1,6 @@
 """The sources by name, and the text that opens one: `glyphs:train=10000,seed=1`, `cifar100:PATH,validation=5000`.
 
-Pictures without labels may stand beside the labelled ones: a longer training split, with `UNLABELLED` as their label.
+Images without labels may stand beside the labelled ones: a longer training split, with `UNLABELLED` as their label.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from pldistill.data import cifar as cifars
 from pldistill.data import embedded, webdataset
 from pldistill.data import folder as folders
-from pldistill.data.augment import read_picture
+from pldistill.data.augment import read_image
 from pldistill.data.dataset import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -31,7 +31,7 @@ from pldistill.data.dataset import (
     TensorSplit,
     divide,
 )
-from pldistill.data.folder import pictures_below
+from pldistill.data.folder import images_below
 from pldistill.data.huggingface import NOT_REPLAYABLE, hfds
 from pldistill.specs import split_spec, unknown
 from pldistill.types import UNLABELLED
@@ -49,7 +49,7 @@ class Request:
         spec: the text as it was written.
         path: where the data is; empty for a source that takes no path.
         options: those of the source's own options that were given.
-        image_size: the side in pixels that nets see; None is the source's own.
+        image_size: the side in pixels that models see; None is the source's own.
         download: fetch what is missing.
     """
 
@@ -84,8 +84,8 @@ class Source(Generic[Opened]):
 def open_data(spec: str, *, image_size: int | None = None, download: bool = False) -> Dataset:
     """The data set that `spec` names: `NAME`, `NAME:PATH`, either with `key=NUMBER,...` behind it; see `SOURCES`.
 
-    `train=N` keeps N of the training pictures and `validation=N` holds N out, as many of each class; of glyphs `train`
-    is how many are drawn. `image_size` is the side in pixels that nets see; None is the source's own. `download`
+    `train=N` keeps N of the training images and `validation=N` holds N out, as many of each class; of glyphs `train`
+    is how many are drawn. `image_size` is the side in pixels that models see; None is the source's own. `download`
     fetches what is missing.
 
     Raises:
@@ -237,7 +237,7 @@ SOURCES: Mapping[str, Source[Dataset]] = MappingProxyType(
         ),
         "folder": Source(
             "folder:PATH[,train=N,validation=N]",
-            "your own pictures: train/ and val/ (or test/), a folder for each class",
+            "your own images: train/ and val/ (or test/), a folder for each class",
             _open_folder,
         ),
         "imagenet": Source(
@@ -259,18 +259,18 @@ SOURCES: Mapping[str, Source[Dataset]] = MappingProxyType(
 )
 
 
-# Their ids follow upon these, out of the way of any labelled picture's, so that no part of those moves them.
+# Their ids follow upon these, out of the way of any labelled image's, so that no part of those moves them.
 FIRST_ID = 1 << 32
 
 
 def with_unlabelled(dataset: Dataset, spec: str, *, download: bool = False) -> Dataset:
-    """Add the pictures of `spec` to the training split: all below PATH for `folder:PATH`, else a source's own split.
+    """Add the images of `spec` to the training split: all below PATH for `folder:PATH`, else a source's own split.
 
-    Labelled pictures in memory bring the others there, cut to their size. What scores the student stays as it is.
+    Labelled images in memory bring the others there, cut to their size. What scores the student stays as it is.
 
     Raises:
-        ValueError: for a folder without pictures, what `open_data` refuses, pictures in memory of another size, or
-            pictures in memory beside labelled ones in files.
+        ValueError: for a folder without images, what `open_data` refuses, images in memory of another size, or
+            images in memory beside labelled ones in files.
     """
     name, path, options = split_spec(spec)
     if name != "folder":
@@ -278,13 +278,13 @@ def with_unlabelled(dataset: Dataset, spec: str, *, download: bool = False) -> D
     elif options or not path:
         raise ValueError(f"unlabelled: expected folder:PATH, got {spec!r}")
     else:
-        paths = pictures_below(Path(path).expanduser())
+        paths = images_below(Path(path).expanduser())
         more = FolderSplit(paths, torch.full((len(paths),), UNLABELLED))
     return replace(dataset, train=_join(dataset.train, more, spec))
 
 
 class JoinedSplit(StoredSplit):
-    """Splits of stored pictures, one after the other, or those of their positions that `places` names."""
+    """Splits of stored images, one after the other, or those of their positions that `places` names."""
 
     def __init__(self, parts: Sequence[StoredSplit], labels: Tensor, ids: Tensor, places: Tensor | None = None) -> None:
         self.parts = tuple(parts)
@@ -297,7 +297,7 @@ class JoinedSplit(StoredSplit):
             if at < len(part):
                 return part.encoded(at)
             at -= len(part)
-        raise AssertionError(f"no picture at {place}")
+        raise AssertionError(f"no image at {place}")
 
     def _marks(self) -> Iterable[bytes]:
         yield self.places.numpy().tobytes()
@@ -315,12 +315,12 @@ def _join(labelled: Split, more: Split, spec: str) -> Split:
     if isinstance(labelled, StoredSplit) and isinstance(more, StoredSplit):
         return JoinedSplit((labelled, more), labels, ids)
     if not isinstance(labelled, TensorSplit):
-        raise ValueError(f"unlabelled: expected pictures in files, as the labelled ones, got {spec!r}, in memory")
+        raise ValueError(f"unlabelled: expected images in files, as the labelled ones, got {spec!r}, in memory")
     height, width = labelled.images.shape[2:]
     images = _in_memory(more, min(height, width))
     if images.shape[2:] != labelled.images.shape[2:]:
         raise ValueError(
-            f"unlabelled: expected pictures of {height}x{width} pixels, as the labelled ones, "
+            f"unlabelled: expected images of {height}x{width} pixels, as the labelled ones, "
             f"got {images.shape[2]}x{images.shape[3]} in {spec!r}"
         )
     return TensorSplit(torch.cat([labelled.images, images]), labels, ids)
@@ -330,5 +330,5 @@ def _in_memory(split: Split, size: int) -> Tensor:
     if isinstance(split, TensorSplit):
         return split.images
     if not isinstance(split, FolderSplit):
-        raise ValueError("unlabelled: expected folder:PATH or pictures in memory, as the labelled ones are")
-    return torch.stack([read_picture(path, size) for path in split.paths])
+        raise ValueError("unlabelled: expected folder:PATH or images in memory, as the labelled ones are")
+    return torch.stack([read_image(path, size) for path in split.paths])

@@ -46,5 +46,5 @@ def uniform(seed: int, view: Views, ids: np.ndarray, name: str) -> np.ndarray:
 
 
 def order(seed: int, view: int, ids: Tensor) -> Tensor:
-    """`(N,)` int64 positions in the order of the view. Two pictures keep their relative order in every subset."""
+    """`(N,)` int64 positions in the order of the view. Two images keep their relative order in every subset."""
     return torch.from_numpy(np.argsort(bits(seed, view, ids.numpy(), "order"), kind="stable"))

@@ -1,4 +1,4 @@
-"""`wds/PATH`: webdataset's tar shards, indexed once, so that any picture can be read by its place in its shard."""
+"""`wds/PATH`: webdataset's tar shards, indexed once, so that any image can be read by its place in its shard."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _VALIDATION = (("val", "validation"), ("test",))
 
 
 class ShardSplit(StoredSplit):
-    """Pictures inside uncompressed tar files.
+    """Images inside uncompressed tar files.
 
     Attributes:
         shards: the files.
-        members: `(N, 3)` int64: the shard, the picture's first byte in it, its bytes.
+        members: `(N, 3)` int64: the shard, the image's first byte in it, its bytes.
     """
 
     def __init__(self, shards: Sequence[str], members: Tensor, labels: Tensor, ids: Tensor | None = None) -> None:
@@ -50,11 +50,11 @@ def wds(root: Path) -> tuple[tuple[str, ...], ShardSplit, ShardSplit]:
     """Class names, training and validation split of the shards in and below `root`.
 
     `train` in a shard's path puts it into the one, `val` or `validation`, or else `test`, into the other. A sample is a
-    picture and its class's number, as `KEY.jpg` and `KEY.cls`. Its id is its place in the shards, by path. Names of
+    image and its class's number, as `KEY.jpg` and `KEY.cls`. Its id is its place in the shards, by path. Names of
     classes are the lines of `classes.txt`, or without it their numbers. The package webdataset is not needed.
 
     Raises:
-        ValueError: no shards for a split; a file that is no plain tar; a sample without its picture or class; a class
+        ValueError: no shards for a split; a file that is no plain tar; a sample without its image or class; a class
             without a name.
     """
     if not root.is_dir():
@@ -101,8 +101,8 @@ def _save(path: Path, rows: np.ndarray) -> None:
 
 
 def _index(file: Path) -> list[tuple[int, int, int]]:
-    """First byte, bytes and class of each picture of a shard, in the shard's order."""
-    pictures: dict[str, tuple[int, int]] = {}
+    """First byte, bytes and class of each image of a shard, in the shard's order."""
+    images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     try:
         with tarfile.open(file, "r:") as tar:
@@ -111,19 +111,19 @@ def _index(file: Path) -> list[tuple[int, int, int]]:
                 key, _, suffix = name.partition(".")
                 key = f"{folder}/{key}"
                 if f".{suffix.lower()}" in SUFFIXES:
-                    pictures[key] = member.offset_data, member.size
+                    images[key] = member.offset_data, member.size
                 elif suffix == "cls":
                     content = tar.extractfile(member)
                     assert content is not None  # it is a regular file
                     labels[key] = int(content.read())
     except (tarfile.TarError, ValueError, OSError) as error:
         raise ValueError(f"wds: {file}: expected a plain tar with a whole number in each .cls ({error})") from error
-    lone = sorted(pictures.keys() ^ labels.keys())
-    if lone or not pictures or min(labels.values()) < 0:
+    lone = sorted(images.keys() ^ labels.keys())
+    if lone or not images or min(labels.values()) < 0:
         about = (
             f"{len(lone)} samples without, as {lone[0].strip('/')}"
             if lone
             else f"classes {sorted(labels.values())[:3]}"
         )
-        raise ValueError(f"wds: {file}: expected a picture and a class from 0 in each sample, got {about}")
-    return [(*pictures[key], labels[key]) for key in pictures]
+        raise ValueError(f"wds: {file}: expected an image and a class from 0 in each sample, got {about}")
+    return [(*images[key], labels[key]) for key in images]

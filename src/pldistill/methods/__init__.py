@@ -91,7 +91,7 @@ def _feature(
     )
 
 
-# Published for both nets with kd and dkd (Sun et al.) and with kd, dist and pld (PLD paper, App. F); for the teacher
+# Published for both models with kd and dkd (Sun et al.) and with kd, dist and pld (PLD paper, App. F); for the teacher
 # alone with pld (App. F). The other combinations are there because nothing forbids them.
 _STANDARDIZE = {"standardize": "none"}
 _KL = {"temperature": 4.0, "tau_squared": True, **_STANDARDIZE}
@@ -216,7 +216,7 @@ METHODS: dict[str, MethodSpec] = {
         places={"layer": 2, **base.NAMED},
         weights={"task": 1.0, "fitnet": 100.0},
         source="Romero et al. 2015; mdistiller and RepDistiller on CIFAR, in one phase",
-        note="layer counts the stages that the nets share, 0 the stem; the regressor is trained with the student",
+        note="layer counts the stages that the models share, 0 the stem; the regressor is trained with the student",
     ),
     "pkt": _feature(
         base.pooled,

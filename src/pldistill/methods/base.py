@@ -1,7 +1,7 @@
-"""The contract of a method: a loss and what it takes to use it; which places of two nets a method compares.
+"""The contract of a method: a loss and what it takes to use it; which places of two models a method compares.
 
 The places are stages counted from the end, the pooled feature, or those that a user names: the functions that choose
-them are `MethodSpec.taps`. The last stages of two nets correspond; the first of a longer net are out.
+them are `MethodSpec.taps`. The last stages of two models correspond; the first of a longer model are out.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Option = float | int | bool | str
 
 
 class Method(nn.Module, ABC):
-    """What distils: named loss terms from what the two nets said about a batch.
+    """What distills: named loss terms from what the two models said about a batch.
 
-    Learnable adapters are ordinary submodules, so that they are optimised and saved with the run, and never exported
+    Learnable adapters are ordinary submodules, so that they are optimized and saved with the run, and never exported
     with the student. Weights stand outside: a method returns raw values.
 
     Attributes:
-        reads_labels: False where the terms are the same whatever the labels, so that a batch of mixed pictures, which
+        reads_labels: False where the terms are the same whatever the labels, so that a batch of mixed images, which
             has two labels for each, needs them once.
     """
 
@@ -37,7 +37,7 @@ class Method(nn.Module, ABC):
 
         Args:
             student: the student's outputs, float32 or float64.
-            teacher: the teacher's on the same pictures, constant; None for a method that asks no teacher.
+            teacher: the teacher's on the same images, constant; None for a method that asks no teacher.
             labels: `(N,)` int64.
         """
 
@@ -73,13 +73,13 @@ class MethodSpec:
 
     Attributes:
         build: takes the options as keywords, gives the `Method`. Where there are `taps` it takes two `Outputs` before
-            them: what student and teacher answered to one picture, whose features have the shapes to build for.
+            them: what student and teacher answered to one image, whose features have the shapes to build for.
         options: every option with its default.
         weights: the weight of each term; the term "task" is the task's own loss.
         source: paper and, where it differs, the public code whose numbers the defaults are.
         note: what a user should know before choosing it.
         needs_teacher: whether a teacher must be given.
-        needs_labels: whether it reads labels; False for one whose terms take pictures without a label too.
+        needs_labels: whether it reads labels; False for one whose terms take images without a label too.
         couples_batch: whether a sample's loss depends on the rest of its batch.
         taps: from the stages of student and teacher and the options to the taps on student and teacher; None for a
             method of the logits alone.
@@ -156,7 +156,7 @@ Pair = tuple[Sequence[Tap], Sequence[Tap]]
 
 
 def later_stages(student: Sequence[str], teacher: Sequence[str], options: Mapping[str, Option]) -> Pair:
-    """All stages that correspond but the first, which is the stem where both nets have as many."""
+    """All stages that correspond but the first, which is the stem where both models have as many."""
     named = _named(options)
     if named is not None:
         return named
@@ -195,7 +195,7 @@ def _common(student: Sequence[str], teacher: Sequence[str], least: int = 1) -> i
     """How many stages correspond."""
     count = min(len(student), len(teacher))
     if count < least:
-        raise ValueError(f"expected nets with {least} stages at least, got {_listed(student, teacher)}; {_HINT}")
+        raise ValueError(f"expected models with {least} stages at least, got {_listed(student, teacher)}; {_HINT}")
     return count
 
 

@@ -1,5 +1,5 @@
 """Methods on features: activations place by place (attention transfer, FitNet's hint, variational information), and
-how the pictures of a batch relate, one function of one feature of each net."""
+how the images of a batch relate, one function of one feature of each model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class AttentionTransfer(Method):
 class FitNet(Method):
     """The student's map, through a regressor, against the teacher's at one stage.
 
-    The regressor is a convolution that gives the teacher's size, batch normalisation and ReLU.
+    The regressor is a convolution that gives the teacher's size, batch normalization and ReLU.
     """
 
     reads_labels = False

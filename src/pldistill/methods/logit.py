@@ -1,4 +1,4 @@
-"""Methods that need nothing but the two nets' logits: a function of `losses` with its options."""
+"""Methods that need nothing but the two models' logits: a function of `losses` with its options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STANDARDIZE = ("none", "both", "teacher")
 class LogitMethod(Method):
     """One term: `loss(student_logits, teacher_logits, labels, **options)`, named as the method.
 
-    Where `standardize` is "both" or "teacher", the loss sees these nets' logits as z-scores over the classes,
+    Where `standardize` is "both" or "teacher", the loss sees these models' logits as z-scores over the classes,
     (z - mean z) / (1e-7 + std z), the standard deviation with C - 1 in the denominator (`losses.standardize`); its
     temperature divides the z-scores. The term alone sees them: the task's own loss is of the raw logits. The order of a
     row's classes stays, and so does the ranking that a loss reads from the teacher, but for logits so close that the
@@ -34,8 +34,8 @@ class LogitMethod(Method):
     Raises:
         ValueError: for another `standardize`; in the call, for logits of one class, which have no deviation.
 
-    Source: Sun et al., "Logit standardization in knowledge distillation" (2024), both nets, for kd and dkd; the PLD
-    paper, App. F, both nets for kd, dist and pld, and the teacher alone for pld's weights. App. F states neither the
+    Source: Sun et al., "Logit standardization in knowledge distillation" (2024), both models, for kd and dkd; the PLD
+    paper, App. F, both models for kd, dist and pld, and the teacher alone for pld's weights. App. F states neither the
     1e-7 nor the deviation's denominator, which are Sun et al.'s here, nor a temperature.
     """
 

@@ -1,4 +1,4 @@
-"""Networks: the CIFAR nets (timm knows them once this is imported), any timm classifier, weights, taps."""
+"""Networks: the CIFAR models (timm knows them once this is imported), any timm classifier, weights, taps."""
 
 from pldistill.models import cifar  # noqa: F401  (importing registers its models with timm)
 from pldistill.models.build import (
@@ -10,12 +10,12 @@ from pldistill.models.build import (
     require_tag,
 )
 from pldistill.models.checkpoints import head_size, load_weights
-from pldistill.models.features import Net, probe, resolve_taps, stages
+from pldistill.models.features import NormalizedModel, probe, resolve_taps, stages
 from pldistill.models.folder import LoadedFolder, load_folder, save_folder
 
 __all__ = [
     "LoadedFolder",
-    "Net",
+    "NormalizedModel",
     "about_pretrained",
     "build",
     "count_parameters",

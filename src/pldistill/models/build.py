@@ -20,7 +20,7 @@ OWN_NAMES = tuple(cifar_cfgs)
 
 
 def list_models(pattern: str | None = None) -> list[str]:
-    """Names that `build` knows: our CIFAR nets, or, given a pattern (`"resnet*"`), those and timm's that match it."""
+    """Names that `build` knows: our CIFAR models, or, given a pattern (`"resnet*"`), those and timm's that match it."""
     if pattern is None:
         return list(OWN_NAMES)
     names = timm.list_models(pattern)
@@ -44,12 +44,12 @@ def build(
         pretrained: load timm's published weights (downloaded once by timm).
         checkpoint: load these weights: a safetensors or torch file, or a run folder (see `load_weights`).
         new_head: keep the loaded body and start with a fresh head; without it a head that does not fit is an error.
-        image_size: pixels of a side; nets with a fixed input size (vision transformers) are built for it, all others
+        image_size: pixels of a side; models with a fixed input size (vision transformers) are built for it, all others
             take any size and ignore it.
 
     Raises:
         ValueError: an unknown name or tag, a head that does not fit, weights that do not exist, cannot be fetched or
-            do not match the net, or a size that the net cannot take.
+            do not match the model, or a size that the model cannot take.
     """
     architecture = _known(name)
     if num_classes < 1:
@@ -68,7 +68,7 @@ def build(
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many parameters the net has, trained or not."""
+    """How many parameters the model has, trained or not."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -76,7 +76,7 @@ def require_tag(name: str) -> None:
     """Check that a pretrained teacher names its weights: `resnet152.a1_in1k`, not `resnet152`.
 
     Raises:
-        ValueError: no tag (timm's tags for the architecture are listed), or a net without published weights.
+        ValueError: no tag (timm's tags for the architecture are listed), or a model without published weights.
     """
     architecture = _known(name)
     tagged = [each for each in list_pretrained(f"{architecture}.*") if "." in each]
@@ -88,7 +88,7 @@ def require_tag(name: str) -> None:
 
 @dataclass(frozen=True)
 class Published:
-    """What timm says about published weights: classes of the head, the side of the pictures, names of the classes.
+    """What timm says about published weights: classes of the head, the side of the images, names of the classes.
 
     `classes` are ImageNet's synsets, told by their number as timm does, or None.
     """
@@ -108,16 +108,16 @@ def about_pretrained(name: str) -> Published:
 
 
 def pretrained_statistics(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Channel means and standard deviations (of pictures in [0, 1]) that timm states for the net's weights."""
+    """Channel means and standard deviations (of images in [0, 1]) that timm states for the model's weights."""
     cfg = pretrained_cfg(model)
     return tuple(cfg["mean"]), tuple(cfg["std"])
 
 
 def pretrained_cfg(model: nn.Module) -> dict[str, Any]:
-    """timm's description of the net; ValueError for a net that timm did not build."""
+    """timm's description of the model; ValueError for a model that timm did not build."""
     cfg = getattr(model, "pretrained_cfg", None)
     if not isinstance(cfg, dict):
-        raise ValueError(f"expected a net built by timm or pldistill.models.build, got {type(model).__name__}")
+        raise ValueError(f"expected a model built by timm or pldistill.models.build, got {type(model).__name__}")
     return cfg
 
 

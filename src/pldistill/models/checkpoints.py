@@ -1,4 +1,4 @@
-"""Read weights from the files people have, and put them into a net only if all of them fit.
+"""Read weights from the files people have, and put them into a model only if all of them fit.
 
 A file of the older distillation libraries holds more than tensors: an `argparse.Namespace` of options and NumPy
 scalars. These, and nothing else, are let through torch's restricted unpickler.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 # where a training checkpoint keeps its weights; averaged ones first, as timm does
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
-# what outer modules put before a net's own names; beside a student there may be a teacher and a method's layers
+# what outer modules put before a model's own names; beside a student there may be a teacher and a method's layers
 STUDENT = "student."
 PREFIXES = ("module.", "_orig_mod.", STUDENT, "model.")
 NUMBERS = [np.dtype(kind) for kind in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")]
@@ -37,13 +37,13 @@ def load_weights(model: nn.Module, checkpoint: str | Path, *, new_head: bool = F
     there is a student, only the student is read); a run folder. Torch files are read without running code in them.
 
     Args:
-        model: a net of timm's or ours.
+        model: a model of timm's or ours.
         checkpoint: the file, or a folder with `model.safetensors`.
-        new_head: leave the net's own head as it is and load the rest.
+        new_head: leave the model's own head as it is and load the rest.
 
     Raises:
         ValueError: no such file, a file that holds more than weights and options, a head of other size, or names and
-            shapes that differ (the first few are shown). The net is then unchanged.
+            shapes that differ (the first few are shown). The model is then unchanged.
     """
     path = Path(checkpoint)
     if path.is_dir():
@@ -67,10 +67,10 @@ def put_weights(model: nn.Module, given: dict[str, Tensor], path: Path, *, new_h
 
 
 def head_size(model: nn.Module, checkpoint: str | Path) -> int:
-    """How many classes the head in a checkpoint for this net has, whatever the net's own head has.
+    """How many classes the head in a checkpoint for this model has, whatever the model's own head has.
 
     Raises:
-        ValueError: as `load_weights`, or no head of this net's in the file.
+        ValueError: as `load_weights`, or no head of this model's in the file.
     """
     path = Path(checkpoint)
     path = path / "model.safetensors" if path.is_dir() else path
@@ -82,7 +82,7 @@ def head_size(model: nn.Module, checkpoint: str | Path) -> int:
 
 
 def classifier_names(model: nn.Module) -> tuple[str, ...]:
-    """Module names of the net's head (most have one, distilled transformers two), from timm's entry."""
+    """Module names of the model's head (most have one, distilled transformers two), from timm's entry."""
     cfg = getattr(model, "pretrained_cfg", None) or {}
     names = cfg.get("classifier") or ()
     return (names,) if isinstance(names, str) else tuple(names)
@@ -156,7 +156,7 @@ def _find(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _plain(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Strip the outer modules' names as long as there are some that the net itself does not use."""
+    """Strip the outer modules' names as long as there are some that the model itself does not use."""
     for prefix in PREFIXES:
         inside = {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
         whole = len(inside) == len(state) or (inside and prefix == STUDENT)

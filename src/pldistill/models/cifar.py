@@ -1,12 +1,12 @@
-"""The nets of the CIFAR distillation tables, with the state-dict keys of their public checkpoints.
+"""The models of the CIFAR distillation tables, with the state-dict keys of their public checkpoints.
 
-- ResNets (He et al. 2016, section 4.2): two families in one frame, three stages of basic blocks ("x4" nets are four
+- ResNets (He et al. 2016, section 4.2): two families in one frame, three stages of basic blocks ("x4" models are four
   times wider) and four stages of bottlenecks (the ResNet-50 with a 3x3 stem and no max-pooling).
-- Wide residual nets (Zagoruyko and Komodakis 2016): pre-activation blocks, depth 6n + 4.
+- Wide residual models (Zagoruyko and Komodakis 2016): pre-activation blocks, depth 6n + 4.
 - The half-width MobileNetV2 (Sandler et al. 2018, with three changes: ReLU in place of ReLU6, an expansion convolution
   even where the expansion is 1, and stride 1 in the second group).
 
-All share timm's manners (features, head, classifier) and their papers' initialisation.
+All share timm's manners (features, head, classifier) and their papers' initialization.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CIFAR100_STD = (0.2675, 0.2565, 0.2761)
 
 
 def cifar_cfg(**changes: Any) -> dict[str, Any]:
-    """timm's description of a net without published weights for 32x32 pictures of 100 classes."""
+    """timm's description of a model without published weights for 32x32 images of 100 classes."""
     cfg = {
         "url": "",
         "num_classes": 100,
@@ -44,7 +44,7 @@ def conv_bn(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 class CifarNet(nn.Module, ABC):
-    """A classifier as timm expects it; a net adds its layers, its first head and `forward_features`."""
+    """A classifier as timm expects it; a model adds its layers, its first head and `forward_features`."""
 
     global_pool: SelectAdaptivePool2d
 
@@ -66,13 +66,13 @@ class CifarNet(nn.Module, ABC):
                 nn.init.zeros_(module.bias)
 
     def init_classifier(self) -> None:
-        """How a new head starts; torch's own way unless a net says otherwise."""
+        """How a new head starts; torch's own way unless a model says otherwise."""
 
     def get_classifier(self) -> nn.Module:
         return self.get_submodule(self.classifier_name)
 
     def reset_classifier(self, num_classes: int, global_pool: str = "avg") -> None:
-        """Give the net a fresh head (0 classes: none) on maps pooled by `global_pool` (empty: the map itself)."""
+        """Give the model a fresh head (0 classes: none) on maps pooled by `global_pool` (empty: the map itself)."""
         if num_classes > 0 and not global_pool:
             raise ValueError(f"a head of {num_classes} classes needs pooled maps, got global_pool {global_pool!r}")
         self.num_classes = num_classes
@@ -144,7 +144,7 @@ class Bottleneck(nn.Module):
 
 
 class CifarResNet(CifarNet):
-    """A 3x3 stem and stages `layer1..` that halve the picture from the second on.
+    """A 3x3 stem and stages `layer1..` that halve the image from the second on.
 
     Stages for taps: `relu` (the stem), `layer1`, ... all after ReLU.
     """
@@ -206,7 +206,7 @@ def _basic(variant: str, pretrained: bool, depth: int, widths: tuple[int, ...], 
 
 @register_model
 def resnet8(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """Depth 8, widths 16-32-64: a net for demonstrations."""
+    """Depth 8, widths 16-32-64: a model for demonstrations."""
     return _basic("resnet8", pretrained, 8, (16, 16, 32, 64), **kwargs)
 
 
@@ -236,7 +236,7 @@ def resnet32x4(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
 
 @register_model
 def cifar_resnet50(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """ResNet-50 for 32x32 pictures: 3x3 stem of stride 1, no max-pooling, stages 3-4-6-3."""
+    """ResNet-50 for 32x32 images: 3x3 stem of stride 1, no max-pooling, stages 3-4-6-3."""
     shape = {"blocks": (3, 4, 6, 3), "widths": (64, 64, 128, 256, 512), "classifier": "linear"}
     return _build("cifar_resnet50", pretrained, block=Bottleneck, **shape, **kwargs)
 
@@ -333,7 +333,7 @@ def wrn_40_2(pretrained: bool = False, **kwargs: Any) -> WideResNet:
 
 # expansion, outputs at full width, blocks, stride of the first block
 GROUPS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-TAPPED_GROUPS = {1: 2, 2: 4, 4: 8, 6: 16}  # group: how much smaller than the picture its maps are
+TAPPED_GROUPS = {1: 2, 2: 4, 4: 8, 6: 16}  # group: how much smaller than the image its maps are
 
 
 class InvertedResidual(nn.Module):

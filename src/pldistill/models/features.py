@@ -1,6 +1,6 @@
-"""A classifier that takes pictures as they are stored and says what a method wants to hear.
+"""A classifier that takes images as they are stored and says what a method wants to hear.
 
-Where to listen inside a net: a stage by its number, `"pooled"`, or any module by its name.
+Where to listen inside a model: a stage by its number, `"pooled"`, or any module by its name.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ POOLED = "pooled"
 
 @dataclass(frozen=True)
 class Tap:
-    """A place in a net.
+    """A place in a model.
 
     Attributes:
         module: the module's name.
         before: listen to the module's input, not its output.
-        channels: of a stage whose map is heard as (N, C, H, W), also where the net computes in (N, H, W, C).
+        channels: of a stage whose map is heard as (N, C, H, W), also where the model computes in (N, H, W, C).
     """
 
     module: str
@@ -68,16 +68,16 @@ def _channels_first(value: Tensor, channels: int | None) -> Tensor:
 
 
 def stages(model: nn.Module) -> list[str]:
-    """Module names of the net's stages, the stem first, as timm lists them; empty where it lists none."""
+    """Module names of the model's stages, the stem first, as timm lists them; empty where it lists none."""
     info = getattr(model, "feature_info", None) or []
     return [info[index]["module"] for index in range(len(info))]
 
 
 def resolve_taps(model: nn.Module, taps: Sequence[str | int]) -> dict[str, Tap]:
-    """Find each tap in the net; the keys, `str(tap)`, name the features in `Outputs`.
+    """Find each tap in the model; the keys, `str(tap)`, name the features in `Outputs`.
 
     Args:
-        model: a net of timm's or ours.
+        model: a model of timm's or ours.
         taps: an int counts stages (0 the stem, -1 the last); `"pooled"` is the head's input; any other string is a
             module's name.
 
@@ -110,29 +110,29 @@ def _resolve(model: nn.Module, tap: str | int) -> Tap:
     return found
 
 
-def probe(net: Net, image_size: int) -> Outputs:
-    """What the net answers to one black picture: read the shapes from it. Neither weights nor running statistics move.
+def probe(model: NormalizedModel, image_size: int) -> Outputs:
+    """What the model answers to one black image: read the shapes from it. Neither weights nor running statistics move.
 
     Raises:
-        ValueError: a size that the net cannot take, a tapped module that does not run, or a tapped activation that
+        ValueError: a size that the model cannot take, a tapped module that does not run, or a tapped activation that
             a later layer overwrites in place.
     """
     versions: dict[str, tuple[Tensor, int]] = {}
-    taps = resolve_taps(net.model, net.taps)
+    taps = resolve_taps(model.model, model.taps)
     handles = [
-        tap.listen(net.model, lambda value, key=key: versions.__setitem__(key, (value, value._version)))
+        tap.listen(model.model, lambda value, key=key: versions.__setitem__(key, (value, value._version)))
         for key, tap in taps.items()
     ]
-    training = {module: module.training for module in net.modules()}
-    images = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=net.mean.device)
+    training = {module: module.training for module in model.modules()}
+    images = torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8, device=model.mean.device)
     try:
         with torch.no_grad():
-            outputs = net.eval()(images)
+            outputs = model.eval()(images)
     except KeyError as error:
         raise ValueError(f"tap {error}: the module does not run in a forward pass") from error
     except (RuntimeError, AssertionError) as error:
-        kind, reason = type(net.model).__name__, str(error).partition("\n")[0]
-        raise ValueError(f"{kind} cannot take pictures of {image_size}x{image_size} pixels: {reason}") from error
+        kind, reason = type(model.model).__name__, str(error).partition("\n")[0]
+        raise ValueError(f"{kind} cannot take images of {image_size}x{image_size} pixels: {reason}") from error
     finally:
         for module, flag in training.items():
             module.training = flag
@@ -156,14 +156,14 @@ class _Recorder:
             self.heard[key] = value
 
 
-class Net(nn.Module):
-    """Normalise with the net's own statistics, run the net, collect the tapped activations.
+class NormalizedModel(nn.Module):
+    """Normalize with the model's own statistics, run the model, collect the tapped activations.
 
     The weights live in `model`, whose state dict is timm's; mean and std are buffers outside any state dict.
 
     Args:
         model: a classifier `(N, 3, H, W) -> (N, C)`.
-        mean: channel means of pictures in [0, 1].
+        mean: channel means of images in [0, 1].
         std: channel standard deviations, positive.
         taps: where to listen (see `resolve_taps`); the features' names are `str(tap)`.
 
@@ -213,10 +213,10 @@ class Net(nn.Module):
             features[POOLED] = features[POOLED].flatten(1)
         return Outputs(logits, features)
 
-    def around(self, model: nn.Module) -> Net:
-        """The same net with other weights: `model` with these statistics, on their device, without taps."""
-        net = Net(model, mean=self.mean.flatten().tolist(), std=self.std.flatten().tolist())
-        return net.to(self.mean.device)
+    def around(self, model: nn.Module) -> NormalizedModel:
+        """The same model with other weights: `model` with these statistics, on their device, without taps."""
+        around = NormalizedModel(model, mean=self.mean.flatten().tolist(), std=self.std.flatten().tolist())
+        return around.to(self.mean.device)
 
     def listen(self, taps: Sequence[str | int]) -> None:
         """Listen at `taps` from now on, and nowhere else.
@@ -230,7 +230,7 @@ class Net(nn.Module):
         self._handles = [tap.listen(self.model, partial(self._recorder.hear, key)) for key, tap in resolved.items()]
 
     def release(self) -> None:
-        """Remove the taps from the net, for a net that lives on without this one."""
+        """Remove the taps from the model, for a model that lives on without this one."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

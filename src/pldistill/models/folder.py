@@ -1,6 +1,6 @@
-"""A trained net as a folder in timm's own layout: `model.safetensors` and `config.json`.
+"""A trained model as a folder in timm's own layout: `model.safetensors` and `config.json`.
 
-`timm.create_model("local-dir:FOLDER", pretrained=True)` reads it without this library, once our nets are registered.
+`timm.create_model("local-dir:FOLDER", pretrained=True)` reads it without this library, once our models are registered.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pldistill.models.build import pretrained_cfg
 from pldistill.models.checkpoints import load_weights
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-# these speak of the weights that the net may have started from
+# these speak of the weights that the model may have started from
 OF_THE_SOURCE = {
     "url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "tag", "custom_load", "label_offset",
     "label_names", "label_descriptions", "test_input_size", "test_crop_pct", "test_pool_size", "min_input_size",
@@ -32,13 +32,13 @@ OF_THE_SOURCE = {
 
 @dataclass(frozen=True)
 class LoadedFolder:
-    """A net read from a folder, in eval mode, with what is needed to use it.
+    """A model read from a folder, in eval mode, with what is needed to use it.
 
     Attributes:
-        model: the net with its weights.
+        model: the model with its weights.
         architecture: its name.
         classes: class names in the order of the logits.
-        mean: channel means of pictures in [0, 1].
+        mean: channel means of images in [0, 1].
         std: channel standard deviations.
         image_size: pixels of a side.
         extra: what `save_folder` was given besides.
@@ -66,16 +66,16 @@ def save_folder(
     """Write `model.safetensors` and `config.json`, each whole or not at all.
 
     Args:
-        model: a net of timm's or ours (`net.model`, not the `Net`).
+        model: a model of timm's or ours (`model.model`, not the `NormalizedModel`).
         directory: made if it is not there; other files in it are left alone.
         classes: names in the order of the logits.
-        mean: channel means of pictures in [0, 1] that the net was trained with.
+        mean: channel means of images in [0, 1] that the model was trained with.
         std: channel standard deviations.
         image_size: pixels of a side.
         extra: more to keep in the configuration (JSON values).
 
     Raises:
-        ValueError: a net that timm did not build, or as many names as the head has not classes.
+        ValueError: a model that timm did not build, or as many names as the head has not classes.
     """
     inputs = {"input_size": [3, image_size, image_size], "mean": list(mean), "std": list(std)}
     config = {**_describe(model, classes, inputs), "pldistill": dict(extra or {})}
@@ -127,7 +127,7 @@ def load_folder(directory: str | Path) -> LoadedFolder:
     arguments = dict(config.get("model_args") or {})
     if cfg.get("fixed_input_size"):
         arguments.setdefault("img_size", image_size)
-    with torch.random.fork_rng(devices=[]):  # reading a net must not change how the next one starts
+    with torch.random.fork_rng(devices=[]):  # reading a model must not change how the next one starts
         model = timm.create_model(architecture, **{**arguments, "num_classes": num_classes})
     load_weights(model, folder)
     names = config.get("label_names") or range(num_classes)

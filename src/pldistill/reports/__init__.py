@@ -1,1 +1,1 @@
-"""Run records in; tables, figures and a report out. Nothing here trains or loads a net."""
+"""Run records in; tables, figures and a report out. Nothing here trains or loads a model."""

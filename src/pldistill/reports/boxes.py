@@ -1,4 +1,4 @@
-"""What nets found in the same pictures, side by side: ground truth, teacher, students, from the runs' detections."""
+"""What models found in the same images, side by side: ground truth, teacher, students, from the runs' detections."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Panel:
     boxes: Sequence[Mapping[str, Any]]
 
 
-def draw_boxes(picture: Image.Image, boxes: Sequence[Mapping[str, Any]], least: float = SHOWN) -> Image.Image:
-    """The picture, its short side no less than 360 pixels, with every box that has a score from `least`, or none.
+def draw_boxes(image: Image.Image, boxes: Sequence[Mapping[str, Any]], least: float = SHOWN) -> Image.Image:
+    """The image, its short side no less than 360 pixels, with every box that has a score from `least`, or none.
 
-    A class has its colour, the lower scores lie below the higher.
+    A class has its color, the lower scores lie below the higher.
     """
-    factor = max(1.0, _LEAST / min(picture.size))
-    size = [round(side * factor) for side in picture.size]
-    drawn = picture.convert("RGB").resize((size[0], size[1]), Image.Resampling.BICUBIC)
+    factor = max(1.0, _LEAST / min(image.size))
+    size = [round(side * factor) for side in image.size]
+    drawn = image.convert("RGB").resize((size[0], size[1]), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(drawn)
     shown = [each for each in boxes if each.get("score", 1.0) >= least]
     for each in sorted(shown, key=lambda each: each.get("score", 1.0)):
@@ -49,46 +49,46 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[Mapping[str, Any]], least: 
     return drawn
 
 
-def side_by_side(picture: Image.Image, panels: Sequence[Panel], least: float = SHOWN) -> Image.Image:
-    """A panel's picture beside the other's, four abreast, each under its title."""
-    drawn = [draw_boxes(picture, panel.boxes, least) for panel in panels]
+def side_by_side(image: Image.Image, panels: Sequence[Panel], least: float = SHOWN) -> Image.Image:
+    """A panel's image beside the other's, four abreast, each under its title."""
+    drawn = [draw_boxes(image, panel.boxes, least) for panel in panels]
     wide, high = drawn[0].size
     font, bar = _font(15), 26
     across = min(len(panels), _ABREAST)
     lines = -(-len(panels) // across)
     sheet = Image.new("RGB", (across * (wide + _GAP) - _GAP, lines * (high + bar + _GAP) - _GAP), _LIGHT)
     pen = ImageDraw.Draw(sheet)
-    for place, (panel, image) in enumerate(zip(panels, drawn, strict=True)):
+    for place, (panel, with_boxes) in enumerate(zip(panels, drawn, strict=True)):
         left, top = place % across * (wide + _GAP), place // across * (high + bar + _GAP)
         pen.text((left, top + bar // 2), _fitted(clean(panel.title), font, wide), fill=_DARK, font=font, anchor="lm")
-        sheet.paste(image, (left, top + bar))
+        sheet.paste(with_boxes, (left, top + bar))
     return sheet
 
 
-def jpeg(picture: Image.Image) -> bytes:
-    """The picture as a JPEG file: the same pixels give the same bytes."""
+def jpeg(image: Image.Image) -> bytes:
+    """The image as a JPEG file: the same pixels give the same bytes."""
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=88, optimize=True)
+    image.save(out, "JPEG", quality=88, optimize=True)
     return out.getvalue()
 
 
 def _draw(pen: ImageDraw.ImageDraw, size: tuple[int, int], box: Sequence[float], found: Mapping[str, Any]) -> None:
     left, top, right, bottom = box
     right, bottom = max(right, left), max(bottom, top)
-    colour = PALETTE[_look(found["class"])][1]
+    color = PALETTE[_look(found["class"])][1]
     pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_DARK, width=4)
-    pen.rectangle((left, top, right, bottom), outline=colour, width=2)
+    pen.rectangle((left, top, right, bottom), outline=color, width=2)
     font = _font(12)
     score = f" {found['score']:.2f}" if "score" in found else ""
     name = _fitted(clean(found["class"]), font, size[0] - 60) + score
     wide, high = font.getlength(name) + 6, 15
     at = min(max(left, 0), max(size[0] - wide, 0)), top - high if top >= high else top
-    pen.rectangle((*at, at[0] + wide, at[1] + high), fill=colour)
+    pen.rectangle((*at, at[0] + wide, at[1] + high), fill=color)
     pen.text((at[0] + 3, at[1] + high / 2), name, fill=_DARK, font=font, anchor="lm")
 
 
 def _look(name: str) -> int:
-    """A class's colour, the same in every picture of every run."""
+    """A class's color, the same in every image of every run."""
     return sum(name.encode(errors="replace")) % len(PALETTE)
 
 
@@ -108,7 +108,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 @dataclass(frozen=True)
 class Sighting:
-    """One picture with its panels: a name for a file, what is to be seen, a JPEG."""
+    """One image with its panels: a name for a file, what is to be seen, a JPEG."""
 
     name: str
     caption: str
@@ -121,11 +121,11 @@ class _Seen:
 
     group: Group
     run: Run
-    pictures: Mapping[str, Mapping[str, Any]]
+    images: Mapping[str, Mapping[str, Any]]
 
 
 def sightings(groups: Sequence[Group]) -> list[Sighting]:
-    """For each set of data a sheet a picture: the truth, what each teacher found, then each group's first run.
+    """For each set of data a sheet an image: the truth, what each teacher found, then each group's first run.
 
     None where no run left detections. A teacher's own run has no panel where a student's run holds its answers.
     """
@@ -139,20 +139,20 @@ def sightings(groups: Sequence[Group]) -> list[Sighting]:
 def _seen(group: Group) -> _Seen | None:
     for run in group.runs:
         if (left := RunRecord(run.folder).read_detections()) is not None:
-            return _Seen(group, run, {each["file"]: each for each in left["pictures"]})
+            return _Seen(group, run, {each["file"]: each for each in left["images"]})
     return None
 
 
 def _sheets(number: int, seen: Sequence[_Seen]) -> Iterable[Sighting]:
-    """A sheet for every picture that all of these runs saw."""
-    for file in seen[0].pictures:
-        if not all(file in each.pictures for each in seen):
+    """A sheet for every image that all of these runs saw."""
+    for file in seen[0].images:
+        if not all(file in each.images for each in seen):
             continue
-        panels = [Panel("ground truth", seen[0].pictures[file]["truth"]), *_teachers(seen, file)]
+        panels = [Panel("ground truth", seen[0].images[file]["truth"]), *_teachers(seen, file)]
         students = [each for each in seen if not (each.group.teaches and len(panels) > 1)]
-        panels += [Panel(each.group.run_name(each.run), each.pictures[file]["student"]) for each in students]
-        with Image.open(seen[0].run.folder / file) as picture:
-            sheet = side_by_side(picture, panels)
+        panels += [Panel(each.group.run_name(each.run), each.images[file]["student"]) for each in students]
+        with Image.open(seen[0].run.folder / file) as image:
+            sheet = side_by_side(image, panels)
         titles = ", ".join(panel.title for panel in panels)
         yield Sighting(f"{number}-{Path(file).stem}", f"{Path(file).name}: {titles}", jpeg(sheet))
 
@@ -161,7 +161,7 @@ def _teachers(seen: Sequence[_Seen], file: str) -> list[Panel]:
     """What each teacher found, once."""
     panels: dict[str, Panel] = {}
     for each in seen:
-        if (boxes := each.pictures[file]["teacher"]) is not None:
+        if (boxes := each.images[file]["teacher"]) is not None:
             who = str(each.run.env.get("teacher_sha256") or each.group.teacher)
             panels.setdefault(who, Panel(f"teacher {each.group.teacher}", boxes))
     return list(panels.values())

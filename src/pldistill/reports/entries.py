@@ -112,7 +112,7 @@ def figure(entry: Entry, metric: str) -> Stat | None:
 
 
 def held_out(entry: Entry) -> Stat | None:
-    """Top-1 in percent on the held-out training pictures after the last epoch, None where none were held out."""
+    """Top-1 in percent on the held-out training images after the last epoch, None where none were held out."""
     return stat([each.get("holdout_last") for each in results(entry)])
 
 
@@ -146,7 +146,7 @@ def results(entry: Entry) -> list[dict[str, Any]]:
 
 
 def choose(candidates: Sequence[Entry]) -> Entry | None:
-    """Of one row's default and variants, the one with the highest mean on held-out pictures: the test has no say.
+    """Of one row's default and variants, the one with the highest mean on held-out images: the test has no say.
 
     None as long as one of them has neither a finished run nor a failure. A lone variant of runs that held nothing out
     was chosen before. Raises ValueError for several such variants.
@@ -161,5 +161,5 @@ def choose(candidates: Sequence[Entry]) -> Entry | None:
     if len(variants) > 1:
         names = ", ".join(each.variant for each in variants)
         where = f"entries {variants[0].row} of {variants[0].column}"
-        raise ValueError(f"{where}: expected runs with held-out pictures to choose among {names} by, got none held out")
+        raise ValueError(f"{where}: expected runs with held-out images to choose among {names} by, got none held out")
     return variants[0] if variants else None

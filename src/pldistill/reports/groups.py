@@ -48,7 +48,7 @@ class Group:
     """Runs that differ in the seed alone.
 
     `name` is short and unlike the other groups' names; `setting` is what sets the group apart from others of the same
-    method, nets, data and epochs, empty for most. `teaches` says that another run here learnt from one of these.
+    method, models, data and epochs, empty for most. `teaches` says that another run here learned from one of these.
     """
 
     name: str
@@ -161,7 +161,7 @@ def _labels(run: Run) -> dict[str, str]:
 
 
 def _teacher_label(teacher: Any, beside: Path) -> str:
-    """The teacher's net: what its run trained where that run is still there, else the last part of the path.
+    """The teacher's model: what its run trained where that run is still there, else the last part of the path.
 
     Runs that were moved together are looked for `beside` the student's.
     """

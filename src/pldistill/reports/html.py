@@ -65,8 +65,8 @@ def write_report(
 ) -> Path:
     """Write the records' tables, curves, recipes and environments as one self-contained page, and give its path.
 
-    `sections` are HTML that stands first, as it is (`comparison_html`). The same records give the same page. Pictures
-    with what detectors found in them stand in the page, and as files in a folder beside it, NAME-pictures.
+    `sections` are HTML that stands first, as it is (`comparison_html`). The same records give the same page. Images
+    with what detectors found in them stand in the page, and as files in a folder beside it, NAME-images.
     Raises ValueError where there is no record or `out` is a folder.
     """
     out = Path(out)
@@ -77,7 +77,7 @@ def write_report(
     page = _page(rows, title, sections, sheets)
     out.parent.mkdir(parents=True, exist_ok=True)
     for sheet in sheets:
-        file = out.parent / f"{out.stem}-pictures" / f"{sheet.name}.jpg"
+        file = out.parent / f"{out.stem}-images" / f"{sheet.name}.jpg"
         file.parent.mkdir(exist_ok=True)
         write_atomically(file, sheet.content)
     write_atomically(out, page.encode("utf-8", errors="replace"))
@@ -186,13 +186,13 @@ def _curves(groups: Sequence[Group]) -> list[tuple[Markup, str]]:
     drawn = []
     for metric in SCORES.values():
         dots = "A dot is a run, a bar the mean of several, the dashed line the mean of cross-entropy. "
-        through = f"{_meant(metric)} on the validation set after each epoch. A dot ends each run, seeds share a colour."
+        through = f"{_meant(metric)} on the validation set after each epoch. A dot ends each run, seeds share a color."
         drawn += [(plots.score_by_method(groups, metric), dots + "The axis does not start at 0.")]
         drawn += [(plots.score_by_epoch(groups, metric), through)]
     drawn += [
         (
             plots.terms_by_epoch(groups),
-            "The terms of the training loss by epoch, with their weights: what the optimiser sees. Scales differ.",
+            "The terms of the training loss by epoch, with their weights: what the optimizer sees. Scales differ.",
         ),
         (
             plots.kl_by_epoch(groups),

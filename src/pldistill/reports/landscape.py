@@ -113,7 +113,7 @@ class Surface:
         values: (points, points): row by b, column by a.
         minimum: (a, b) of the least value of the grid, in lengths of t.
         least: that value.
-        centre: the value at s = t.
+        center: the value at s = t.
         gradient: the length of the gradient at s = t, over all logits.
         slope: the length of its part in the plane: where it is not 0, s = t is not least, however coarse the grid.
         curvature: the second derivatives along d1 and d2 at s = t, added.
@@ -124,7 +124,7 @@ class Surface:
     values: np.ndarray
     minimum: tuple[float, float]
     least: float
-    centre: float
+    center: float
     gradient: float
     slope: float
     curvature: float
@@ -190,7 +190,7 @@ def surface(plane: Plane, method: str, temperature: float) -> Surface:
         values=values,
         minimum=(float(axis[a]), float(axis[b])),
         least=float(values[b, a]),
-        centre=float(values[middle, middle]),
+        center=float(values[middle, middle]),
         gradient=float(gradient.norm()),
         slope=float((torch.stack([plane.first, plane.second]) @ gradient).norm()),
         curvature=_curvature(loss, plane, temperature),
@@ -244,7 +244,7 @@ def numbers(plane: Plane, surfaces: Sequence[Surface]) -> dict[str, Any]:
                 "temperature": each.temperature,
                 "minimum": {"a": each.minimum[0], "b": each.minimum[1], "value": each.least},
                 "at_teacher": {
-                    "value": each.centre,
+                    "value": each.center,
                     "gradient_norm": each.gradient,
                     "gradient_norm_in_plane": each.slope,
                     "curvature_in_plane": each.curvature,
@@ -273,13 +273,13 @@ _LEVELS = 12
 _TICKS = (-REACH, 0, REACH)
 _FACETS = 50  # of the surface along a side: more would not be seen
 _WIDTH = 2.5  # inches of a column
-# For three dimensions: no walls, and a grid that is faint by its colour, since the style's alpha has no effect there.
+# For three dimensions: no walls, and a grid that is faint by its color, since the style's alpha has no effect there.
 _SOLID: dict[Any, Any] = {"grid.color": FAINT} | {f"axes3d.{name}axis.panecolor": "none" for name in "xyz"}
-_DARK, _LIGHT = "#14171b", "#ffffff"  # a mark may lie on any colour of the map, so it is dark with a light edge
+_DARK, _LIGHT = "#14171b", "#ffffff"  # a mark may lie on any color of the map, so it is dark with a light edge
 
 
 def landscapes(plane: Plane, surfaces: Sequence[Surface], caption: str, *, shared: bool = False) -> Figure:
-    """A column for each surface, its heights and colours from its least value up.
+    """A column for each surface, its heights and colors from its least value up.
 
     `shared`: all span the same height, that of the steepest, so that slopes may be compared.
 
@@ -321,7 +321,7 @@ def _relief(ax: Axes3D, plane: Plane, surface: Surface, low: float, high: float)
         vmax=high,
         linewidth=0,
         antialiased=False,
-        rasterized=True,  # thousands of facets: a picture inside the SVG
+        rasterized=True,  # thousands of facets: an image inside the SVG
     )
     ax.set_zlim(low, high)
     ax.view_init(elev=32, azim=-55)
@@ -359,8 +359,8 @@ def _contours(ax: Axes, plane: Plane, surface: Surface, levels: np.ndarray) -> N
 def reading(surface: Surface) -> str:
     """What the marks of a panel say, in two lines."""
     a, b = surface.minimum
-    least, centre = told_apart(surface.least, surface.centre)
-    text = f"○ least {least} at ({a:.3g}, {b:.3g})\n+ s = t {centre}, |∇| {shown(surface.gradient, 2)}"
+    least, center = told_apart(surface.least, surface.center)
+    text = f"○ least {least} at ({a:.3g}, {b:.3g})\n+ s = t {center}, |∇| {shown(surface.gradient, 2)}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 

@@ -11,7 +11,7 @@ from pldistill.specs import unknown
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a column's nets before any figure of a student; None where it is not.
+    """What is known of a column's models before any figure of a student; None where it is not.
 
     Parameters are counts, top-1 is in percent. The `paper_` ones are as the paper prints them.
     """
@@ -29,7 +29,7 @@ FACTS = tuple(each.name for each in fields(Facts) if not each.name.startswith("p
 
 @dataclass(frozen=True)
 class Panels:
-    """A table for each column (a pair of nets), in it a line a row (a method): last, best and n beside the paper's.
+    """A table for each column (a pair of models), in it a line a row (a method): last, best and n beside the paper's.
 
     Attributes:
         through: of `METRICS`, drawn epoch by epoch on the page.
@@ -45,7 +45,7 @@ class Panels:
 
 @dataclass(frozen=True)
 class Pairs:
-    """A line for each column (a pair of nets, a number of epochs, an optimizer), the rows (methods) across.
+    """A line for each column (a pair of models, a number of epochs, an optimizer), the rows (methods) across.
 
     Attributes:
         line: what a line is, the title of the first column.

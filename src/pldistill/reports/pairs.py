@@ -1,4 +1,4 @@
-"""A study's table with a line a column (a pair of nets, a number of epochs, an optimizer) and the methods across."""
+"""A study's table with a line a column (a pair of models, a number of epochs, an optimizer) and the methods across."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study's table as Table 1 has it: a table a column (a pair of nets), in it the methods, last, best and n."""
+"""A study's table as Table 1 has it: a table a column (a pair of models), in it the methods, last, best and n."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _is_highest(figure: Stat | None, means: Sequence[float]) -> bool:
 
 
 def _sweep(rows: Mapping[str, Sequence[Entry]], chosen: Mapping[str, Entry | None]) -> Grid | None:
-    """What the choice rests on: top-1 on held-out pictures by variant, the chosen one bold."""
+    """What the choice rests on: top-1 on held-out images by variant, the chosen one bold."""
     variants = list(dict.fromkeys(each.variant for row in chosen for each in rows[row]))
     if not any(held_out(each) for row in chosen for each in rows[row]):
         return None
@@ -110,8 +110,8 @@ def panels_csv(comparison: Comparison, _: Panels) -> str:
 def panels_notes(comparison: Comparison, _: Panels) -> list[str]:
     """How to read the tables."""
     apart = {"holdout_best" in result for each in comparison.entries for result in results(each)}
-    flattering = "the epoch that is best on the pictures it is scored on, so it flatters"
-    fair = "the epoch that is best on held-out training pictures"
+    flattering = "the epoch that is best on the images it is scored on, so it flatters"
+    fair = "the epoch that is best on held-out training images"
     best = f"{fair} for runs that held some out, else {flattering}" if len(apart) > 1 else flattering
     notes = [
         "Top-1 in percent, mean ± sample standard deviation over n seeds; the highest last mean is bold.",
@@ -119,7 +119,7 @@ def panels_notes(comparison: Comparison, _: Panels) -> list[str]:
         f"best: {fair if apart == {True} else best}.",
     ]
     if any(each.variant for each in comparison.entries):
-        by = " with the highest mean on held-out pictures" if True in apart else ""
+        by = " with the highest mean on held-out images" if True in apart else ""
         notes.append(f"chosen: of a method's default and variants (scale s: its whole loss times s), the one{by}.")
-        notes += ["held out: last top-1 on training pictures that were held out."] if True in apart else []
+        notes += ["held out: last top-1 on training images that were held out."] if True in apart else []
     return [*notes, *comparison.notes]

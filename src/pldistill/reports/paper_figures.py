@@ -20,7 +20,7 @@ from pldistill.reports.plots import DASHES, PALETTE, SMALL, clean, house_style, 
 from pldistill.reports.tables import Stat
 from pldistill.specs import unknown
 
-# method -> place (a weight, a number of epochs, a pair of nets) -> top-1
+# method -> place (a weight, a number of epochs, a pair of models) -> top-1
 Published = Mapping[str, Mapping[Any, float]]
 Measured = Mapping[str, Mapping[Any, "Stat | None"]]
 
@@ -63,7 +63,7 @@ def figure1a(published: Published, measured: Measured, label: str = "") -> Figur
         label: a protocol that is not the published one; empty for that.
 
     Raises:
-        ValueError: a method without a colour here, or no published point.
+        ValueError: a method without a color here, or no published point.
     """
     title, across = "Top-1 by the weight of the cross-entropy", "Weight \N{GREEK SMALL LETTER ALPHA}"
     return _lines_figure(title, across, (published, measured), label, _draw_along)
@@ -75,7 +75,7 @@ def figure1b(published: Published, measured: Measured, label: str = "") -> Figur
 
 
 def figure2(published: Mapping[str, Published], measured: Mapping[str, Measured], label: str = "") -> Figure:
-    """Bars of top-1 for pairs of nets, a part of the figure for each heading.
+    """Bars of top-1 for pairs of models, a part of the figure for each heading.
 
     Args:
         published: heading ("Homogeneous") to method to pair ("student < teacher", or a teacher) to top-1.
@@ -83,7 +83,7 @@ def figure2(published: Mapping[str, Published], measured: Mapping[str, Measured]
         label: as in `figure1a`.
 
     Raises:
-        ValueError: a method without a colour here, a heading that is not published, or no published point.
+        ValueError: a method without a color here, a heading that is not published, or no published point.
     """
     extra = set(measured) - set(published)
     if extra:

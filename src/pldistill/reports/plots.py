@@ -1,6 +1,6 @@
 """Drawings: how every figure looks, and runs to SVG text: final accuracies side by side, and curves by epoch.
 
-Lines carry their names at their ends, so colour is never the only key. The same runs give the same bytes.
+Lines carry their names at their ends, so color is never the only key. The same runs give the same bytes.
 """
 
 from __future__ import annotations
@@ -106,13 +106,13 @@ def write_figure(figure: Figure, stem: Path, title: str) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     with house_style():  # ticks and letters are made while it is drawn
         write_atomically(paths[0], to_svg(figure, stem.name, title).encode())
-        picture = io.BytesIO()
+        image = io.BytesIO()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
             figure.set_facecolor(GROUNDS[0])
             figure.set_dpi(_DPI)
-            FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
-        write_atomically(paths[1], picture.getvalue())
+            FigureCanvasAgg(figure).print_png(image, metadata={"Software": None})
+        write_atomically(paths[1], image.getvalue())
     return paths
 
 
@@ -294,14 +294,14 @@ def _single(name: str, title: str, unit: str, curves: list[Curve]) -> str | None
 def _dots(ax: Axes, lines: Sequence[tuple[Group, list[float]]]) -> None:
     """A dot a run, a bar at the mean, and cross-entropy's mean as a line through all."""
     for place, (group, scores) in enumerate(lines):
-        colour = PALETTE[1 if group.method == "ce" else 0][0]
+        color = PALETTE[1 if group.method == "ce" else 0][0]
         mean = fmean(scores)
-        ax.plot([min(scores), max(scores)], [place, place], color=colour, linewidth=1, alpha=0.5)
-        ax.plot(scores, [place] * len(scores), color=colour, marker="o", markersize=6, linestyle="none", alpha=0.75)
+        ax.plot([min(scores), max(scores)], [place, place], color=color, linewidth=1, alpha=0.5)
+        ax.plot(scores, [place] * len(scores), color=color, marker="o", markersize=6, linestyle="none", alpha=0.75)
         if len(scores) > 1:
-            ax.plot([mean, mean], [place - 0.24, place + 0.24], color=colour, linewidth=2)
+            ax.plot([mean, mean], [place - 0.24, place + 0.24], color=color, linewidth=2)
         if group.method == "ce":
-            ax.axvline(mean, color=colour, linewidth=1, linestyle=DASHES[1], zorder=0)
+            ax.axvline(mean, color=color, linewidth=1, linestyle=DASHES[1], zorder=0)
         name = textwrap.fill(clean(group.name), _LONGEST_DIRECT, max_lines=2, placeholder="…")
         at = ax.get_yaxis_transform()
         ax.text(-0.015, place, name, transform=at, ha="right", va="center", linespacing=1.0, parse_math=False)

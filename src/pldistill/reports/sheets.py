@@ -130,7 +130,7 @@ def _among(group: Sequence[Entry]) -> list[str]:
 
 
 def facts_of(comparison: Comparison, column: str) -> Facts:
-    """What the comparison was handed of a column's nets; the rest from the records that are finished."""
+    """What the comparison was handed of a column's models; the rest from the records that are finished."""
     given = comparison.facts.get(column, Facts())
     students = [record for each in comparison.entries if each.column == column for record in each.finished[:1]]
     results = [result for record in students if (result := record.read_result())]

@@ -26,7 +26,7 @@ _NOTE = (
 
 @dataclass(frozen=True)
 class StepTime:
-    """What a training step of one row on one pair of nets took.
+    """What a training step of one row on one pair of models took.
 
     `seconds` is the median over `rounds`, between the quartiles `seconds_q1` and `seconds_q3`; `to_kd` the median ratio
     to KD's step of the same round, None where KD was not timed. `env` is what it ran on, as `record.environment` says.

@@ -97,7 +97,7 @@ class Row:
         return ", ".join(f"{done}/{planned} epochs" for done, planned in self.unfinished)
 
 
-def summarise(records: Iterable[RunRecord]) -> list[Row]:
+def summarize(records: Iterable[RunRecord]) -> list[Row]:
     """One row a group of records that differ in the seed alone.
 
     Teachers' blocks (data, student, epochs) first; in a block cross-entropy first, then by mean score.
@@ -216,7 +216,7 @@ def _row(group: Group) -> Row:
 
 
 def _with_accuracy(teacher: str | None, top1: Stat | None) -> str | None:
-    """A teacher's name with how much of the validation pictures it has right, where the runs say so."""
+    """A teacher's name with how much of the validation images it has right, where the runs say so."""
     return teacher if teacher is None or top1 is None else f"{teacher} ({top1.mean:.2f} %)"
 
 

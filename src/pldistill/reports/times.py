@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _ROUNDING = 2.0  # seconds: a start is recorded in whole ones
 _NOTES = (
-    "Minutes a run: training and validation of all epochs, pictures included; mean ± sample standard deviation over n "
+    "Minutes a run: training and validation of all epochs, images included; mean ± sample standard deviation over n "
     "seeds. Empty: not run on this machine.",
     "What else the machine was doing at the time is not in the records; it makes a run slower.",
 )
@@ -28,7 +28,7 @@ _NOTES = (
 
 @dataclass(frozen=True)
 class Sheet:
-    """The runs of one machine: a table for each pair of nets, and what to know of them."""
+    """The runs of one machine: a table for each pair of models, and what to know of them."""
 
     machine: str
     tables: Mapping[str, Grid]

@@ -1,6 +1,6 @@
 """A search's table: each method at its best, its difference to a reference run by run, and whether that is decided.
 
-Runs of the same seed share the order of the pictures, their crops and, of one network, the initial weights. So the
+Runs of the same seed share the order of the images, their crops and, of one network, the initial weights. So the
 difference to the reference is taken seed by seed, d_s, and its 95 % interval is Student's,
 
     mean d ± t(0.975, n - 1) sd(d) / sqrt(n)
@@ -132,7 +132,7 @@ def best_grid(comparison: Comparison, layout: Verdicts, column: str) -> Grid:
 
 
 def _tried(entries: Sequence[Entry], layout: Verdicts) -> Grid:
-    """Every setting that was tried, with seed 0's top-1 on the held-out pictures; what was chosen is bold."""
+    """Every setting that was tried, with seed 0's top-1 on the held-out images; what was chosen is bold."""
     lines = []
     for each in entries:  # a row's stand together
         first = [result.get("holdout_last") for result in results(each) if result["seed"] == 0]
@@ -143,25 +143,25 @@ def _tried(entries: Sequence[Entry], layout: Verdicts) -> Grid:
 
 
 def sheet_teacher(comparison: Comparison, column: str) -> str:
-    """The teacher's run, with how much of its training pictures it has right as they were augmented."""
+    """The teacher's run, with how much of its training images it has right as they were augmented."""
     record = comparison.teachers.get(column)
     line = teacher_line(record)
     rows = record.epochs() if record is not None and record.finished else []
-    return f"{line} Of its training pictures, augmented: {percent(rows[-1]['train_top1'])}." if rows else line
+    return f"{line} Of its training images, augmented: {percent(rows[-1]['train_top1'])}." if rows else line
 
 
 def verdicts_notes(comparison: Comparison, layout: Verdicts) -> list[str]:
     """How to read the tables."""
     return [
-        "top-1 after the last epoch on the test pictures, mean ± sample standard deviation over n seeds; the highest "
+        "top-1 after the last epoch on the test images, mean ± sample standard deviation over n seeds; the highest "
         "is bold.",
         f"over {layout.reference}: the difference to it seed by seed, mean ± half the width of Student's 95 % "
         "interval; ahead or behind where that leaves 0 out, else not decided.",
-        "variant: of what was tried, the best on held-out training pictures with seed 0 (x: the factor on the whole "
-        "loss, term x: on the distillation term alone); the test pictures had no say.",
+        "variant: of what was tried, the best on held-out training images with seed 0 (x: the factor on the whole "
+        "loss, term x: on the distillation term alone); the test images had no say.",
         f"ECE: {METRICS['ece'].meaning}.",
         f"agreement: {METRICS['agreement'].meaning}.",
-        "label's weight: the part of all weight that the loss gives the label, mean over training pictures.",
+        "label's weight: the part of all weight that the loss gives the label, mean over training images.",
         *comparison.notes,
     ]
 

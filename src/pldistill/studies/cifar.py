@@ -1,7 +1,7 @@
-"""Table 1 of the PLD paper: CIFAR-100, eleven methods, four pairs of nets, three runs a cell.
+"""Table 1 of the PLD paper: CIFAR-100, eleven methods, four pairs of models, three runs a cell.
 
 Published: `results.yaml`, table1. Command: `pldistill reproduce table1 --data cifar100:PATH`; `--dry-run` says how
-many hours that is on your machine. `--scale short` is one pair on a part of the pictures, for two CPU cores and about
+many hours that is on your machine. `--scale short` is one pair on a part of the images, for two CPU cores and about
 three hours.
 
 What the paper leaves open, and what was chosen here:
@@ -11,7 +11,7 @@ What the paper leaves open, and what was chosen here:
 - DKD's weights: mdistiller's, its beta by pair (6, 2, 8, 8) and its warm-up as a fraction of the run.
 - The feature methods' weights and layers: mdistiller's and RepDistiller's, which agree.
 - The cosine: a value each step, down to 0, no warm-up. Weight decay: on every parameter, adapters too.
-- "MobileNetV2" is the half-width net that CIFAR papers use (its published cross-entropy figure agrees); "ResNet50" is
+- "MobileNetV2" is the half-width model that CIFAR papers use (its published cross-entropy figure agrees); "ResNet50" is
   the CIFAR one of the same code.
 - Crop: 4 pixels of zeros around, as the other recipe. Every batch counts, the last one too. No clipping, float32.
 - Last or best epoch: both stand in the table.
@@ -45,9 +45,9 @@ ROWS: dict[str, Fields] = {
     "plkl-k2": {"method": "plkl", "options": {"stages": "2"}},
     "plkl-k10": {"method": "plkl", "options": {"stages": "10"}},
 }
-# One pair, a part of the pictures, few epochs: what two CPU cores do in about three hours.
+# One pair, a part of the images, few epochs: what two CPU cores do in about three hours.
 SHORT = Scale(
-    label="short: 10 epochs on 10,000 pictures, teacher 3 epochs on 50,000",
+    label="short: 10 epochs on 10,000 images, teacher 3 epochs on 50,000",
     setting={"epochs": 10},
     teacher={"epochs": 3},
     train=10_000,
@@ -110,13 +110,13 @@ TABLE1 = Study(
 # which no other paper has under this recipe, keeps the temperature 4 of the paper's CIFAR table and no task term.
 #
 # Under SGD the scale of a loss acts like a learning rate, and the published weights of DIST and DKD carry a large one.
-# `--sweep-scale 1 2 4 8 --validation 5000` chooses a scale for every method on held-out pictures.
+# `--sweep-scale 1 2 4 8 --validation 5000` chooses a scale for every method on held-out images.
 
 SMALL_NETS_RATE = {"resnet50-mobilenetv2": 0.01}
 
 
 def sgd_by_pair(row: str, pair: str, setting: Fields) -> Fields:
-    """The rows of table 1, with the learning rate that small depthwise nets need."""
+    """The rows of table 1, with the learning rate that small depthwise models need."""
     own = table1_by_pair(row, pair, setting)
     return {**own, "lr": SMALL_NETS_RATE[pair]} if pair in SMALL_NETS_RATE else own
 

@@ -1,14 +1,14 @@
 """Table 7 of the PLD paper: MS-COCO, Faster R-CNN with FPN, DKD and PLD on three pairs of backbones.
 
 Published: `results.yaml`, table7. Command: `pldistill reproduce table7 --data coco:PATH`, where PATH is a folder `coco`
-or `coco2017` that holds COCO 2017; other pictures are named in the table. Cost: a run sees 1.4 million pictures, each
-of the two teachers 4.3 million; `--dry-run` says how many hours that is on your machine. `--scale short` is small nets
-on drawn scenes, minutes on two CPU cores.
+or `coco2017` that holds COCO 2017; other images are named in the table. Cost: a run sees 1.4 million images, each
+of the two teachers 4.3 million; `--dry-run` says how many hours that is on your machine. `--scale short` is small
+models on drawn scenes, minutes on two CPU cores.
 
 The paper names the pairs, DKD's code (mdistiller on detectron2) and nothing else of the protocol, so the rest is that
 code's: SGD, momentum 0.9, weight decay 1e-4, batch 8, learning rate 0.01 with a short linear warm-up, a tenth of it
 after 2/3 and again after 8/9 of 180,000 steps, short side 640 to 800 (at most 1333), mirrored; students start from
-ImageNet's weights with BatchNorm frozen, the stem and the first stage of the ResNets too; 512 regions a picture, a
+ImageNet's weights with BatchNorm frozen, the stem and the first stage of the ResNets too; 512 regions an image, a
 quarter of them objects, up to 1000 proposals. DKD: alpha 1, beta 0.25, temperature 1, over all rows, background too.
 
 What the paper leaves open, or is otherwise here, and what was chosen:
@@ -18,7 +18,7 @@ What the paper leaves open, or is otherwise here, and what was chosen:
 - PLD's temperature and weight: 1 and 1. Background rows count. Logits are of the data's own 80 classes and the
   background, without the 11 numbers that COCO never uses.
 - The teachers: trained here in the same setting three times as long, as detectron2's were; theirs had batch 16.
-- Steps are counted in epochs: 12 of 118,287 pictures at batch 8 are 177,431. Pictures without a box are shown too.
+- Steps are counted in epochs: 12 of 118,287 images at batch 8 are 177,431. Images without a box are shown too.
 - A short side is any whole number from 640 to 800, not one of six. The batch of 8 is made from four of 2.
 - The detector is torchvision's: box regression by smooth L1 with beta 1/9 where detectron2's is L1.
 - `ce`, the undistilled student, stands in the table for comparison; the paper does not print it.
@@ -61,7 +61,8 @@ def by_pair(row: str, pair: str, setting: Fields) -> Fields:
     return {}
 
 
-# Nets that learn from drawn scenes in minutes, shown where a pair itself would take days; and nets that take no time.
+# Models that learn from drawn scenes in minutes, shown where a pair itself would take days; and models that take no
+# time.
 SMALL_PAIR = ("fasterrcnn:resnet18", "fasterrcnn:test_resnet")
 TINY_PAIR = ("fasterrcnn:test_resnet", "fasterrcnn:test_resnet")
 SMALL: Fields = {
@@ -78,17 +79,17 @@ SMALL: Fields = {
 
 
 def small_pair(row: str, column: str) -> tuple[str, str]:
-    """The same small nets in every cell."""
+    """The same small models in every cell."""
     return SMALL_PAIR
 
 
 def real_in(shown: str, row: str, column: str) -> tuple[str, str]:
-    """The column's own nets in one row, the tiny ones in the others."""
+    """The column's own models in one row, the tiny ones in the others."""
     return PAIRS[column] if row == shown else TINY_PAIR
 
 
 SHORT = Scale(
-    label="short: small nets on drawn scenes, 3 epochs of 2,000 pictures, teacher 4",
+    label="short: small models on drawn scenes, 3 epochs of 2,000 images, teacher 4",
     setting={
         "epochs": 3,
         "batch_size": 8,
@@ -106,10 +107,10 @@ SHORT = Scale(
     data="scenes:train=2000,val=300",
     pairs=("resnet101>resnet18_fpn",),
     seeds=3,
-    nets=small_pair,
+    models=small_pair,
 )
 SMOKE = Scale(
-    label="smoke: 2 steps on drawn scenes, random teachers, tiny nets but for one row of each pair; "
+    label="smoke: 2 steps on drawn scenes, random teachers, tiny models but for one row of each pair; "
     "it shows that every cell runs and nothing else",
     setting={
         "epochs": 1,
@@ -124,7 +125,7 @@ SMOKE = Scale(
     data="scenes:train=4,val=2",
     seeds=1,
     teachers="random",
-    nets=partial(real_in, "pld"),
+    models=partial(real_in, "pld"),
 )
 
 TABLE7 = Study(

@@ -1,6 +1,6 @@
 """The demo: a good teacher is asked once, and small students learn from its stored answers, two seeds a method.
 
-Nothing is published for these pictures: drawn characters at 16 pixels, 100 classes, of which the teacher has seen three
+Nothing is published for these images: drawn characters at 16 pixels, 100 classes, of which the teacher has seen three
 times as many as the students. Cost: under four minutes on two CPU cores. Command: `pldistill demo`.
 """
 
@@ -42,7 +42,7 @@ TEACHER: Fields = {
 }
 # Small batches: with fewer steps the students end while some seeds are still on their first plateau.
 STUDENT: Fields = {**SETTING, "student": "resnet8", "lr": 0.01, "epochs": 9, "batch_size": 32, "warmup_epochs": 1.0}
-# The methods with their defaults, PLD at the paper's temperature for small pictures.
+# The methods with their defaults, PLD at the paper's temperature for small images.
 STUDENTS: Mapping[str, Fields] = {
     "CE": {"method": "ce"},
     "KD": {"method": "kd"},
@@ -102,9 +102,9 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
     runs += [Run(RunRecord(job.folder)) for job in jobs]
     records = [run.record for run in runs]
     page = write_report(records, out / "report.html", title="pldistill demo")
-    picture = score_by_epoch(group_runs(records))
-    assert picture is not None  # every row is finished
-    write_atomically(out / "accuracy.svg", picture.encode())
+    image = score_by_epoch(group_runs(records))
+    assert image is not None  # every row is finished
+    write_atomically(out / "accuracy.svg", image.encode())
     lines = demo_lines(out)
     table = Table(*lines[0], box=box.SIMPLE_HEAD)
     for line in lines[1:]:
@@ -114,7 +114,7 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
     own, teaches = "pldistill train --data folder:PATH --student", "--teacher runs/teacher --method pld"
     for name, text in (
         ("report", str(page)),
-        ("picture", str(out / "accuracy.svg")),
+        ("image", str(out / "accuracy.svg")),
         ("yours", f"{own} resnet50 --method ce --out runs/teacher"),
         ("", f"{own} resnet18 {teaches} --out runs/student"),
     ):
@@ -205,7 +205,7 @@ def in_words(out: Path) -> str:
     best = helped[0]
     others = "" if best == "PLD" else f" (by PLD {means['PLD'] - means[ALONE]:.1f})"
     return (
-        f"The same small network, shown the same pictures, gets {means[best] - means[ALONE]:.1f} points more right "
+        f"The same small network, shown the same images, gets {means[best] - means[ALONE]:.1f} points more right "
         f"when it learns from the teacher by {best}{others} than when it learns from the labels alone."
     )
 

@@ -20,10 +20,11 @@ from pldistill.training.build import make_accelerator
 def forecast(plan: Plan, *, device: str = "auto", download: bool = False) -> Table:
     """List the runs of a plan: what is finished with its own time, the others with an estimate for this machine.
 
-    The estimate times a few steps of every net; what a method's loss, the augmentation and the start cost is left out.
+    The estimate times a few steps of every model; what a method's loss, the augmentation and the start cost is left
+    out.
 
     Raises:
-        ValueError: for pictures or a device that are not there.
+        ValueError: for images or a device that are not there.
     """
     device_type = make_accelerator(plan.runs[0].recipe.amp, device).device.type
     opened: dict[str, Any] = {}
@@ -33,7 +34,7 @@ def forecast(plan: Plan, *, device: str = "auto", download: bool = False) -> Tab
     left = [cell for cell in plan.runs if not cell.record.finished]
     estimates = _seconds([(cell, opened[cell.recipe.data]) for cell in left], device_type)
     expected = {cell.folder: seconds for cell, seconds in zip(left, estimates, strict=True)}
-    caption = f"left: {duration(sum(expected.values()))} on this machine, estimated from a few steps of each net"
+    caption = f"left: {duration(sum(expected.values()))} on this machine, estimated from a few steps of each model"
     table = Table("run", "time", "state", box=None, caption=caption, caption_justify="left")
     for cell in plan.runs:
         result = cell.record.read_result()
@@ -48,8 +49,8 @@ def _seconds(cells: Sequence[tuple[Cell, Any]], device: str) -> list[float]:
     if cells and cells[0][0].recipe.task == "detection":
         from pldistill.studies.estimate_boxes import BoxJob, seconds_of_detectors  # brings torchvision's detectors
 
-        asked = [cell.nets[0] if cell.recipe.teacher is not None else None for cell, _ in cells]
-        jobs = [BoxJob(cell.recipe, net, data, device) for (cell, data), net in zip(cells, asked, strict=True)]
+        asked = [cell.models[0] if cell.recipe.teacher is not None else None for cell, _ in cells]
+        jobs = [BoxJob(cell.recipe, model, data, device) for (cell, data), model in zip(cells, asked, strict=True)]
         return seconds_of_detectors(jobs)
     return seconds_of(_job(cell, data, device) for cell, data in cells)
 
@@ -59,10 +60,10 @@ def _job(cell: Cell, dataset: Dataset, device: str) -> Job:
     held = 0 if dataset.holdout is None else len(dataset.holdout)
     return Job(
         student=recipe.student,
-        teacher=cell.nets[0] if recipe.teacher is not None and recipe.teacher_cache is None else None,
+        teacher=cell.models[0] if recipe.teacher is not None and recipe.teacher_cache is None else None,
         epochs=recipe.epochs,
-        pictures=len(dataset.train),
-        val_pictures=len(dataset.val) + held,
+        images=len(dataset.train),
+        val_images=len(dataset.val) + held,
         batch_size=recipe.batch_size,
         classes=len(dataset.classes),
         image_size=dataset.image_size,

@@ -1,4 +1,4 @@
-"""How long a detector's run will take on this machine: a few timed steps on the data's own pictures, and arithmetic."""
+"""How long a detector's run will take on this machine: a few timed steps on the data's own images, and arithmetic."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class BoxJob:
 
     Attributes:
         recipe: what it trains; nothing is read of its teacher's folder, nothing fetched.
-        teacher: the net of who is asked, or None.
-        data: its pictures.
+        teacher: the model of who is asked, or None.
+        data: its images.
         device: as torch names it.
     """
 
@@ -38,7 +38,7 @@ class BoxJob:
 
     @property
     def untrained(self) -> Recipe:
-        """The same nets with drawn weights: as fast as trained ones."""
+        """The same models with drawn weights: as fast as trained ones."""
         random = None if self.teacher is None else f"random:{self.teacher}"
         drawn = {"pretrained": False, "student_checkpoint": None, "teacher": random, "teacher_checkpoint": None}
         return self.recipe.model_copy(update={**drawn, "seed": 0})
@@ -55,12 +55,12 @@ BoxTimer = Callable[[BoxJob], float]
 def seconds_of_detectors(
     jobs: Iterable[BoxJob], learning: BoxTimer | None = None, finding: BoxTimer | None = None
 ) -> list[float]:
-    """Estimate each job's seconds; the timers give the seconds a picture, by default those of this module.
+    """Estimate each job's seconds; the timers give the seconds an image, by default those of this module.
 
-    seconds = epochs (pictures * learning + validation pictures * finding)
+    seconds = epochs (images * learning + validation images * finding)
 
-    Distinct work is timed once. What the teacher finds in the validation pictures, once a run, is left out, and so are
-    the method's loss, the reading of the pictures and the start.
+    Distinct work is timed once. What the teacher finds in the validation images, once a run, is left out, and so are
+    the method's loss, the reading of the images and the start.
     """
     known: dict[tuple[str, ...], float] = {}
 
@@ -80,7 +80,7 @@ def seconds_of_detectors(
 
 
 def time_learning(job: BoxJob) -> float:
-    """Seconds a picture of a training step: both nets asked, the detector's own losses, a step of SGD."""
+    """Seconds an image of a training step: both models asked, the detector's own losses, a step of SGD."""
     task, device = Detection(job.recipe.task_options), torch.device(job.device)
     with torch.random.fork_rng(devices=[]):
         student = task.student(job.untrained, job.data).to(device).train()
@@ -102,7 +102,7 @@ def time_learning(job: BoxJob) -> float:
 
 @torch.no_grad()
 def time_finding(job: BoxJob) -> float:
-    """Seconds a picture in which the student looks for objects."""
+    """Seconds an image in which the student looks for objects."""
     task, device = Detection(job.recipe.task_options), torch.device(job.device)
     with torch.random.fork_rng(devices=[]):
         student = task.student(job.untrained, job.data).to(device).eval()

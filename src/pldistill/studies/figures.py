@@ -117,7 +117,7 @@ def measured(out: Path, *, scale: str = "full", data: str | None = None) -> tupl
     Args:
         out: the folder of the ImageNet studies.
         scale: theirs; a study without it has no points.
-        data: the pictures they were made on; None is the study's own.
+        data: the images they were made on; None is the study's own.
 
     Raises:
         ValueError: for an unknown scale.

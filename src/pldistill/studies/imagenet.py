@@ -1,4 +1,4 @@
-"""What the paper's ImageNet-1K tables share: the recipe (Section 5.2), the nets, the rows' weights, the scales.
+"""What the paper's ImageNet-1K tables share: the recipe (Section 5.2), the models, the rows' weights, the scales.
 
 LAMB, 5e-3 on a cosine after 5 epochs of linear warm-up, weight decay 0.02, 100 epochs, effective batch 2048 (256 on
 each of eight GPUs), random resized crop and flip; evaluation at 224 after resizing to 236. One process makes the batch
@@ -10,9 +10,9 @@ What the paper leaves open, and what was chosen here:
   by their tag. Their own accuracy at 224 stands in the table beside the paper's.
 - The warm-up starts at 0, the cosine ends at 0, both a value each step. Biases and norms are spared from weight decay,
   as timm's recipes do. LAMB is timm's, which clips the global gradient norm to 1. bfloat16; no average of the weights.
-- The crop covers 8 to 100 % of the picture and is resized bicubically.
+- The crop covers 8 to 100 % of the image and is resized bicubically.
 - KD's temperature squared: there, as in Section 3.1; App. G leaves it out, so Table 11 has both.
-- DIST correlates the pictures of a device's own 256.
+- DIST correlates the images of a device's own 256.
 - The optimizers of Table 9 keep the rate and the weight decay of LAMB: App. E says that nothing else changed.
 """
 
@@ -59,7 +59,7 @@ TEACHERS = {
 }
 
 # What timm measured of these weights at 224 (its table of results) and what the paper says of its teacher: the paper
-# names no weights, and these are better than its. Where timm has others of the same net that come nearer, `nearest`
+# names no weights, and these are better than its. Where timm has others of the same model that come nearer, `nearest`
 # trains from those: (tag, its top-1).
 TOP1: Mapping[str, tuple[float, float]] = {
     TEACHERS["resnet152"]: (82.00, 79.61),
@@ -69,7 +69,7 @@ TOP1: Mapping[str, tuple[float, float]] = {
 }
 NEAREST: Mapping[str, tuple[str, float]] = {TEACHERS["resnet152"]: ("resnet152.gluon_in1k", 79.69)}
 _FLAT = (
-    "a1_in1k weights were trained with binary cross-entropy and mixed pictures: their softmax is flat, and PLD reads "
+    "a1_in1k weights were trained with binary cross-entropy and mixed images: their softmax is flat, and PLD reads "
     "its weights from that."
 )
 
@@ -88,7 +88,7 @@ def kd(alpha: float, method: str = "kd", *, tau_squared: bool = True, **options:
 
 
 def dist(alpha: float, beta: float, gamma: float, **options: str) -> Fields:
-    """`alpha CE + DIST` at temperature 1, beta on the classes of a picture and gamma on the pictures of a class."""
+    """`alpha CE + DIST` at temperature 1, beta on the classes of an image and gamma on the images of a class."""
     return {
         "method": "dist",
         "options": {"beta": beta, "gamma": gamma, "temperature": 1.0, **options},
@@ -108,22 +108,22 @@ BEST: Mapping[str, Fields] = {"kd": kd(0.1), "dist": dist(0.1, 0.45, 0.45), "pld
 # What the paper's tables show of PLD: how far it is ahead of the two others.
 DIFFERENCES = (("pld", "dist"), ("pld", "kd"))
 
-# Nets for what is shown of an ablation on CIFAR-100: a small pair, trained here in minutes.
+# Models for what is shown of an ablation on CIFAR-100: a small pair, trained here in minutes.
 SMALL_PAIR = ("resnet20", "resnet8")
 
 
 def small_pair(row: str, column: str) -> tuple[str, str]:
-    """The same small nets in every cell."""
+    """The same small models in every cell."""
     return SMALL_PAIR
 
 
 def real_in(shown: str, pairs: Mapping[str, tuple[str, str]], row: str, column: str) -> tuple[str, str]:
-    """The column's own nets in one row, the small ones in the others."""
+    """The column's own models in one row, the small ones in the others."""
     return pairs[column] if row == shown else SMALL_PAIR
 
 
 def nearest_in(pairs: Mapping[str, tuple[str, str]], row: str, column: str) -> tuple[str, str]:
-    """The column's nets, the teacher with the weights that come nearest to the paper's accuracy."""
+    """The column's models, the teacher with the weights that come nearest to the paper's accuracy."""
     teacher, student = pairs[column]
     return NEAREST.get(teacher, (teacher, 0.0))[0], student
 
@@ -144,22 +144,22 @@ def scales(pairs: Mapping[str, tuple[str, str]], *, short: bool = False, shown: 
     """`full`, `smoke`, and others where a table has them.
 
     `nearest` where timm has weights nearer to the paper's teacher; `short` for a table whose axis a small pair can
-    show. `smoke` has the real nets in the row `shown`.
+    show. `smoke` has the real models in the row `shown`.
     """
     found = {"full": Scale(seeds=1, teachers="pretrained")}
     if any(teacher in NEAREST for teacher, _ in pairs.values()):
         label = "nearest: the teacher's weights are those of timm whose accuracy is nearest to the paper's"
-        found["nearest"] = Scale(label, seeds=1, teachers="pretrained", nets=partial(nearest_in, pairs))
+        found["nearest"] = Scale(label, seeds=1, teachers="pretrained", models=partial(nearest_in, pairs))
     if short:
         found["short"] = Scale(
-            label="short: resnet8 from resnet20, 6 epochs on 10,000 pictures of CIFAR-100, teacher 6 epochs on 50,000",
+            label="short: resnet8 from resnet20, 6 epochs on 10,000 images of CIFAR-100, teacher 6 epochs on 50,000",
             setting={"epochs": 6, "batch_size": 128, "accumulate": 1, "warmup_epochs": 0.5},
             train=10_000,
             seeds=1,
-            nets=small_pair,
+            models=small_pair,
         )
     found["smoke"] = Scale(
-        label="smoke: 2 steps on drawn characters, random teachers, tiny nets but for one row of each pair; "
+        label="smoke: 2 steps on drawn characters, random teachers, tiny models but for one row of each pair; "
         "it shows that every cell runs and nothing else",
         setting={
             "epochs": 1,
@@ -172,7 +172,7 @@ def scales(pairs: Mapping[str, tuple[str, str]], *, short: bool = False, shown: 
         data="glyphs:train=100,val=100",
         seeds=1,
         teachers="random",
-        nets=partial(real_in, shown, pairs),
+        models=partial(real_in, shown, pairs),
     )
     return found
 

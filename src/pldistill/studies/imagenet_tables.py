@@ -24,7 +24,7 @@ TABLE2_PAIRS = {
 
 
 def table2_facts(pair: str) -> Facts:
-    """The paper's columns of one pair's nets."""
+    """The paper's columns of one pair's models."""
     table = published("table2")
     student, teacher = pair.split(" < ")
     return Facts(
@@ -301,9 +301,9 @@ TABLE11 = imagenet.study(
 # ----------
 # Table 12 of the PLD paper: how close the student's answers come to the teacher's, nine pairs.
 #
-# Published: `results.yaml`, table12, KL(teacher || student) on the validation pictures at the end. Command: `pldistill
+# Published: `results.yaml`, table12, KL(teacher || student) on the validation images at the end. Command: `pldistill
 # reproduce table12 --data imagenet:PATH`. Cost: 27 runs on eight A100s, most of them Table 2's and 3's. Measured
-# besides: how often the two nets agree, the overlap of their first five classes, Kendall's tau of their rankings; and
+# besides: how often the two models agree, the overlap of their first five classes, Kendall's tau of their rankings; and
 # all of it after each epoch. The paper names no temperature: here 1.
 
 TABLE12_PAIRS = {
@@ -317,7 +317,7 @@ TABLE12_PAIRS = {
 
 TABLE12 = imagenet.study(
     "table12",
-    "ImageNet-1K: KL(teacher || student) on the validation pictures (nats)",
+    "ImageNet-1K: KL(teacher || student) on the validation images (nats)",
     published=imagenet.across("table12", "kl"),
     pairs=TABLE12_PAIRS,
     scales=imagenet.scales(TABLE12_PAIRS),

@@ -1,4 +1,4 @@
-"""Loss landscapes to files: around a random teacher, or around what the net of a run says about one picture."""
+"""Loss landscapes to files: around a random teacher, or around what the model of a run says about one image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pldistill.data import make_loader, open_data
 from pldistill.files import write_atomically
-from pldistill.models import Net
+from pldistill.models import NormalizedModel
 from pldistill.reports.landscape import (
     LOSSES,
     Plane,
@@ -57,7 +57,7 @@ def run_landscape(
     label: int | str | None = None,
     run: Path | str | None = None,
     data: str | None = None,
-    picture: int = 0,
+    image: int = 0,
     points: int = 101,
     console: Console,
 ) -> list[Surface]:
@@ -72,11 +72,11 @@ def run_landscape(
         out: the folder, made where it is missing.
         classes: C of the random teacher; a run has its own.
         seed: of the random teacher and of the plane's directions.
-        label: y: a class, or "argmax", the teacher's first choice. None is the picture's own label, and the argmax of a
+        label: y: a class, or "argmax", the teacher's first choice. None is the image's own label, and the argmax of a
             random teacher.
-        run: a run's folder whose net is the teacher; None for a random one, of length 1.
-        data: the run's pictures, where they lie elsewhere by now.
-        picture: which picture of their validation split.
+        run: a run's folder whose model is the teacher; None for a random one, of length 1.
+        data: the run's images, where they lie elsewhere by now.
+        image: which image of their validation split.
         points: of the grid along a side, odd.
         console: where the lines go.
 
@@ -88,7 +88,7 @@ def run_landscape(
     for method in methods:
         if method not in LOSSES:
             raise ValueError(unknown("loss", method, LOSSES))
-    sample = _random(classes, seed, label) if run is None else _from_run(run, data, picture, label)
+    sample = _random(classes, seed, label) if run is None else _from_run(run, data, image, label)
     plane = make_plane(sample.teacher, sample.label, seed=seed, points=points)
     console.print(f"{sample.origin}, seed {seed}", highlight=False, soft_wrap=True)
     surfaces = []
@@ -104,9 +104,9 @@ def run_landscape(
 
 def line(seen: Surface) -> str:
     """One surface in a line: where its least value is, and what is at s = t."""
-    least, centre = reading(seen).split("\n")
+    least, center = reading(seen).split("\n")
     name, slope = f"{seen.method} τ={seen.temperature:g}", shown(seen.slope, 2).replace("-", "\N{MINUS SIGN}")
-    seen_there = f"{centre.removeprefix('+ ')} ({slope} in the plane), curvature {seen.curvature:.3g}"
+    seen_there = f"{center.removeprefix('+ ')} ({slope} in the plane), curvature {seen.curvature:.3g}"
     return f"{name:<12} {least.removeprefix('○ ')}; {seen_there}"
 
 
@@ -122,18 +122,18 @@ def _random(classes: int, seed: int, label: int | str | None) -> Sample:
 
 
 @torch.no_grad()
-def _from_run(folder: Path | str, data: str | None, picture: int, label: int | str | None) -> Sample:
-    """The logits of a run's net for one validation picture, in float32 on the CPU."""
+def _from_run(folder: Path | str, data: str | None, image: int, label: int | str | None) -> Sample:
+    """The logits of a run's model for one validation image, in float32 on the CPU."""
     run = load_run(folder)
     loaded = run.load()
     dataset = open_data(data or run.recipe.data, image_size=loaded.image_size)
     if dataset.classes != loaded.classes:
         raise ValueError(f"data {dataset.spec!r}: expected the classes of run {str(run.folder)!r}, got others")
     split = dataset.val
-    if not 0 <= picture < len(split):
-        raise ValueError(f"picture: expected 0 to {len(split) - 1}, a picture of the validation split, got {picture}")
+    if not 0 <= image < len(split):
+        raise ValueError(f"image: expected 0 to {len(split) - 1}, an image of the validation split, got {image}")
     loader = make_loader(
-        split.subset([picture]),
+        split.subset([image]),
         batch_size=1,
         image_size=loaded.image_size,
         augment=None,
@@ -142,9 +142,9 @@ def _from_run(folder: Path | str, data: str | None, picture: int, label: int | s
         device=torch.device("cpu"),
     )
     (batch,) = loader.epoch(0)
-    teacher = Net(loaded.model, mean=loaded.mean, std=loaded.std).eval()(batch.images).logits[0].double()
+    teacher = NormalizedModel(loaded.model, mean=loaded.mean, std=loaded.std).eval()(batch.images).logits[0].double()
     y = _label(int(batch.labels) if label is None else label, teacher)
-    origin = f"{loaded.architecture} of run {run.folder.name}, validation picture {picture}, {len(teacher)} classes"
+    origin = f"{loaded.architecture} of run {run.folder.name}, validation image {image}, {len(teacher)} classes"
     return Sample(
         teacher, y, f"{origin}, |t| = {float(teacher.norm()):.3g}, label {_named(y, teacher, loaded.classes)}"
     )

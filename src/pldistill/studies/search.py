@@ -1,10 +1,10 @@
-"""A comparison that is fair to every method: each one's options and scale are chosen on held-out pictures, then seeds.
+"""A comparison that is fair to every method: each one's options and scale are chosen on held-out images, then seeds.
 
 For each teacher (a column) and each row the axes are searched one after the other with seed 0: every value of the first
 axis, then, at its best one, every value of the second, and so on. While the best value is at an edge of an axis that
-grows, the next one beyond is tried. What is best on the held-out pictures is then run with the other seeds; the test
-pictures have no say. Every teacher is asked once: all runs, of all seeds, read one store of its answers and see the
-same augmented views of the pictures, so that what differs is the loss.
+grows, the next one beyond is tried. What is best on the held-out images is then run with the other seeds; the test
+images have no say. Every teacher is asked once: all runs, of all seeds, read one store of its answers and see the
+same augmented views of the images, so that what differs is the loss.
 
 Several processes may work on one search at the same time: each takes rows that no other one has.
 """
@@ -85,7 +85,7 @@ class Size:
         data: of the students, None where the user names it.
         setting: fields of the students' recipes, over the search's own.
         teachers: column to fields of its teacher's recipe.
-        views: augmented versions of each picture.
+        views: augmented versions of each image.
         seeds: runs of what was chosen.
         first: whether of each axis the first two values are tried, and no others.
     """
@@ -157,7 +157,9 @@ class Job:
         # What asks no teacher is the same from every one, and run once.
         place = column if needs else "no-teacher"
         folder = self.out / "cells" / place / f"{name}-{address(recipe, teacher.recipe if needs else None)}"
-        return Cell(row, column, factor, (teacher.nets[1], recipe.student), recipe, folder, teacher if needs else None)
+        return Cell(
+            row, column, factor, (teacher.models[1], recipe.student), recipe, folder, teacher if needs else None
+        )
 
     def axes(self, row: str) -> tuple[Axis, ...]:
         """A row's axes, as far as this size goes."""
@@ -192,7 +194,7 @@ class Job:
         return [best, *(point for point in tried if point != best)], None
 
     def _score(self, column: str, row: str, point: Mapping[str, float]) -> float | None:
-        """Top-1 on the held-out pictures, below any other for a run that failed; None for one to be made."""
+        """Top-1 on the held-out images, below any other for a run that failed; None for one to be made."""
         cell = self.cell(column, row, point, 0)
         result = cell.record.read_result()
         if result is None:
@@ -239,7 +241,7 @@ def lay_out(
                 raise ValueError(unknown(kind, name, known))
     spec = data or size.data
     if spec is None:
-        raise ValueError(f"data: expected the pictures for scale {scale!r}, as {search.data}:PATH, got none")
+        raise ValueError(f"data: expected the images for scale {scale!r}, as {search.data}:PATH, got none")
     if data is not None:
         spec = narrowed(spec, validation=search.validation)
     whole = tuple(name for name in search.rows if not rows or name in rows)

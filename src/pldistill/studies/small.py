@@ -53,8 +53,8 @@ _CIFAR_TEACHER: Fields = {
 CIFAR100 = Search(
     name="cifar100-small",
     title="CIFAR-100, ResNet-8 from ResNet-20: Top-1 (%)",
-    protocol="45,000 training pictures, 5,000 held out to choose on, 10,000 to score; 4 epochs of SGD 0.1, cosine, "
-    "batch 128; crop, flip; the teacher 40 epochs of the same; its answers stored for 4 views of each picture",
+    protocol="45,000 training images, 5,000 held out to choose on, 10,000 to score; 4 epochs of SGD 0.1, cosine, "
+    "batch 128; crop, flip; the teacher 40 epochs of the same; its answers stored for 4 views of each image",
     data="cifar100",
     student="resnet8",
     rows=_rows(WHOLE_LOSS, (WHOLE_LOSS,)),
@@ -93,9 +93,9 @@ def _glyph_teacher(epochs: int, **fields: object) -> Fields:
 TEACHER_QUALITY = Search(
     name="teacher-quality",
     title="Drawn characters, ResNet-8 from ResNet-20s of three qualities: Top-1 (%)",
-    protocol="16 x 16 pixels, 100 classes; 4,000 training pictures, 1,000 held out to choose on, 2,000 to score; 12 "
-    "epochs of AdamW 0.01, cosine, batch 64; the teachers 3, 5 and 20 epochs on 12,000 pictures; their answers "
-    "stored for 12 views of each picture",
+    protocol="16 x 16 pixels, 100 classes; 4,000 training images, 1,000 held out to choose on, 2,000 to score; 12 "
+    "epochs of AdamW 0.01, cosine, batch 64; the teachers 3, 5 and 20 epochs on 12,000 images; their answers "
+    "stored for 12 views of each image",
     data="glyphs",
     student="resnet8",
     rows=_rows(OWN_TERMS, ()),

@@ -28,12 +28,12 @@ class Scale:
         label: what every table of it must say; empty for the whole protocol.
         setting: fields of the recipe, over the study's own.
         teacher: fields of the teachers' recipe, over those.
-        data: the pictures, where the user names none.
-        train: how many training pictures the students see; None for all.
-        pairs: the pairs of nets, where the user names none; None for all.
+        data: the images, where the user names none.
+        train: how many training images the students see; None for all.
+        pairs: the pairs of models, where the user names none; None for all.
         seeds: runs of a cell, where the user gives no number.
         teachers: whether they are trained by the study, carry published weights, or answer with random ones.
-        nets: (row, column) to other nets, (teacher, student), than the column's; None for those.
+        models: (row, column) to other models, (teacher, student), than the column's; None for those.
     """
 
     label: str = ""
@@ -44,7 +44,7 @@ class Scale:
     pairs: tuple[str, ...] | None = None
     seeds: int = 3
     teachers: Literal["trained", "pretrained", "random"] = "trained"
-    nets: Callable[[str, str], tuple[str, str]] | None = None
+    models: Callable[[str, str], tuple[str, str]] | None = None
 
 
 def nothing_of_its_own(row: str, column: str, setting: Fields) -> Fields:
@@ -54,7 +54,7 @@ def nothing_of_its_own(row: str, column: str, setting: Fields) -> Fields:
 
 @dataclass(frozen=True)
 class Study:
-    """A published table: its columns are pairs of nets, or one pair in several settings; its rows methods.
+    """A published table: its columns are pairs of models, or one pair in several settings; its rows methods.
 
     Attributes:
         name: what `pldistill reproduce` calls it.
@@ -62,7 +62,7 @@ class Study:
         protocol: of the whole study, in one line.
         source: how a header names the published figures.
         published: (row, column) to the published figures, metric to mean and deviation; empty where there are none.
-        data: the pictures of the published table, without a path.
+        data: the images of the published table, without a path.
         also: what else `data` is called: of COCO the folder's name is all that is known.
         pairs: column to (teacher, student).
         rows: row to the fields of its recipe.
@@ -71,7 +71,7 @@ class Study:
         by_pair: (row, column, setting of the scale) to what the row has of its own there.
         home: the folder below `runs/` that its runs share with other studies; empty for one of its own.
         layout: how its table is shown.
-        facts: column to what the paper says of its nets.
+        facts: column to what the paper says of its models.
         notes: what is said under the table.
     """
 
@@ -99,9 +99,9 @@ class Cell:
 
     Attributes:
         row: the method's row; "teacher" for a teacher.
-        column: the pair of nets.
+        column: the pair of models.
         scale: the factor on all of its weights.
-        nets: names of teacher and student; of a teacher's own run None and its own.
+        models: names of teacher and student; of a teacher's own run None and its own.
         recipe: what to train.
         folder: where, under the study's folder; its name ends in a hash of all that the run computes.
         teacher: the run of its teacher, where the study trains it and the method asks it.
@@ -110,7 +110,7 @@ class Cell:
     row: str
     column: str
     scale: float
-    nets: tuple[str | None, str]
+    models: tuple[str | None, str]
     recipe: Recipe
     folder: Path
     teacher: Cell | None = None
@@ -176,16 +176,16 @@ def plan(
         study: the table.
         out: the study's folder.
         scale: how much of it, a key of `study.scales`.
-        data: the pictures; None where the scale has its own.
+        data: the images; None where the scale has its own.
         pairs: some of the columns; all where empty.
         rows: some of the rows; all where empty.
         seeds: runs of a cell.
-        validation: training pictures to hold out, on which "best" is then chosen.
+        validation: training images to hold out, on which "best" is then chosen.
         sweep: factors on every method's whole loss, beside the default, 1.
         teacher_cache: where the stores are of the methods that need logits alone; `{teacher}` in it stands for the
-            net's name. All seeds share a teacher's store: their runs have augment_seed 0. With `{seed}`, which stands
+            model's name. All seeds share a teacher's store: their runs have augment_seed 0. With `{seed}`, which stands
             for the run's, there is one for each.
-        views: of every student's pictures, so that what has a store is fairly compared with what has none.
+        views: of every student's images, so that what has a store is fairly compared with what has none.
 
     Raises:
         ValueError: for a name that the study has not, data that nobody named, or stores without a number of views.
@@ -199,10 +199,10 @@ def plan(
     spec = data or chosen.data
     if spec is None:
         raise ValueError(
-            f"data: expected the pictures for scale {scale!r}, as {study.data.partition(':')[0]}:PATH, got none"
+            f"data: expected the images for scale {scale!r}, as {study.data.partition(':')[0]}:PATH, got none"
         )
     if sweep and validation is None:
-        raise ValueError("sweep_scale: expected --validation N beside it, pictures to choose on, got none")
+        raise ValueError("sweep_scale: expected --validation N beside it, images to choose on, got none")
     if teacher_cache is not None and views is None:
         raise ValueError("teacher_cache: expected --views N beside it, for the runs that have no store too, got none")
     factors = (1.0, *sorted({factor for factor in sweep if factor != 1}))
@@ -219,10 +219,10 @@ def plan(
 
 
 def _label(study: Study, scale: Scale, data: str, views: int | None) -> str:
-    """What a table must say where it is not the whole protocol on the pictures of the published one."""
-    pictures = data_label(data)
-    other = "" if pictures in (study.data, *study.also, scale.data) else f"other pictures: {pictures}"
-    again = "" if views is None else f"{views} augmented views of each picture, in turn"
+    """What a table must say where it is not the whole protocol on the images of the published one."""
+    images = data_label(data)
+    other = "" if images in (study.data, *study.also, scale.data) else f"other images: {images}"
+    again = "" if views is None else f"{views} augmented views of each image, in turn"
     return "; ".join(part for part in (scale.label, other, again) if part)
 
 
@@ -256,14 +256,14 @@ class _Place:
     views: int | None = None
 
     @property
-    def nets(self) -> tuple[str, str]:
+    def models(self) -> tuple[str, str]:
         """Teacher and student."""
-        return self.study.pairs[self.column] if self.scale.nets is None else self.scale.nets(self.row, self.column)
+        return self.study.pairs[self.column] if self.scale.models is None else self.scale.models(self.row, self.column)
 
 
 def _cell(place: _Place, setting: Fields, whole: str) -> Cell:
-    """A run; `whole` are the pictures that its teacher learns from, if it is trained here."""
-    study, row, (teacher_net, student) = place.study, place.row, place.nets
+    """A run; `whole` are the images that its teacher learns from, if it is trained here."""
+    study, row, (teacher_model, student) = place.study, place.row, place.models
     own = study.by_pair(row, place.column, setting)
     data = narrowed(whole, train=place.scale.train)
     fields = {**setting, **study.rows[row], **own, "student": student, "data": data}
@@ -275,9 +275,9 @@ def _cell(place: _Place, setting: Fields, whole: str) -> Cell:
         if place.scale.teachers == "trained":
             teacher = _teacher(place, {**setting, "data": whole, "seed": 0})
         random = "random:" if place.scale.teachers == "random" else ""
-        fields["teacher"] = str(teacher.folder) if teacher is not None else random + teacher_net
+        fields["teacher"] = str(teacher.folder) if teacher is not None else random + teacher_model
         if place.cache is not None and spec.taps is None:
-            store = place.cache.replace("{teacher}", teacher_net)
+            store = place.cache.replace("{teacher}", teacher_model)
             fields["teacher_cache"] = store.replace("{seed}", str(fields["seed"]))
     if place.cache is not None and "{seed}" not in place.cache:
         fields["augment_seed"] = 0  # one store for all seeds, and the same crops for what has none
@@ -285,23 +285,23 @@ def _cell(place: _Place, setting: Fields, whole: str) -> Cell:
     if place.factor != 1:
         recipe = scaled(recipe, place.factor)
     # Named by what is run, not by row and column: tables that share a run share its folder.
-    nets = _as_file("-".join([teacher_net, student] if recipe.teacher else [student]))
+    models = _as_file("-".join([teacher_model, student] if recipe.teacher else [student]))
     times = "" if place.factor == 1 else f"-x{place.factor:g}"
     name = f"{recipe.method}{times}-seed{recipe.seed}-{address(recipe, teacher and teacher.recipe)}"
-    folder = place.out / "cells" / nets / name
-    return Cell(row, place.column, place.factor, (teacher_net, student), recipe, folder, teacher)
+    folder = place.out / "cells" / models / name
+    return Cell(row, place.column, place.factor, (teacher_model, student), recipe, folder, teacher)
 
 
 def _teacher(place: _Place, setting: Fields) -> Cell:
-    # A pair's own learning rate is its student's: the large net trains at the study's.
-    net = place.nets[0]
-    recipe = make_recipe({**setting, **place.scale.teacher, "student": net, "method": "ce"})
-    folder = place.out / "teachers" / f"{_as_file(net)}-{address(recipe)}"
-    return Cell("teacher", place.column, 1.0, (None, net), recipe, folder)
+    # A pair's own learning rate is its student's: the large model trains at the study's.
+    model = place.models[0]
+    recipe = make_recipe({**setting, **place.scale.teacher, "student": model, "method": "ce"})
+    folder = place.out / "teachers" / f"{_as_file(model)}-{address(recipe)}"
+    return Cell("teacher", place.column, 1.0, (None, model), recipe, folder)
 
 
-def _as_file(net: str) -> str:
-    return net.replace("/", "_").replace(":", "-")
+def _as_file(model: str) -> str:
+    return model.replace("/", "_").replace(":", "-")
 
 
 def _unique(cells: Iterable[Cell]) -> Iterable[Cell]:
@@ -328,7 +328,7 @@ def scaled(recipe: Recipe, factor: float, *, task: bool = True) -> Recipe:
 
 
 def address(recipe: Recipe, teacher: Recipe | None = None) -> str:
-    """Ten hexadecimal digits of what a run computes, wherever its pictures, its teacher's folder and its store lie.
+    """Ten hexadecimal digits of what a run computes, wherever its images, its teacher's folder and its store lie.
 
     Fields and options at their default have no part in it, so one that is added later leaves every address as it was.
     """

@@ -1,4 +1,4 @@
-"""The contract of a task: what two nets are asked about a batch, and all of a run that depends on what is learnt."""
+"""The contract of a task: what two models are asked about a batch, and all of a run that depends on what is learned."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Autocast = Callable[..., AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Pair:
-    """What the two nets said about a batch, as the losses are given it.
+    """What the two models said about a batch, as the losses are given it.
 
     Attributes:
         student: the student's outputs, float32.
@@ -50,7 +50,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run's batches go: the device, and how many processes read pictures for it."""
+    """Where a run's batches go: the device, and how many processes read images for it."""
 
     device: torch.device
     workers: int
@@ -65,7 +65,7 @@ class Loaders(NamedTuple):
 
 
 class Task(ABC, Generic[Data, AnyNet]):
-    """What nets are trained to do. A net is a module around the `model` whose weights a run leaves behind.
+    """What models are trained to do. A model is a module around the `model` whose weights a run leaves behind.
 
     Attributes:
         own: the names of its own terms, whose weights stand beside the method's.
@@ -77,7 +77,7 @@ class Task(ABC, Generic[Data, AnyNet]):
 
     @abstractmethod
     def pair(self, student: nn.Module, teacher: Ask | None, batch: Any) -> Pair:
-        """Ask both nets about a batch, in the surrounding autocast."""
+        """Ask both models about a batch, in the surrounding autocast."""
 
     @abstractmethod
     def open(self, recipe: Recipe, *, download: bool) -> Data:
@@ -90,7 +90,7 @@ class Task(ABC, Generic[Data, AnyNet]):
         counts = [(len(found.train), "training"), (0 if held is None else len(held), "held-out")]
         counts.append((len(found.val), "validation"))
         numbers = ", ".join(f"{count:,} {what}" for count, what in counts if count)
-        return f"{numbers} pictures, {len(found.classes)} classes, {found.image_size} pixels"
+        return f"{numbers} images, {len(found.classes)} classes, {found.image_size} pixels"
 
     def notes(self, data: Data) -> list[str]:
         """Say what a user should know of the data before the run."""
@@ -98,10 +98,10 @@ class Task(ABC, Generic[Data, AnyNet]):
 
     @abstractmethod
     def student(self, recipe: Recipe, data: Data) -> AnyNet:
-        """Build the net that is trained."""
+        """Build the model that is trained."""
 
     @abstractmethod
-    def compile(self, net: AnyNet) -> None:
+    def compile(self, model: AnyNet) -> None:
         """Let `torch.compile` have what runs in a training step."""
 
     @abstractmethod
@@ -113,12 +113,12 @@ class Task(ABC, Generic[Data, AnyNet]):
         """Give the number of logits in a row."""
 
     @abstractmethod
-    def stages(self, net: AnyNet) -> Sequence[str]:
-        """Name the places of a net at which a method may listen."""
+    def stages(self, model: AnyNet) -> Sequence[str]:
+        """Name the places of a model at which a method may listen."""
 
     @abstractmethod
-    def probe(self, net: AnyNet, data: Data) -> Outputs:
-        """Give what a net says to one picture, to read shapes from; ValueError for one that it cannot take."""
+    def probe(self, model: AnyNet, data: Data) -> Outputs:
+        """Give what a model says to one image, to read shapes from; ValueError for one that it cannot take."""
 
     @abstractmethod
     def loaders(self, recipe: Recipe, data: Data, place: Place) -> Loaders:
@@ -128,13 +128,13 @@ class Task(ABC, Generic[Data, AnyNet]):
     def validation(
         self, loaders: Loaders, data: Data, teacher: Teacher | None, autocast: Autocast
     ) -> Callable[[AnyNet], Figures]:
-        """Give what measures a net after an epoch."""
+        """Give what measures a model after an epoch."""
 
     @abstractmethod
     def examine(
         self, recipe: Recipe, data: Data, teacher: Teacher, most: int, place: Place, autocast: Autocast
     ) -> tuple[int, Tensor, int]:
-        """Ask the teacher about up to `most` validation pictures: its hits, the labels `(N,)`, of how many classes."""
+        """Ask the teacher about up to `most` validation images: its hits, the labels `(N,)`, of how many classes."""
 
     def sample(
         self, recipe: Recipe, data: Data, teacher: Teacher, most: int, place: Place, autocast: Autocast
@@ -146,10 +146,10 @@ class Task(ABC, Generic[Data, AnyNet]):
         return None
 
     @abstractmethod
-    def save(self, net: AnyNet, folder: Path, data: Data, recipe: Recipe) -> None:
-        """Leave the trained net in the run's folder."""
+    def save(self, model: AnyNet, folder: Path, data: Data, recipe: Recipe) -> None:
+        """Leave the trained model in the run's folder."""
 
-    def show(self, net: AnyNet, teacher: Teacher | None, run: RunRecord, data: Data) -> None:
+    def show(self, model: AnyNet, teacher: Teacher | None, run: RunRecord, data: Data) -> None:
         """Leave in the run's folder what is to be looked at beside the figures; in most tasks nothing."""
         return
 
@@ -161,7 +161,7 @@ class Task(ABC, Generic[Data, AnyNet]):
     def measure(
         self, folder: Path, recipe: Recipe, spec: str | None, batch_size: int, place: Place, autocast: Autocast
     ) -> Figures:
-        """Measure the net in a finished run's folder on the validation split of `spec`, by default the run's."""
+        """Measure the model in a finished run's folder on the validation split of `spec`, by default the run's."""
 
 
 def evenly(total: int, most: int) -> Tensor:

@@ -1,18 +1,18 @@
-"""A teacher that was asked once: its answers are read from a store that `pldistill cache` made, and no net is there.
+"""A teacher that was asked once: its answers are read from a store that `pldistill cache` made, and no model is there.
 
 Epoch e shows view e modulo V, V being the recipe's `views`, at most the views of the store. A crop follows from
-(augment_seed, view, id), so a store is for one augment_seed, and for runs of any seed that have it. Of mixed pictures
-no answer is stored: the two pictures' answers are looked up and mixed as the pixels are, t = λ t_a + (1 - λ) t_b.
+(augment_seed, view, id), so a store is for one augment_seed, and for runs of any seed that have it. Of mixed images
+no answer is stored: the two images' answers are looked up and mixed as the pixels are, t = λ t_a + (1 - λ) t_b.
 Logits, not probabilities, for the reason that an `Ensemble` has: t / τ is then the mixture at every temperature τ, and
 the order of the classes is the same at all.
 
 On disk a store says of itself whose answers it holds:
 
-    header.json       whose answers these are, about which pictures, in which form; each whole file with its SHA-256
-    view-0000.bin     a record for each training picture as view 0 shows it, in the order of the split; and so on
-    validation.bin    the same of the validation pictures, with every class's logit
+    header.json       whose answers these are, about which images, in which form; each whole file with its SHA-256
+    view-0000.bin     a record for each training image as view 0 shows it, in the order of the split; and so on
+    validation.bin    the same of the validation images, with every class's logit
 
-A record is little-endian and holds, of the C logits t of a picture,
+A record is little-endian and holds, of the C logits t of an image,
 
     top               float32     m = max_i t_i
     logsumexp         float32     log Σ_i exp((t_i - m) / T) over all C classes
@@ -142,35 +142,35 @@ class About:
     Attributes:
         teacher: its text, as the recipe named it.
         teacher_sha256: its fingerprint.
-        nets: of each of its nets the side of the pictures it was trained on, and its input's mean and std.
-        parameters: of all its nets.
+        models: of each of its models the side of the images it was trained on, and its input's mean and std.
+        parameters: of all its models.
         data: the data, without its path.
-        train_sha256: the training pictures' fingerprint.
-        validation_sha256: the validation pictures'.
-        pictures: how many training pictures.
-        validation_pictures: how many validation pictures.
+        train_sha256: the training images' fingerprint.
+        validation_sha256: the validation images'.
+        images: how many training images.
+        validation_images: how many validation images.
         classes: C.
-        image_size: the side of the pictures as they were shown.
+        image_size: the side of the images as they were shown.
         augment: how they were augmented.
         seed: of the augmentation: a crop follows from (seed, view, id).
-        views: V, how many augmented versions of each picture.
-        places: K, how many classes of a training picture are stored.
+        views: V, how many augmented versions of each image.
+        places: K, how many classes of a training image are stored.
         temperature: T, at which the mass of the others is exact.
         tail: what the classes that are not stored are read as: `even`, or `none` where all are stored.
         amp: the precision that the teacher computed in.
         device: the kind of device.
-        batch_size: pictures asked about at a time.
+        batch_size: images asked about at a time.
     """
 
     teacher: str
     teacher_sha256: str
-    nets: list[dict[str, Any]]
+    models: list[dict[str, Any]]
     parameters: int
     data: str
     train_sha256: str
     validation_sha256: str
-    pictures: int
-    validation_pictures: int
+    images: int
+    validation_images: int
     classes: int
     image_size: int
     augment: dict[str, Any]
@@ -185,19 +185,19 @@ class About:
 
     @property
     def form(self) -> Form:
-        """The training pictures' records."""
+        """The training images' records."""
         return Form(self.classes, self.places, self.temperature)
 
     @property
     def validation_form(self) -> Form:
-        """The validation pictures' records."""
+        """The validation images' records."""
         return Form(self.classes, self.classes)
 
     def sizes(self) -> dict[str, int]:
         """Every file with its bytes."""
         view, validation = self.form.dtype.itemsize, self.validation_form.dtype.itemsize
-        files = {view_file(number): self.pictures * view for number in range(self.views)}
-        return {**files, VALIDATION: self.validation_pictures * validation}
+        files = {view_file(number): self.images * view for number in range(self.views)}
+        return {**files, VALIDATION: self.validation_images * validation}
 
 
 def view_file(view: int) -> str:
@@ -284,14 +284,14 @@ def map_records(path: Path, form: Form) -> Tensor:
 
 
 class StoredTeacher(Teacher):
-    """Answers for pictures that the store knows, by view and id, on the batch's device; float32 logits, no features.
+    """Answers for images that the store knows, by view and id, on the batch's device; float32 logits, no features.
 
     Args:
         about: what the store says of itself.
-        files: one for each view, or the validation pictures' alone.
+        files: one for each view, or the validation images' alone.
         form: of their records.
-        ids: `(N,)` int64, the pictures' in the order of the records.
-        validation: who is asked about the validation pictures; None for the one who is.
+        ids: `(N,)` int64, the images' in the order of the records.
+        validation: who is asked about the validation images; None for the one who is.
     """
 
     def __init__(
@@ -379,7 +379,7 @@ def open_stored(recipe: Recipe, dataset: Dataset, augment: Augment) -> StoredTea
     A teacher that is named otherwise than the store's, or whose run is there, is opened and must be the same.
 
     Raises:
-        ValueError: for a store that is damaged or not finished; for answers about other pictures, of another
+        ValueError: for a store that is damaged or not finished; for answers about other images, of another
             augmentation, seed, precision or teacher; for a method that needs more than is stored.
     """
     assert recipe.teacher_cache is not None
@@ -399,7 +399,7 @@ def open_stored(recipe: Recipe, dataset: Dataset, augment: Augment) -> StoredTea
 
 
 def _fits(about: About, recipe: Recipe, dataset: Dataset, augment: Augment) -> None:
-    """Refuse answers about other pictures than the run's."""
+    """Refuse answers about other images than the run's."""
     for what, ours, theirs in (
         ("augment_seed", recipe.view_seed, about.seed),
         # Where the recipe leaves the precision to the machine, the teacher's is the store's.
@@ -407,11 +407,11 @@ def _fits(about: About, recipe: Recipe, dataset: Dataset, augment: Augment) -> N
         ("image_size", dataset.image_size, about.image_size),
         ("augmentation", asdict(augment), about.augment),
         ("number of classes", len(dataset.classes), about.classes),
-        ("number of pictures", len(dataset.train), about.pictures),
+        ("number of images", len(dataset.train), about.images),
     ):
         _same(what, ours, _plain(ours), _plain(theirs), recipe)
-    _same("training pictures", recipe.data, dataset.train.fingerprint(), about.train_sha256, recipe)
-    _same("validation pictures", recipe.data, dataset.val.fingerprint(), about.validation_sha256, recipe)
+    _same("training images", recipe.data, dataset.train.fingerprint(), about.train_sha256, recipe)
+    _same("validation images", recipe.data, dataset.val.fingerprint(), about.validation_sha256, recipe)
 
 
 def _plain(value: Any) -> Any:
@@ -443,7 +443,7 @@ def _suffices(about: About, recipe: Recipe) -> None:
         known = ", ".join(name for name, spec in methods.METHODS.items() if spec.tail_temperature is not None)
         raise ValueError(
             f"method {recipe.method!r}: expected a store of all classes (--top-k all), got {found}; the mass of the "
-            f"others is enough for {known}, without standardised logits"
+            f"others is enough for {known}, without standardized logits"
         )
     if temperature != about.temperature:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Who is asked: one call, `teacher(batch) -> Outputs`.
 
-A teacher is named by a run folder; by a net's name with a checkpoint (`NAME@FILE`, or the recipe's
+A teacher is named by a run folder; by a model's name with a checkpoint (`NAME@FILE`, or the recipe's
 `teacher_checkpoint`); by a tagged timm name, which brings timm's weights (`resnet152.a1_in1k`); by `random:NAME`, which
 has weights drawn from the recipe's seed and knows nothing; or by `ensemble:A+B`, whose members are any of these. A
 member's path has no `+` in it.
@@ -13,15 +13,15 @@ which of the data's.
 
     {"teacher's class": "data's class", ...}
 
-A class is given by its name or its index from 0; what is both is the name. A net that names no classes (one with a
-checkpoint) has indices alone; timm's ImageNet nets name theirs by synsets (`n01440764`).
+A class is given by its name or its index from 0; what is both is the name. A model that names no classes (one with a
+checkpoint) has indices alone; timm's ImageNet models name theirs by synsets (`n01440764`).
 
 Of a teacher with classes T, the answer for the data's class c is
 
     t_c = log Σ_{i in T: map(i) = c} exp t_i
 
 so the probabilities of its classes that map to c add up, and classes that the file leaves out have no part: softmax(t)
-is the teacher's distribution given that the picture shows a class of the data's. (At a temperature τ other than 1 a
+is the teacher's distribution given that the image shows a class of the data's. (At a temperature τ other than 1 a
 method tempers t_c, the sum's logarithm.) Every class of the data's must be covered, for no loss could be asked about
 a class of which the teacher holds no opinion: to train on the classes that it knows, leave the others out of the data.
 """
@@ -45,7 +45,7 @@ from torch.nn import functional
 from pldistill import models
 from pldistill.data import Dataset
 from pldistill.data.sampling import key
-from pldistill.models import Net
+from pldistill.models import NormalizedModel
 from pldistill.recipe import Recipe
 from pldistill.specs import RANDOM, split_weights, teacher_members, unknown
 from pldistill.types import Batch, Outputs
@@ -143,7 +143,7 @@ class Teacher(ABC):
     """Answers for a batch, constant: no gradient reaches it and nothing changes it.
 
     Attributes:
-        members: the nets that answer, each as a teacher of its own; none where answers are read from a store.
+        members: the models that answer, each as a teacher of its own; none where answers are read from a store.
     """
 
     members: tuple[LiveTeacher, ...]
@@ -157,46 +157,48 @@ class Teacher(ABC):
         """Give a SHA-256 over all that the answers depend on; the run compares it before and after."""
 
     def at_validation(self) -> Teacher:
-        """Give who is asked about the validation pictures."""
+        """Give who is asked about the validation images."""
         return self
 
     def count_parameters(self) -> int:
-        """Give the number of parameters of all its nets."""
-        return sum(models.count_parameters(member.net.model) for member in self.members)
+        """Give the number of parameters of all its models."""
+        return sum(models.count_parameters(member.model.model) for member in self.members)
 
     def record(self) -> dict[str, Any]:
         """Give what a run's environment says of it."""
         return {"teacher_sha256": self.fingerprint()}
 
     def to(self, device: torch.device, layout: torch.memory_format) -> None:
-        """Put the nets on the device, their convolutions in this memory layout."""
+        """Put the models on the device, their convolutions in this memory layout."""
         for member in self.members:
-            member.net.to(device=device).to(memory_format=layout)
+            member.model.to(device=device).to(memory_format=layout)
 
 
 class LiveTeacher(Teacher):
-    """A net in eval mode, asked under `no_grad` with its own input statistics.
+    """A model in eval mode, asked under `no_grad` with its own input statistics.
 
     Args:
-        net: the net.
-        image_size: the side in pixels of the pictures it was trained on; None where nobody says.
+        model: the model.
+        image_size: the side in pixels of the images it was trained on; None where nobody says.
         class_map: from its classes to the data's; None where they are the same.
     """
 
-    def __init__(self, net: Net, *, image_size: int | None = None, class_map: ClassMap | None = None) -> None:
-        self.net = net.eval().requires_grad_(False)
+    def __init__(
+        self, model: NormalizedModel, *, image_size: int | None = None, class_map: ClassMap | None = None
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
         self.image_size = image_size
         self.class_map = class_map
         self.members = (self,)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Outputs:
-        outputs = self.net(batch.images)
+        outputs = self.model(batch.images)
         return outputs if self.class_map is None else Outputs(self.class_map(outputs.logits), outputs.features)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.net.model.state_dict().items()):
+        for name, tensor in sorted(self.model.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         if self.class_map is not None:
@@ -205,7 +207,7 @@ class LiveTeacher(Teacher):
 
 
 class Ensemble(Teacher):
-    """Several nets, asked about the same pictures, each with its own input statistics: t = mean_m t_m.
+    """Several models, asked about the same images, each with its own input statistics: t = mean_m t_m.
 
     The mean of the logits, not of the probabilities, because it goes with a temperature: t / τ is the mean of the
     t_m / τ, so softmax(t / τ) is, up to its sum, the geometric mean of the members' tempered probabilities, whatever τ
@@ -238,7 +240,7 @@ def open_teacher(recipe: Recipe, dataset: Dataset) -> Teacher | None:
 
 
 def _open(member: str, place: int, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
-    """One net: a run's, one with a checkpoint, one drawn from the seed, or timm's own."""
+    """One model: a run's, one with a checkpoint, one drawn from the seed, or timm's own."""
     if Path(member).is_dir():
         if recipe.teacher_checkpoint is not None:
             raise ValueError(f"teacher_checkpoint: expected none beside the run {member!r}, which has its weights")
@@ -247,7 +249,7 @@ def _open(member: str, place: int, recipe: Recipe, dataset: Dataset) -> LiveTeac
         return _at_random(member.removeprefix(RANDOM), place, recipe, dataset)
     name, checkpoint = split_weights(member)
     if "/" in name:
-        raise ValueError(f"teacher: expected a run folder or a net's name, got {member!r}, which is no folder")
+        raise ValueError(f"teacher: expected a run folder or a model's name, got {member!r}, which is no folder")
     checkpoint = checkpoint or recipe.teacher_checkpoint
     if checkpoint is not None:
         return _from_checkpoint(name, checkpoint, recipe, dataset)
@@ -256,20 +258,20 @@ def _open(member: str, place: int, recipe: Recipe, dataset: Dataset) -> LiveTeac
 
 def _from_run(folder: str, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
     loaded = models.load_folder(folder)
-    net = Net(loaded.model, mean=loaded.mean, std=loaded.std)
+    model = NormalizedModel(loaded.model, mean=loaded.mean, std=loaded.std)
     if recipe.class_map is not None:
         mapping = read_class_map(recipe.class_map, len(loaded.classes), loaded.classes, dataset.classes)
-        return LiveTeacher(net, image_size=loaded.image_size, class_map=mapping)
+        return LiveTeacher(model, image_size=loaded.image_size, class_map=mapping)
     _same_classes(folder, loaded.classes, dataset)
-    return LiveTeacher(net, image_size=loaded.image_size)
+    return LiveTeacher(model, image_size=loaded.image_size)
 
 
 def _at_random(name: str, place: int, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
     with torch.random.fork_rng(devices=[]):
-        # A stream of its own: a student of the same net must not start as its teacher.
+        # A stream of its own: a student of the same model must not start as its teacher.
         torch.manual_seed(key(recipe.seed, place, "teacher"))
         model = models.build(name, num_classes=len(dataset.classes), image_size=dataset.image_size)
-    return LiveTeacher(Net(model, mean=dataset.mean, std=dataset.std))
+    return LiveTeacher(NormalizedModel(model, mean=dataset.mean, std=dataset.std))
 
 
 def _from_checkpoint(name: str, checkpoint: str, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
@@ -279,7 +281,7 @@ def _from_checkpoint(name: str, checkpoint: str, recipe: Recipe, dataset: Datase
         count = models.head_size(models.build(name, num_classes=1, image_size=dataset.image_size), checkpoint)
         mapping = read_class_map(recipe.class_map, count, None, dataset.classes)
     model = models.build(name, num_classes=count, checkpoint=checkpoint, image_size=dataset.image_size)
-    return LiveTeacher(Net(model, mean=dataset.mean, std=dataset.std), class_map=mapping)
+    return LiveTeacher(NormalizedModel(model, mean=dataset.mean, std=dataset.std), class_map=mapping)
 
 
 def _from_timm(name: str, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
@@ -293,7 +295,7 @@ def _from_timm(name: str, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
         _same_classes(name, about.classes, dataset)
     model = models.build(name, num_classes=count, pretrained=True, image_size=dataset.image_size)
     mean, std = models.pretrained_statistics(model)
-    return LiveTeacher(Net(model, mean=mean, std=std), image_size=about.image_size, class_map=mapping)
+    return LiveTeacher(NormalizedModel(model, mean=mean, std=std), image_size=about.image_size, class_map=mapping)
 
 
 def _same_classes(teacher: str, theirs: Sequence[str], dataset: Dataset) -> None:

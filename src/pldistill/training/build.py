@@ -1,4 +1,4 @@
-"""From a recipe to a loop that is ready to run: nets, method, optimizer and loaders on one device."""
+"""From a recipe to a loop that is ready to run: models, method, optimizer and loaders on one device."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make_accelerator(amp: str, device: str) -> Accelerator:
 
     Raises:
         ValueError: for an unknown device or one that this machine has not, for fp16 on a CPU, and for a launch that is
-            not of one process a GPU, or of several on a CPU, each with the whole net (DDP).
+            not of one process a GPU, or of several on a CPU, each with the whole model (DDP).
     """
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ValueError(f"device: expected auto, cpu, cuda or mps, got {device!r}")
@@ -108,7 +108,7 @@ def assemble(
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         accelerator.ddp_handler = unused  # pyright: ignore[reportAttributeAccessIssue]
     loaders = task.loaders(recipe, data, Place(accelerator.device, workers))
-    # Of what the student draws in training, whoever the teacher is; each process draws for other pictures.
+    # Of what the student draws in training, whoever the teacher is; each process draws for other images.
     torch.manual_seed((recipe.seed + _STRIDE * distributed.rank()) % 2**64)
     return Loop(
         recipe=recipe,
@@ -131,18 +131,18 @@ def _taps(recipe: Recipe) -> bool:
 
 
 def _method(recipe: Recipe, task: Task[Any, Any], data: Any, student: Any, teacher: Teacher | None) -> Method:
-    """Build the method; one that compares activations taps both nets and fits its adapters to one picture's."""
+    """Build the method; one that compares activations taps both models and fits its adapters to one image's."""
     spec = methods.find(recipe.method, recipe.task)
     if spec.taps is None:
         method = spec.build(**recipe.options)
         _try(method, task.columns(data))
         return method
-    assert teacher is not None  # the recipe refuses to go without one, and to go with more than one net
-    (asked,) = (member.net for member in teacher.members)
+    assert teacher is not None  # the recipe refuses to go without one, and to go with more than one model
+    (asked,) = (member.model for member in teacher.members)
     ours, theirs = spec.taps(task.stages(student), task.stages(asked), recipe.options)
     student.listen(ours)
     asked.listen(theirs)
-    probes = [task.probe(net, data) for net in (student, asked)]
+    probes = [task.probe(model, data) for model in (student, asked)]
     torch.manual_seed(recipe.seed)  # of the adapters' initial weights, whoever the teacher is
     return spec.build(*probes, **recipe.options)
 
@@ -154,7 +154,7 @@ def _try(method: Method, columns: int) -> None:
 
 
 def _average(recipe: Recipe, student: Any) -> tuple[AveragedModel | None, Any]:
-    """Give the moving average, if the recipe has one, and the net that is evaluated and exported."""
+    """Give the moving average, if the recipe has one, and the model that is evaluated and exported."""
     if recipe.ema is None:
         return None, student
     average = AveragedModel(student.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))

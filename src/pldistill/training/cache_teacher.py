@@ -1,4 +1,4 @@
-"""Ask a teacher once: its answers for every view of the training pictures, and for the validation pictures, to files.
+"""Ask a teacher once: its answers for every view of the training images, and for the validation images, to files.
 
 Whatever ends it, the same call goes on where it was, and leaves the same bytes as one that nothing ended.
 """
@@ -27,10 +27,10 @@ from pldistill.teachers.cache import About, Form, Header
 from pldistill.teachers.live import Teacher, open_teacher
 from pldistill.training.build import make_accelerator, precision_of
 from pldistill.training.preflight import Warns, preflight
-from pldistill.training.run import open_pictures
+from pldistill.training.run import open_images
 from pldistill.types import Batch
 
-BATCH = 256  # pictures asked about at a time, where nobody says
+BATCH = 256  # images asked about at a time, where nobody says
 SYNC_EVERY = 10.0  # seconds: what a plug pulled costs
 
 
@@ -38,7 +38,7 @@ class Onlooker(Warns, Protocol):
     """Who looks on while a store is made."""
 
     def begin(self, about: About, done: int) -> None: ...
-    def asked(self, pictures: int) -> None: ...
+    def asked(self, images: int) -> None: ...
     def end(self) -> None: ...
 
 
@@ -54,7 +54,7 @@ class Unwatched:
     def begin(self, about: About, done: int) -> None:
         """Do nothing."""
 
-    def asked(self, pictures: int) -> None:
+    def asked(self, images: int) -> None:
         """Do nothing."""
 
     def end(self) -> None:
@@ -85,7 +85,7 @@ class _Making:
     interrupts: Interrupts
 
     def batches(self, file: _File, start: int) -> Iterator[Batch]:
-        """The file's pictures from the `start`-th on, in the order of the split."""
+        """The file's images from the `start`-th on, in the order of the split."""
         loader = make_loader(
             file.split,
             batch_size=self.about.batch_size,
@@ -119,7 +119,7 @@ class _Making:
                     synced = time.monotonic()
                 if stop is not None:
                     raise Interrupted(
-                        f"stopped in {file.name} after {done} of {len(file.split)} pictures; nothing is lost: the same "
+                        f"stopped in {file.name} after {done} of {len(file.split)} images; nothing is lost: the same "
                         "line goes on",
                         stop,
                     )
@@ -149,7 +149,7 @@ def store_answers(
     download: bool = False,
     watch: Onlooker,
 ) -> About:
-    """Ask the recipe's teacher about `views` views of every training picture, and once about the validation pictures.
+    """Ask the recipe's teacher about `views` views of every training image, and once about the validation images.
 
     Of the recipe count the data, the teacher, augment_seed, augmentation, image size, amp and batch size; student and
     method have no part in it. What `out` holds of the same store is kept, if its SHA-256 is right, and gone on with.
@@ -158,7 +158,7 @@ def store_answers(
         recipe: a run's.
         out: the store's folder: new, empty, or the same store's.
         views: V.
-        places: K, how many classes of a training picture; None is all.
+        places: K, how many classes of a training image; None is all.
         temperature: T, at which the mass of the classes that are left out is exact; 1 where none is.
         device, workers, download: as `train`.
         watch: who looks on.
@@ -170,10 +170,10 @@ def store_answers(
     if distributed.launched() > 1:
         raise ValueError(f"processes: expected one to make a store, got {distributed.launched()}")
     accelerator = make_accelerator(recipe.amp, device)
-    dataset = open_pictures(recipe, download)
+    dataset = open_images(recipe, download)
     teacher = open_teacher(recipe, dataset)
     if teacher is None:
-        raise ValueError("teacher: expected a run folder or a net's name, got none")
+        raise ValueError("teacher: expected a run folder or a model's name, got none")
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     teacher.to(accelerator.device, layout)
     places = len(dataset.classes) if places is None else places
@@ -224,11 +224,11 @@ def _about(
     return About(
         teacher=named,
         teacher_sha256=teacher.fingerprint(),
-        nets=[
+        models=[
             {
                 "image_size": member.image_size,
-                "mean": member.net.mean.flatten().tolist(),
-                "std": member.net.std.flatten().tolist(),
+                "mean": member.model.mean.flatten().tolist(),
+                "std": member.model.std.flatten().tolist(),
             }
             for member in teacher.members
         ],
@@ -236,8 +236,8 @@ def _about(
         data=data_label(recipe.data),
         train_sha256=dataset.train.fingerprint(),
         validation_sha256=dataset.val.fingerprint(),
-        pictures=len(dataset.train),
-        validation_pictures=len(dataset.val),
+        images=len(dataset.train),
+        validation_images=len(dataset.val),
         classes=form.classes,
         image_size=dataset.image_size,
         augment={key: list(value) if isinstance(value, tuple) else value
@@ -279,7 +279,7 @@ def _begin(out: Path, about: About) -> Header:
 
 
 def _done(files: list[_File], header: Header) -> int:
-    """Pictures that were asked about before."""
+    """Images that were asked about before."""
     return sum(len(file.split) if file.name in header.whole else header.under_way.get(file.name, 0) for file in files)
 
 

@@ -1,4 +1,4 @@
-"""Student, method and task in one module: the only thing that is wrapped and optimised.
+"""Student, method and task in one module: the only thing that is wrapped and optimized.
 
 The sums of an epoch under way are kept on the device, so that no step waits for them.
 """
@@ -18,7 +18,7 @@ from pldistill.tasks import Ask, Pair, Task, mixed
 
 
 class Step(NamedTuple):
-    """What a step gives: the terms to log, raw and weighted, and two counts of rows (pictures, or regions).
+    """What a step gives: the terms to log, raw and weighted, and two counts of rows (images, or regions).
 
     `hits` are those that the student got right, `labelled` those that have a label to be right about.
     """
@@ -30,7 +30,7 @@ class Step(NamedTuple):
 
     @property
     def loss(self) -> Tensor:
-        """The sum of the weighted terms: what is optimised."""
+        """The sum of the weighted terms: what is optimized."""
         return torch.stack(list(self.weighted.values())).sum()
 
 
@@ -48,10 +48,10 @@ class Distiller(nn.Module):
         self.joined = joined
 
     def forward(self, batch: Any, teacher: Ask | None, weights: Mapping[str, float]) -> Step:
-        """Let the task ask both nets, in the surrounding autocast, and compute the losses outside of it.
+        """Let the task ask both models, in the surrounding autocast, and compute the losses outside of it.
 
-        A term of weight 0 has no part in the step: it is neither summed nor logged. Of mixed pictures each term is the
-        mixture of what it is of the two labels, and a hit is the label with the larger share. Pictures without a label
+        A term of weight 0 has no part in the step: it is neither summed nor logged. Of mixed images each term is the
+        mixture of what it is of the two labels, and a hit is the label with the larger share. Images without a label
         count in the method's terms, which then read none, and not in the task's. Where no row is to count in them, the
         method's terms are 0.
         """
@@ -83,7 +83,7 @@ class NonFiniteLoss(ArithmeticError):
 
 
 class Tally:
-    """Sums over the pictures seen so far in an epoch; a checkpoint in mid-epoch carries them."""
+    """Sums over the images seen so far in an epoch; a checkpoint in mid-epoch carries them."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -94,7 +94,7 @@ class Tally:
         self.first_bad: dict[str, Tensor] = {}
 
     def add(self, step: Step, count: int, seconds: float) -> None:
-        """Count one step over `count` pictures that took `seconds`."""
+        """Count one step over `count` images that took `seconds`."""
         self.batches += 1
         self.seen += count
         self.seconds += seconds
@@ -130,7 +130,7 @@ class Tally:
         return whole
 
     def terms(self) -> dict[str, dict[str, float]]:
-        """Give each term's mean over the pictures seen, raw and weighted. Waits for the device."""
+        """Give each term's mean over the images seen, raw and weighted. Waits for the device."""
         return {
             name: {"raw": self._mean(f"raw {name}"), "weighted": self._mean(f"weighted {name}")}
             for name in self.first_bad
@@ -163,7 +163,7 @@ class Tally:
         self.first_bad = {name: value.to(self.device) for name, value in state["first_bad"].items()}
 
     def _sum(self, name: str, value: Tensor) -> None:
-        # float32 would stop counting single pictures after 16 million of them.
+        # float32 would stop counting single images after 16 million of them.
         value = value.to(torch.float64)
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 

@@ -28,7 +28,7 @@ from pldistill.types import Batch, Scenes
 
 
 class Batches(Protocol):
-    """A run's batches, epoch by epoch; `joined` are the pictures in each of an epoch's, over all processes."""
+    """A run's batches, epoch by epoch; `joined` are the images in each of an epoch's, over all processes."""
 
     joined: list[int]
 
@@ -54,8 +54,8 @@ class Loop:
     Attributes:
         bare: what is trained; `distiller` is the same as `Accelerator.prepare` gives it when the loop runs.
         average: the moving average of the student's weights, or None.
-        validate: gives an epoch's validation figures for a net.
-        evaluated: the net that is validated: the student, or the average in its place.
+        validate: gives an epoch's validation figures for a model.
+        evaluated: the model that is validated: the student, or the average in its place.
     """
 
     recipe: Recipe
@@ -134,7 +134,7 @@ class Loop:
         last = number % every == len(group) - 1
         with nullcontext() if last else self.accelerator.no_sync(self.distiller):
             step = self.distiller(batch, self.teacher, weights)
-            # Gradients are averaged over the processes. So each mean counts as its pictures among all of the step's.
+            # Gradients are averaged over the processes. So each mean counts as its images among all of the step's.
             part = len(batch) * distributed.count() / sum(group)
             self.accelerator.backward(step.loss if part == 1 else part * step.loss)
         if last:
@@ -236,7 +236,7 @@ def restore_state(loop: Loop) -> None:
 
 
 def _own(loop: Loop) -> dict[str, Any]:
-    """Give what is each process's own: its sums, and torch's generators, for what nets draw."""
+    """Give what is each process's own: its sums, and torch's generators, for what models draw."""
     return {
         "tally": loop.tally.state_dict(),
         "rng": torch.get_rng_state(),

@@ -36,7 +36,7 @@ def check_optimizer(name: str) -> None:
 def make_optimizer(recipe: Recipe, module: nn.Module) -> torch.optim.Optimizer:
     """Build the recipe's optimizer over every parameter of `module`.
 
-    With `decay_all` off, tensors of one dimension (biases, normalisation) and those that the model itself excludes are
+    With `decay_all` off, tensors of one dimension (biases, normalization) and those that the model itself excludes are
     spared from weight decay, as timm does it.
     """
     check_optimizer(recipe.optimizer)

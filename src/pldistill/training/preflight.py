@@ -1,18 +1,18 @@
-"""Before the first step: does the teacher take these pictures, and does it know more than chance?
+"""Before the first step: does the teacher take these images, and does it know more than chance?
 
-Teacher and data may differ in ways that no shape shows: labels in another order, inputs normalised otherwise, weights
+Teacher and data may differ in ways that no shape shows: labels in another order, inputs normalized otherwise, weights
 of another task. All of them leave a teacher that guesses, and a student that learns to guess. So the teacher answers up
-to 512 validation pictures, evenly taken, the same ones always, and one that does not beat chance is refused.
+to 512 validation images, evenly taken, the same ones always, and one that does not beat chance is refused.
 
-Chance is the larger of 1 / C and the share of the commonest class among those pictures, which a teacher that always
-says that class gets right. With h of n pictures right the p-value is the exact binomial tail
+Chance is the larger of 1 / C and the share of the commonest class among those images, which a teacher that always
+says that class gets right. With h of n images right the p-value is the exact binomial tail
 
     p = P(X >= h), X ~ B(n, chance)
 
-and p < 0.01 is asked for. Where so few pictures are there that n right ones would not do, nothing can be told, and a
+and p < 0.01 is asked for. Where so few images are there that n right ones would not do, nothing can be told, and a
 note says so in place of a refusal.
 
-For a method that weights the ranks of the teacher's ranking, as PLD does, up to 512 training pictures are asked about
+For a method that weights the ranks of the teacher's ranking, as PLD does, up to 512 training images are asked about
 too: how much weight the label has, and how even the weights are.
 
 `introduction` says what a run is: the data, the networks, the device and its precision, the steps.
@@ -34,10 +34,10 @@ from pldistill.tasks import Place, Task, make_task
 from pldistill.teachers.live import LiveTeacher, Teacher
 from pldistill.training.loop import Loop
 
-PICTURES, LEVEL = 512, 0.01
+IMAGES, LEVEL = 512, 0.01
 TEMPERATURES = (1.0, 2.0, 4.0)
 LITTLE = 0.1  # of the weight
-_FAR = 1.5  # sides of pictures that differ by more than this factor are worth a word
+_FAR = 1.5  # sides of images that differ by more than this factor are worth a word
 
 
 class Warns(Protocol):
@@ -52,30 +52,28 @@ def preflight(
 ) -> dict[str, Any] | None:
     """Check the teacher on the accelerator's device, and give what was found for the run's record.
 
-    With `trust_teacher` no picture is asked about. No random state is touched. None without a teacher.
+    With `trust_teacher` no image is asked about. No random state is touched. None without a teacher.
 
     Raises:
-        ValueError: for a teacher that cannot take pictures of the data's size, or one that is not better than chance.
+        ValueError: for a teacher that cannot take images of the data's size, or one that is not better than chance.
     """
     if teacher is None:
         return None
     task = make_task(recipe)
-    nets = [_describe(member, task, data, watch) for member in teacher.members]
+    models = [_describe(member, task, data, watch) for member in teacher.members]
     if recipe.trust_teacher:
-        return {"nets": nets, "trusted": True}
+        return {"models": models, "trusted": True}
     place = Place(accelerator.device, workers)
     with torch.no_grad():
-        hits, labels, classes = task.examine(
-            recipe, data, teacher.at_validation(), PICTURES, place, accelerator.autocast
-        )
-    pictures, commonest = len(labels), int(labels.bincount().amax()) if len(labels) else 0
-    chance = max(1 / classes, commonest / max(pictures, 1))
-    p = binomial_tail(hits, pictures, chance)
+        hits, labels, classes = task.examine(recipe, data, teacher.at_validation(), IMAGES, place, accelerator.autocast)
+    images, commonest = len(labels), int(labels.bincount().amax()) if len(labels) else 0
+    chance = max(1 / classes, commonest / max(images, 1))
+    p = binomial_tail(hits, images, chance)
     said = (
-        f"{hits} of {pictures} validation {task.rows} right ({100 * hits / max(pictures, 1):.1f} %), where chance is "
+        f"{hits} of {images} validation {task.rows} right ({100 * hits / max(images, 1):.1f} %), where chance is "
         f"{100 * chance:.1f} % (p = {p:.2g})"
     )
-    if binomial_tail(pictures, pictures, chance) >= LEVEL:
+    if binomial_tail(images, images, chance) >= LEVEL:
         watch.warn(f"teacher {recipe.teacher!r}: too few validation {task.rows} to tell it from chance: {said}")
     elif p >= LEVEL:
         raise ValueError(
@@ -83,11 +81,11 @@ def preflight(
             "and their order, its input statistics and its weights, or go on with --trust-teacher"
         )
     weights = _weights(recipe, task, data, teacher, place, accelerator)
-    accuracy = 100 * hits / max(pictures, 1)
-    watch.tell(f"teacher: {accuracy:.1f} % of {pictures} validation {task.rows} right (chance {100 * chance:.1f} %)")
+    accuracy = 100 * hits / max(images, 1)
+    watch.tell(f"teacher: {accuracy:.1f} % of {images} validation {task.rows} right (chance {100 * chance:.1f} %)")
     for line in _about_weights(recipe, weights):
         watch.tell(line)
-    found = {"nets": nets, "trusted": False, "hits": hits, "pictures": pictures, "chance": chance, "p": p}
+    found = {"models": models, "trusted": False, "hits": hits, "images": images, "chance": chance, "p": p}
     return found if weights is None else {**found, "weights": weights}
 
 
@@ -103,7 +101,7 @@ def _weights(
     if spec.label_weight is None:
         return None
     with torch.no_grad():
-        asked = task.sample(recipe, data, teacher, PICTURES, place, accelerator.autocast)
+        asked = task.sample(recipe, data, teacher, IMAGES, place, accelerator.autocast)
     if asked is None:
         return None
     logits, labels = asked
@@ -149,16 +147,16 @@ def binomial_tail(hits: int, count: int, chance: float) -> float:
 
 
 def _describe(member: LiveTeacher, task: Task[Any, Any], data: Any, watch: Warns) -> dict[str, Any]:
-    """Let a net try one picture; give its input size and statistics, which it keeps whatever the data's are."""
-    net = member.net
-    task.probe(net, data)
+    """Let a model try one image; give its input size and statistics, which it keeps whatever the data's are."""
+    model = member.model
+    task.probe(model, data)
     side = member.image_size
     if side is not None and not 1 / _FAR <= side / data.image_size <= _FAR:
         watch.warn(
-            f"the teacher's {type(net.model).__name__} was trained on pictures of {side} pixels a side and is shown "
+            f"the teacher's {type(model.model).__name__} was trained on images of {side} pixels a side and is shown "
             f"{data.image_size} (--image-size)"
         )
-    return {"image_size": side, "mean": net.mean.flatten().tolist(), "std": net.std.flatten().tolist()}
+    return {"image_size": side, "mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
 
 
 def introduction(loop: Loop, data: Any, env: dict[str, Any]) -> list[str]:
@@ -177,7 +175,7 @@ def introduction(loop: Loop, data: Any, env: dict[str, Any]) -> list[str]:
     lines.append(f"device: {_device(loop)}, {precision.NAMES[env['precision']]} (amp {recipe.amp})")
     alone, whole = loop.steps, loop.steps * recipe.epochs
     together = recipe.batch_size * distributed.count() * recipe.accumulate
-    lines.append(f"steps: {alone:,} an epoch of {together:,} pictures each, {whole:,} in {recipe.epochs} epochs")
+    lines.append(f"steps: {alone:,} an epoch of {together:,} images each, {whole:,} in {recipe.epochs} epochs")
     if loop.epoch or loop.step:
         lines.append(f"resumed: epoch {loop.epoch + 1} of {recipe.epochs}, after step {loop.step} of {alone}")
     return lines

@@ -38,7 +38,7 @@ class Silent:
 
 
 class Terminal:
-    """A bar over the whole run with pictures a second, time left and terms, and a line for each epoch.
+    """A bar over the whole run with images a second, time left and terms, and a line for each epoch.
 
     Where the output is no terminal, a line every `LINE_EVERY` seconds stands in for the bar.
     """
@@ -74,7 +74,7 @@ class Terminal:
     def step(self, epoch: int, tally: Tally) -> None:
         """Move the bar."""
         terms = " ".join(f"{name} {term['weighted']:.4g}" for name, term in tally.terms().items())
-        rate = f"{distributed.count() * tally.seen / tally.seconds:,.0f} pictures/s"
+        rate = f"{distributed.count() * tally.seen / tally.seconds:,.0f} images/s"
         done = epoch * self.batches + tally.batches
         self.bar.update(self.task, completed=done, terms=terms, rate=rate)
         now = time.monotonic()
@@ -94,7 +94,7 @@ class Terminal:
         self.bar.update(self.task, completed=row["epoch"] * self.batches)
         self.console.print(
             f"  epoch {row['epoch']:>3}/{self.epochs}  {terms}  train {row['train_top1']:5.2f} %  "
-            f"{_scores(row)}  {row['images_per_second']:,.0f} pictures/s  {row['seconds']:.1f} s",
+            f"{_scores(row)}  {row['images_per_second']:,.0f} images/s  {row['seconds']:.1f} s",
             highlight=False,
             soft_wrap=True,
         )
@@ -178,7 +178,7 @@ class Shown:
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("pictures, left"),
+            TextColumn("images, left"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -195,15 +195,15 @@ class Shown:
 
     def begin(self, about: About, done: int) -> None:
         """Say the size and open the bar."""
-        count = about.views * about.pictures + about.validation_pictures
-        already = f"; {done:,} of {count:,} pictures were asked before" if done else ""
+        count = about.views * about.images + about.validation_images
+        already = f"; {done:,} of {count:,} images were asked before" if done else ""
         self.console.print(size_line(about) + already, highlight=False, soft_wrap=True)
         self.task = self.bar.add_task(about.teacher, total=count, completed=done)
         self.bar.start()
 
-    def asked(self, pictures: int) -> None:
+    def asked(self, images: int) -> None:
         """Move the bar."""
-        self.bar.advance(self.task, pictures)
+        self.bar.advance(self.task, images)
 
     def end(self) -> None:
         """Close the bar."""
@@ -214,6 +214,6 @@ def size_line(about: About) -> str:
     """What a store takes on the disk, and of what."""
     record, total = about.form.dtype.itemsize, sum(about.sizes().values())
     return (
-        f"{total / 1e6:,.1f} MB: {about.views} views of {about.pictures:,} pictures, {about.places} of "
-        f"{about.classes} classes each ({record} bytes), and {about.validation_pictures:,} validation pictures"
+        f"{total / 1e6:,.1f} MB: {about.views} views of {about.images:,} images, {about.places} of "
+        f"{about.classes} classes each ({record} bytes), and {about.validation_images:,} validation images"
     )

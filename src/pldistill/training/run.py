@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pldistill import distributed, models, precision, record
-from pldistill.data.augment import read_picture
-from pldistill.models import Net
+from pldistill.data.augment import read_image
+from pldistill.models import NormalizedModel
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
 from pldistill.tasks import Place, make_task
@@ -89,7 +89,7 @@ def train(
 ) -> Run:
     """Train the recipe's student and leave a run folder.
 
-    Several processes, started by `accelerate launch` or `torchrun`, train it together, with `batch_size` pictures each
+    Several processes, started by `accelerate launch` or `torchrun`, train it together, with `batch_size` images each
     in a step. All must see the run's folder; the first writes it.
 
     Args:
@@ -97,7 +97,7 @@ def train(
         out: the run's folder, new or empty; None is `runs/` and the recipe's name.
         resume: go on with the run in `out` from its checkpoint, bit for bit; a finished run is returned as it is.
         device: auto, cpu, cuda or mps.
-        workers: processes that decode pictures of a folder; their number changes no figure.
+        workers: processes that decode images of a folder; their number changes no figure.
         download: fetch CIFAR where it is missing.
         watch: who looks on; None for silence.
 
@@ -111,7 +111,7 @@ def train(
     accelerator = make_accelerator(_recorded_precision(run, recipe) if resume else recipe.amp, device)
     if distributed.on_first(lambda: _finished(run, recipe, resume)):
         return Run(run)
-    data = open_pictures(recipe, download)
+    data = open_images(recipe, download)
     shown = watch if watch is not None and distributed.first() else Silent()
     for note in (precision.warning(recipe.amp, accelerator.device), *make_task(recipe).notes(data)):
         if note is not None:
@@ -139,14 +139,14 @@ def train(
 def evaluate(
     run: Run, *, data: str | None = None, batch_size: int = 256, device: str = "auto", workers: int = 2
 ) -> dict[str, Any]:
-    """Measure a finished run's net on the validation split of `data`, by default the run's own.
+    """Measure a finished run's model on the validation split of `data`, by default the run's own.
 
     In the run's precision where the device computes in it natively, else in float32; `precision` says which it was.
-    Gives the number of pictures, and of a classifier top1 and top5 in percent and val_loss in nats, of a detector AP,
+    Gives the number of images, and of a classifier top1 and top5 in percent and val_loss in nats, of a detector AP,
     AP50, AP75, APs, APm and APl in percent.
 
     Raises:
-        ValueError: if the classes differ from those that the net knows.
+        ValueError: if the classes differ from those that the model knows.
     """
     wanted = _recorded_precision(run.record, run.recipe)
     accelerator = make_accelerator("auto" if wanted == "bf16" else "off", device)
@@ -158,16 +158,16 @@ def evaluate(
 
 
 @torch.no_grad()
-def predict(run: Run, pictures: Sequence[Path | str], *, top: int = 5) -> list[list[tuple[str, float]]]:
-    """Give the first `top` classes of each picture with their probabilities, in float32 on the CPU.
+def predict(run: Run, images: Sequence[Path | str], *, top: int = 5) -> list[list[tuple[str, float]]]:
+    """Give the first `top` classes of each image with their probabilities, in float32 on the CPU.
 
     Raises:
-        ValueError: for a picture that is missing or cannot be read.
+        ValueError: for an image that is missing or cannot be read.
     """
     loaded = run.load()
-    net = Net(loaded.model, mean=loaded.mean, std=loaded.std).eval()
-    images = torch.stack([read_picture(str(picture), loaded.image_size) for picture in pictures])
-    best = net(images).logits.softmax(dim=1).topk(min(top, len(loaded.classes)), dim=1)
+    model = NormalizedModel(loaded.model, mean=loaded.mean, std=loaded.std).eval()
+    batch = torch.stack([read_image(str(image), loaded.image_size) for image in images])
+    best = model(batch).logits.softmax(dim=1).topk(min(top, len(loaded.classes)), dim=1)
     return [
         [(loaded.classes[index], probability) for index, probability in zip(indices, values, strict=True)]
         for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -180,7 +180,7 @@ def _recorded_precision(run: RunRecord, recipe: Recipe) -> str:
     return precision.of_record(recipe.to_dict(), env)
 
 
-def open_pictures(recipe: Recipe, download: bool) -> Any:
+def open_images(recipe: Recipe, download: bool) -> Any:
     """Open the data in every process; the first of several downloads what is missing before the others look for it."""
     task = make_task(recipe)
     if download and distributed.count() > 1:
@@ -233,10 +233,10 @@ def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bo
 
 
 def _finish(loop: Loop, data: Any) -> None:
-    """Export the net and write the result."""
-    net, run, recipe, task = loop.evaluated, loop.record, loop.recipe, make_task(loop.recipe)
-    task.save(net, run.folder, data, recipe)
-    task.show(net, loop.teacher, run, data)
+    """Export the model and write the result."""
+    model, run, recipe, task = loop.evaluated, loop.record, loop.recipe, make_task(loop.recipe)
+    task.save(model, run.folder, data, recipe)
+    task.show(model, loop.teacher, run, data)
     rows = run.epochs()
     run.write_result(
         {
@@ -249,7 +249,7 @@ def _finish(loop: Loop, data: Any) -> None:
             **task.result(rows, data),
             "seconds": sum(row["seconds"] for row in rows),
             "images_per_second": sum(row["images_per_second"] for row in rows) / len(rows),
-            "parameters": models.count_parameters(net.model),
+            "parameters": models.count_parameters(model.model),
             "teacher_parameters": None if loop.teacher is None else loop.teacher.count_parameters(),
         }
     )

@@ -1,6 +1,6 @@
-"""What is measured of a classifier on the validation pictures, and how alike two nets answer.
+"""What is measured of a classifier on the validation images, and how alike two models answer.
 
-Each function gives a sum over the pictures, so that batches, and processes, add up.
+Each function gives a sum over the images, so that batches, and processes, add up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from pldistill import distributed
 from pldistill.data import Loader
-from pldistill.models import Net
+from pldistill.models import NormalizedModel
 from pldistill.tasks import Autocast
 from pldistill.teachers.live import Teacher
 
@@ -23,7 +23,7 @@ _AT_ONCE = 2**20
 
 
 def same_first(one: Tensor, other: Tensor) -> Tensor:
-    """Count the pictures, rows of `(N, C)` logits, whose largest logit is of the same class; among equals the first."""
+    """Count the images, rows of `(N, C)` logits, whose largest logit is of the same class; among equals the first."""
     return (one.argmax(dim=1) == other.argmax(dim=1)).sum()
 
 
@@ -128,10 +128,10 @@ BINS = 15
 
 
 class Validation:
-    """Measures a net on the validation split; the teacher is asked there once and its answers are kept.
+    """Measures a model on the validation split; the teacher is asked there once and its answers are kept.
 
-    Where training pictures are held out, `holdout` loads them, and the net is measured on them too. Each of several
-    processes measures its part of the pictures, and all have the figures of the whole.
+    Where training images are held out, `holdout` loads them, and the model is measured on them too. Each of several
+    processes measures its part of the images, and all have the figures of the whole.
     """
 
     def __init__(
@@ -148,38 +148,38 @@ class Validation:
         self._teacher_logits: list[Tensor] = []
 
     @torch.no_grad()
-    def __call__(self, net: Net) -> dict[str, float | None]:
+    def __call__(self, model: NormalizedModel) -> dict[str, float | None]:
         """Give top1 and top5 in percent, and in nats val_loss (cross-entropy) and kl, KL(teacher || student).
 
         ece is the expected calibration error in percent: over `BINS` equal bins of the largest probability, the mean
-        distance between that probability and the part that is right, weighted by the pictures in the bin (Guo et al.
-        2017, "On Calibration of Modern Neural Networks", Eq. 3). The temperature is 1. How far the net answers as its
-        teacher does, beside kl: agreement, the percentage of pictures where both name the same class first; overlap5,
-        the percentage of the teacher's first five classes that are among the net's; kendall, the mean of Kendall's
+        distance between that probability and the part that is right, weighted by the images in the bin (Guo et al.
+        2017, "On Calibration of Modern Neural Networks", Eq. 3). The temperature is 1. How far the model answers as its
+        teacher does, beside kl: agreement, the percentage of images where both name the same class first; overlap5,
+        the percentage of the teacher's first five classes that are among the model's; kendall, the mean of Kendall's
         tau-b between the two rankings of all classes; and the teacher's own teacher_top1. What asks for five classes is
-        None for fewer, what asks for a teacher is None without one. Where pictures are held out, holdout_top1 and
+        None for fewer, what asks for a teacher is None without one. Where images are held out, holdout_top1 and
         holdout_loss are the same of them.
         """
-        was_training = net.training
-        net.eval()
+        was_training = model.training
+        model.eval()
         self._ask_teacher()
-        means = self._means(net, self.loader, self._teacher_logits)
+        means = self._means(model, self.loader, self._teacher_logits)
         figures = {name: _percent(means, name) for name in ("top1", "top5")}
         figures |= {name: means.get(name) for name in ("val_loss", "kl", "kendall")}
         figures["ece"] = calibration_error(means)
         figures |= {name: _percent(means, name) for name in ("agreement", "overlap5", "teacher_top1")}
         if self.holdout is not None:
-            means = self._means(net, self.holdout, [])
+            means = self._means(model, self.holdout, [])
             figures |= {"holdout_top1": 100 * means["top1"], "holdout_loss": means["val_loss"]}
-        net.train(was_training)
+        model.train(was_training)
         return figures
 
-    def _means(self, net: Net, loader: Loader, teacher_logits: list[Tensor]) -> dict[str, float]:
-        """Give each metric's mean over the pictures; kl where there are the teacher's answers, batch by batch."""
+    def _means(self, model: NormalizedModel, loader: Loader, teacher_logits: list[Tensor]) -> dict[str, float]:
+        """Give each metric's mean over the images; kl where there are the teacher's answers, batch by batch."""
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(loader.epoch(0)):
             with self.autocast():
-                logits = net(batch.images).logits
+                logits = model(batch.images).logits
             answers = teacher_logits[number] if teacher_logits else None
             for name, value in _measure(logits.float(), batch.labels, answers).items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
@@ -223,7 +223,7 @@ def _bins(log_p: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def calibration_error(means: dict[str, float]) -> float:
-    """ECE in percent, from the means over all pictures of `_bins`: |conf - acc| of a bin times its part of them."""
+    """ECE in percent, from the means over all images of `_bins`: |conf - acc| of a bin times its part of them."""
     return 100 * sum(abs(means[f"gap{number}"]) for number in range(BINS))
 
 

@@ -1,4 +1,4 @@
-"""Image classification: one label a picture, cross-entropy, top-1."""
+"""Image classification: one label an image, cross-entropy, top-1."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pldistill.data import (
     with_unlabelled,
 )
 from pldistill.data.folder import in_words
-from pldistill.models import Net
+from pldistill.models import NormalizedModel
 from pldistill.recipe import Recipe
 from pldistill.tasks import Ask, Autocast, Figures, Loaders, Pair, Place, Task, evenly, first, float32, mixed
 from pldistill.tasks.classification.metrics import Validation
@@ -35,17 +35,17 @@ from pldistill.teachers.live import Teacher, open_teacher
 from pldistill.types import UNLABELLED, Batch, Outputs
 
 
-class Classification(Task[Dataset, Net]):
-    """One label a picture; the task's own term is cross-entropy."""
+class Classification(Task[Dataset, NormalizedModel]):
+    """One label an image; the task's own term is cross-entropy."""
 
     own = ("task",)
-    rows = "pictures"
+    rows = "images"
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self.label_smoothing = label_smoothing
 
     def pair(self, student: nn.Module, teacher: Ask | None, batch: Batch) -> Pair:
-        """Show both nets the same pictures."""
+        """Show both models the same images."""
         answers = None if teacher is None else float32(teacher(batch))
         said = float32(student(batch.images))
         return Pair(
@@ -59,7 +59,7 @@ class Classification(Task[Dataset, Net]):
         )
 
     def loss(self, outputs: Outputs, labels: Tensor) -> Tensor:
-        """Cross-entropy, the mean over the pictures that have a label; 0 where none of the batch has one."""
+        """Cross-entropy, the mean over the images that have a label; 0 where none of the batch has one."""
         some = (labels != UNLABELLED).any()
         loss = functional.cross_entropy(
             outputs.logits,
@@ -70,7 +70,7 @@ class Classification(Task[Dataset, Net]):
         return some * loss
 
     def hits(self, outputs: Outputs, labels: Tensor) -> Tensor:
-        """Count the pictures whose label has the largest logit; one without a label is none of them."""
+        """Count the images whose label has the largest logit; one without a label is none of them."""
         return (outputs.logits.argmax(dim=1) == labels).sum()
 
     def open(self, recipe: Recipe, *, download: bool) -> Dataset:
@@ -80,9 +80,9 @@ class Classification(Task[Dataset, Net]):
     def notes(self, data: Dataset) -> list[str]:
         if not data.ignored:
             return []
-        return [f"data {data.spec!r}: files ignored, which are not read as pictures: {in_words(data.ignored)}"]
+        return [f"data {data.spec!r}: files ignored, which are not read as images: {in_words(data.ignored)}"]
 
-    def student(self, recipe: Recipe, data: Dataset) -> Net:
+    def student(self, recipe: Recipe, data: Dataset) -> NormalizedModel:
         model = models.build(
             recipe.student,
             num_classes=len(data.classes),
@@ -94,10 +94,10 @@ class Classification(Task[Dataset, Net]):
         if recipe.sync_batchnorm:
             model = convert_sync_batchnorm(model)
         mean, std = models.pretrained_statistics(model) if recipe.pretrained else (data.mean, data.std)
-        return Net(model, mean=mean, std=std)
+        return NormalizedModel(model, mean=mean, std=std)
 
-    def compile(self, net: Net) -> None:
-        net.model.compile()
+    def compile(self, model: NormalizedModel) -> None:
+        model.model.compile()
 
     def teacher(self, recipe: Recipe, data: Dataset) -> Teacher | None:
         stored = recipe.teacher_cache is not None
@@ -106,11 +106,11 @@ class Classification(Task[Dataset, Net]):
     def columns(self, data: Dataset) -> int:
         return len(data.classes)
 
-    def stages(self, net: Net) -> Sequence[str]:
-        return models.stages(net.model)
+    def stages(self, model: NormalizedModel) -> Sequence[str]:
+        return models.stages(model.model)
 
-    def probe(self, net: Net, data: Dataset) -> Outputs:
-        return models.probe(net, data.image_size)
+    def probe(self, model: NormalizedModel, data: Dataset) -> Outputs:
+        return models.probe(model, data.image_size)
 
     def loaders(self, recipe: Recipe, data: Dataset, place: Place) -> Loaders:
         show = partial(_loader, batch_size=recipe.batch_size, image_size=data.image_size, place=place)
@@ -171,14 +171,14 @@ class Classification(Task[Dataset, Net]):
                 logits.append(teacher(batch).logits.float().cpu())
         return torch.cat(logits), some.labels
 
-    def save(self, net: Net, folder: Path, data: Dataset, recipe: Recipe) -> None:
-        mean, std = net.mean.flatten().tolist(), net.std.flatten().tolist()
-        models.save_folder(net.model, folder, classes=data.classes, mean=mean, std=std, image_size=data.image_size)
+    def save(self, model: NormalizedModel, folder: Path, data: Dataset, recipe: Recipe) -> None:
+        mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
+        models.save_folder(model.model, folder, classes=data.classes, mean=mean, std=std, image_size=data.image_size)
 
     def result(self, rows: Sequence[Mapping[str, Any]], data: Dataset) -> Figures:
         """Give the figures of the last and of the best epoch.
 
-        The best epoch is the best on the held-out pictures where there are some: chosen without a look at those that
+        The best epoch is the best on the held-out images where there are some: chosen without a look at those that
         score it. Otherwise it is the best on the validation split itself.
         """
         choice = "top1" if data.holdout is None else "holdout_top1"
@@ -199,7 +199,7 @@ class Classification(Task[Dataset, Net]):
     def measure(
         self, folder: Path, recipe: Recipe, spec: str | None, batch_size: int, place: Place, autocast: Autocast
     ) -> Figures:
-        """Give top1 and top5 in percent, val_loss in nats and the number of pictures."""
+        """Give top1 and top5 in percent, val_loss in nats and the number of images."""
         loaded = models.load_folder(folder)
 
         def open_loader() -> Loader:
@@ -212,9 +212,9 @@ class Classification(Task[Dataset, Net]):
             return _loader(data.val, batch_size=batch_size, image_size=loaded.image_size, place=place)
 
         loader = distributed.everywhere(open_loader)
-        net = Net(loaded.model, mean=loaded.mean, std=loaded.std).to(place.device)
-        figures = Validation(loader, None, autocast)(net)
-        return {**{name: figures[name] for name in ("top1", "top5", "val_loss")}, "pictures": loader.num_samples}
+        model = NormalizedModel(loaded.model, mean=loaded.mean, std=loaded.std).to(place.device)
+        figures = Validation(loader, None, autocast)(model)
+        return {**{name: figures[name] for name in ("top1", "top5", "val_loss")}, "images": loader.num_samples}
 
 
 def _loader(
@@ -244,7 +244,7 @@ def _loader(
 
 
 def _larger(batch: Batch) -> Tensor:
-    """Give the labels of what there is more of in each picture."""
+    """Give the labels of what there is more of in each image."""
     mixture = batch.mixture
     return batch.labels if mixture is None or mixture.share >= 0.5 else mixture.labels
 
@@ -256,7 +256,7 @@ def _mixing(recipe: Recipe) -> Mixing | None:
 
 
 def augmentation(recipe: Recipe, data: Dataset) -> Augment:
-    """What the recipe's run does to a training picture before it is mixed with another."""
+    """What the recipe's run does to a training image before it is mixed with another."""
     augment = default_augment(data)
     return augment if recipe.hflip is None else replace(augment, hflip=recipe.hflip)
 

@@ -1,4 +1,4 @@
-"""The bodies of detectors: torchvision's ResNets and MobileNetV2, or timm's nets; maps at strides 4, 8, 16, 32."""
+"""The bodies of detectors: torchvision's ResNets and MobileNetV2, or timm's models; maps at strides 4, 8, 16, 32."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class Body(NamedTuple):
     """What a pyramid stands on.
 
     Attributes:
-        net: from pictures to its maps at `STRIDES`, as a list.
+        model: from images to its maps at `STRIDES`, as a list.
         channels: of each map.
         stages: names of the modules in it that the maps come out of.
     """
 
-    net: nn.Module
+    model: nn.Module
     channels: list[int]
     stages: list[str]
 
     def freeze(self, trainable: int) -> None:
         """Fix all but the last `trainable` of five parts: what is before the first stage, and the four stages."""
         part, after = 0, 0
-        for name, parameter in self.net.named_parameters():
+        for name, parameter in self.model.named_parameters():
             here = [number for number, stage in enumerate(self.stages, 1) if name.startswith(f"{stage}.")]
             part, after = (here[0], here[0] + 1) if here else (after, after)
             parameter.requires_grad_(part >= 5 - trainable)
@@ -68,15 +68,15 @@ class _Cut(nn.ModuleDict):
 
 
 def build_body(name: str, *, pretrained: bool, norm: str) -> Body:
-    """Build a body by its net's name, torchvision's before timm's.
+    """Build a body by its model's name, torchvision's before timm's.
 
     Args:
-        name: one of `TORCHVISION`, or a timm net that takes pictures of any size.
+        name: one of `TORCHVISION`, or a timm model that takes images of any size.
         pretrained: start from the published ImageNet weights, which are fetched once.
-        norm: "batch" as the net has it; "frozen", whose statistics stay what they are; "group" in place of each.
+        norm: "batch" as the model has it; "frozen", whose statistics stay what they are; "group" in place of each.
 
     Raises:
-        ValueError: an unknown net, one without maps at these strides, or weights that cannot be had.
+        ValueError: an unknown model, one without maps at these strides, or weights that cannot be had.
     """
     if pretrained and norm == "group":
         raise ValueError("task option norm: expected batch or frozen with pretrained weights, which have no group norm")
@@ -87,12 +87,12 @@ def build_body(name: str, *, pretrained: bool, norm: str) -> Body:
             f"the weights of {name!r} are not on this machine and could not be fetched ({type(error).__name__}): "
             "download them once with a network, or give a checkpoint"
         ) from error
-    return body._replace(net=with_norm(body.net, norm))
+    return body._replace(model=with_norm(body.model, norm))
 
 
 def _torchvision(name: str, pretrained: bool) -> Body:
-    net: Any = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
-    layers, stages = net.features if name == "mobilenet_v2" else net, TORCHVISION[name]
+    model: Any = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
+    layers, stages = model.features if name == "mobilenet_v2" else model, TORCHVISION[name]
     return Body(_Cut(layers, stages), [_width(layers.get_submodule(stage)) for stage in stages], list(stages))
 
 
@@ -110,28 +110,30 @@ def _timm(name: str, pretrained: bool) -> Body:
     if tag and name not in (tags := get_arch_pretrained_cfgs(architecture)):
         raise ValueError(unknown(f"weights of backbone {architecture}:", name, tags))
     cfg = get_pretrained_cfg(name)
-    assert cfg is not None  # timm knows the net
+    assert cfg is not None  # timm knows the model
     if cfg.fixed_input_size:
-        raise ValueError(f"backbone {name!r}: expected a net that takes pictures of any size")
+        raise ValueError(f"backbone {name!r}: expected a model that takes images of any size")
     if pretrained and not cfg.has_weights:
         raise ValueError(f"backbone {name!r} has no published weights")
     try:
         with torch.device("meta"):
             listed: Any = timm.create_model(name, features_only=True).feature_info
-    except RuntimeError as error:  # timm's word for a net without stages
-        raise ValueError(f"backbone {name!r}: expected a net with stages, got {str(error).splitlines()[0]}") from error
+    except RuntimeError as error:  # timm's word for a model without stages
+        raise ValueError(
+            f"backbone {name!r}: expected a model with stages, got {str(error).splitlines()[0]}"
+        ) from error
     found = {info["reduction"]: number for number, info in enumerate(listed.info)}
     if not set(STRIDES) <= set(found):
         raise ValueError(f"backbone {name!r}: expected maps at strides 4, 8, 16 and 32, got {sorted(found)}")
     picked = tuple(found[stride] for stride in STRIDES)
-    net = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=picked)
-    modules, names = [listed.info[number]["module"] for number in picked], dict(net.named_modules())
+    model = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=picked)
+    modules, names = [listed.info[number]["module"] for number in picked], dict(model.named_modules())
     stages = [module if module in names else module.replace(".", "_") for module in modules]
-    return Body(net, [listed.info[number]["num_chs"] for number in picked], stages)
+    return Body(model, [listed.info[number]["num_chs"] for number in picked], stages)
 
 
 def with_norm(module: nn.Module, norm: str) -> nn.Module:
-    """The module with its batch normalisations as they are, frozen, or group normalisations in their place."""
+    """The module with its batch normalizations as they are, frozen, or group normalizations in their place."""
     if norm == "batch":
         return module
     return freeze_batch_norm_2d(module) if norm == "frozen" else _grouped(module)

@@ -1,7 +1,7 @@
-"""`coco:PATH`: pictures with boxes in COCO's form, as COCO and Roboflow lay it out.
+"""`coco:PATH`: images with boxes in COCO's form, as COCO and Roboflow lay it out.
 
 What is odd but harmless is left out or put right, and counted; what would make labels or figures wrong is refused.
-`write_coco` writes pictures with boxes in this form, for any program that reads it; `coco:PATH` reads them back equal.
+`write_coco` writes images with boxes in this form, for any program that reads it; `coco:PATH` reads them back equal.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class Read(NamedTuple):
 
 
 def coco(root: Path, train: int | None = None) -> Read:
-    """Read PATH: for each split its annotations and its pictures, and `train` of the training pictures.
+    """Read PATH: for each split its annotations and its images, and `train` of the training images.
 
     The annotations of `train` (`val`) are `instances_train.json` or `instances_train2017.json`, in PATH or its
-    `annotations/`, or `train/_annotations.coco.json` (Roboflow's; its `val` is called `valid`). The pictures are in
-    PATH, `images/`, or a folder of the split in either; both splits may have one folder. Which training pictures
+    `annotations/`, or `train/_annotations.coco.json` (Roboflow's; its `val` is called `valid`). The images are in
+    PATH, `images/`, or a folder of the split in either; both splits may have one folder. Which training images
     `train` keeps follows from their ids alone.
 
     Raises:
-        ValueError: files that are missing or no such JSON; pictures that are missing or listed twice; boxes that are no
+        ValueError: files that are missing or no such JSON; images that are missing or listed twice; boxes that are no
             four numbers; categories that are listed twice or unknown, or other ones in `val` than in `train`; no boxes;
-            `train` outside 1 ... the number of pictures.
+            `train` outside 1 ... the number of images.
     """
     if not root.is_dir():
         raise ValueError(f"coco: expected a folder, got {root}, which is not one")
@@ -67,16 +67,16 @@ def coco(root: Path, train: int | None = None) -> Read:
         for side in SIDES
     }
     both = len(set(splits["train"].paths) & set(splits["val"].paths))
-    oddities["pictures that are in train and in val"] = both
+    oddities["images that are in train and in val"] = both
     if train is not None:
         splits["train"] = splits["train"].subset(_kept(len(splits["train"]), train))
     return Read(categories, splits["train"], splits["val"], {what: n for what, n in oddities.items() if n})
 
 
 def _kept(count: int, train: int) -> list[int]:
-    """The places of the `train` pictures that a hash of the ids puts first."""
+    """The places of the `train` images that a hash of the ids puts first."""
     if not 1 <= train <= count:
-        raise ValueError(f"coco: train: expected 1 to {count} pictures, got {train}")
+        raise ValueError(f"coco: train: expected 1 to {count} images, got {train}")
     return np.sort(np.argsort(uniform(0, 0, np.arange(count), "part"), kind="stable")[:train]).tolist()
 
 
@@ -148,15 +148,15 @@ def _split(
     rows = {_whole(file, row, "id"): row for row in content["images"]}
     if len(rows) < len(content["images"]):
         twice = [number for number, count in Counter(row["id"] for row in content["images"]).items() if count > 1]
-        raise ValueError(f"{file}: picture {twice[0]} is listed twice")
+        raise ValueError(f"{file}: image {twice[0]} is listed twice")
     if not rows:
-        raise ValueError(f"{file}: expected at least one picture, got none")
+        raise ValueError(f"{file}: expected at least one image, got none")
     images = sorted(rows)
     sizes = [(_whole(file, rows[image], "height"), _whole(file, rows[image], "width")) for image in images]
     names = [str(rows[image].get("file_name")) for image in images]
     found = _boxes(file, content["annotations"], dict(zip(images, sizes, strict=True)), category_ids)
     oddities.update({f"{what} in {side}": count for what, count in found.oddities.items()})
-    oddities[f"pictures without boxes in {side}"] = int((found.counts == 0).sum())
+    oddities[f"images without boxes in {side}"] = int((found.counts == 0).sum())
     oddities[f"classes without boxes in {side}"] = len(category_ids) - len(found.objects.labels.unique())
     annotations = Annotations(torch.tensor(sizes), found.objects, found.counts, tuple(images), tuple(names))
     return StoredBoxes(_paths(root, side, file, names), annotations)
@@ -171,7 +171,7 @@ class _Found(NamedTuple):
 def _boxes(
     file: Path, rows: list[dict[str, Any]], sizes: dict[int, tuple[int, int]], category_ids: list[int]
 ) -> _Found:
-    """The annotations of the pictures of these sizes, picture by picture in that order, as the file has them within."""
+    """The annotations of the images of these sizes, image by image in that order, as the file has them within."""
     labels = {number: label for label, number in enumerate(category_ids, start=1)}
     places = {image: place for place, image in enumerate(sizes)}
     oddities: Counter[str] = Counter()
@@ -184,7 +184,7 @@ def _boxes(
             raise ValueError(f"{file}: category {row['category_id']} of {_shown(row)} is not among its categories")
         place = places.get(_whole(file, row, "image_id"))
         if place is None:
-            oddities["annotations of pictures that are not listed, left out,"] += 1
+            oddities["annotations of images that are not listed, left out,"] += 1
             continue
         inside = _within(box, *sizes[row["image_id"]])
         if min(inside[2] - inside[0], inside[3] - inside[1]) < _THINNEST:
@@ -193,12 +193,12 @@ def _boxes(
         if inside != box and max(abs(one - other) for one, other in zip(inside, box, strict=True)) > _ROUNDING:
             oddities["boxes out of bounds, clipped,"] += 1
         crowd = bool(row.get("iscrowd", 0))
-        oddities["crowds, not learnt from,"] += crowd
+        oddities["crowds, not learned from,"] += crowd
         area = float(area) if isinstance(area, (int, float)) and area > 0 else _area(inside)
         kept.append((place, inside, label, area, crowd))
     kept.sort(key=lambda row: row[0])
     if not kept:
-        raise ValueError(f"{file}: expected at least one box with an area in a listed picture, got none")
+        raise ValueError(f"{file}: expected at least one box with an area in a listed image, got none")
     at, boxes, label_of, areas, crowds = zip(*kept, strict=True)
     objects = Objects(
         torch.tensor(boxes, dtype=torch.float64),
@@ -230,7 +230,7 @@ def _area(box: list[float]) -> float:
 
 
 def _paths(root: Path, side: str, file: Path, names: list[str]) -> list[str]:
-    """Where each picture is; links are resolved, so that a picture of both splits has one path."""
+    """Where each image is; links are resolved, so that an image of both splits has one path."""
     folders = [place / name for place in (root, root / "images") for name in SIDES[side]]
     folders = [folder.resolve() for folder in (*folders, root / "images", root) if folder.is_dir()]
     paths: list[str] = []
@@ -244,14 +244,14 @@ def _paths(root: Path, side: str, file: Path, names: list[str]) -> list[str]:
     if missing:
         more = f", and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise ValueError(
-            f"coco: {len(missing)} of the {len(names)} pictures of {file} are missing in "
+            f"coco: {len(missing)} of the {len(names)} images of {file} are missing in "
             f"{', '.join(map(str, folders))}: {', '.join(missing[:_SHOWN])}{more}"
         )
     return paths
 
 
 def write_coco(data: BoxData, root: Path) -> None:
-    """Write `train/` and `val/` with a PNG for each picture, `instances_train.json` and `instances_val.json`.
+    """Write `train/` and `val/` with a PNG for each image, `instances_train.json` and `instances_val.json`.
 
     Raises:
         ValueError: `root` exists and holds something.
@@ -264,7 +264,7 @@ def write_coco(data: BoxData, root: Path) -> None:
         names = [str(Path(name).with_suffix(".png")) for name in split.names]
         for place, name in enumerate(names):
             (root / side / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(split.picture(place).permute(1, 2, 0).numpy()).save(root / side / name)
+            Image.fromarray(split.image(place).permute(1, 2, 0).numpy()).save(root / side / name)
         content = {
             "info": {"description": f"{data.spec}, {side}"},
             "images": [

@@ -1,4 +1,4 @@
-"""Pictures with boxes: splits of them, and what a detector must know to read them.
+"""Images with boxes: splits of them, and what a detector must know to read them.
 
 Batches of them are resized and mirrored as (seed, view, id) say, whoever computes it.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pldistill.data.augment import flips, open_picture
+from pldistill.data.augment import flips, open_image
 from pldistill.data.dataset import Triple
 from pldistill.data.loader import Workers, check_place, divided
 from pldistill.data.sampling import order, uniform
@@ -24,10 +24,10 @@ from pldistill.types import Boxes, Scenes
 
 
 class Objects(NamedTuple):
-    """What is known of a picture's objects.
+    """What is known of an image's objects.
 
     Attributes:
-        boxes: `(M, 4)` float64, left, top, right and bottom in pixels of the picture as it is stored, and within it.
+        boxes: `(M, 4)` float64, left, top, right and bottom in pixels of the image as it is stored, and within it.
         labels: `(M,)` int64 in 1..C; 0 is the background.
         areas: `(M,)` float64, in such pixels: of the object's mask where there is one, by which COCO calls it small.
         crowd: `(M,)` bool, many objects in one box: nothing to learn from, and finding it or not changes no figure.
@@ -45,12 +45,12 @@ class Objects(NamedTuple):
 
 @dataclass(frozen=True)
 class Annotations:
-    """What is known of each picture of a split.
+    """What is known of each image of a split.
 
     Attributes:
         sizes: `(N, 2)` int64, height and width as stored.
-        objects: those of all pictures, picture by picture.
-        counts: `(N,)` int64, how many of them are each picture's.
+        objects: those of all images, image by image.
+        counts: `(N,)` int64, how many of them are each image's.
         image_ids: COCO's ids.
         names: COCO's file names.
     """
@@ -62,7 +62,7 @@ class Annotations:
     names: tuple[str, ...]
 
     def subset(self, places: Sequence[int]) -> Annotations:
-        """What is known of the pictures at these places, in this order."""
+        """What is known of the images at these places, in this order."""
         ends = self.counts.cumsum(0)
         starts = ends - self.counts
         rows = [torch.arange(int(starts[place]), int(ends[place])) for place in places]
@@ -77,11 +77,11 @@ class Annotations:
 
 
 class BoxSplit(ABC):
-    """Pictures with boxes, in memory or as files.
+    """Images with boxes, in memory or as files.
 
     Attributes:
         annotations: what is known of them; `sizes`, `image_ids` and `names` are its columns.
-        ids: `(N,)` int64, what names a picture for ever: its index in the whole split, kept by `subset`.
+        ids: `(N,)` int64, what names an image for ever: its index in the whole split, kept by `subset`.
     """
 
     def __init__(self, annotations: Annotations, ids: Tensor | None = None) -> None:
@@ -96,13 +96,13 @@ class BoxSplit(ABC):
         return len(self.ids)
 
     def objects(self, place: int) -> Objects:
-        """Give the objects of the picture at this position."""
+        """Give the objects of the image at this position."""
         first = self._ends[place - 1] if place else 0
         return self.annotations.objects.at(slice(first, self._ends[place]))
 
     @abstractmethod
-    def picture(self, place: int) -> Tensor:
-        """Read the picture at this position, `(3, H, W)` uint8.
+    def image(self, place: int) -> Tensor:
+        """Read the image at this position, `(3, H, W)` uint8.
 
         Raises:
             ValueError: a file that is missing or damaged, or has another size than its record says.
@@ -110,17 +110,17 @@ class BoxSplit(ABC):
 
     @abstractmethod
     def subset(self, places: Sequence[int]) -> BoxSplit:
-        """Give the pictures at these positions, in this order; their ids stay what they were."""
+        """Give the images at these positions, in this order; their ids stay what they were."""
 
 
 class DrawnBoxes(BoxSplit):
-    """Pictures that live in memory: `images (N, 3, H, W)` uint8."""
+    """Images that live in memory: `images (N, 3, H, W)` uint8."""
 
     def __init__(self, images: Tensor, annotations: Annotations, ids: Tensor | None = None) -> None:
         super().__init__(annotations, ids)
         self.images = images
 
-    def picture(self, place: int) -> Tensor:
+    def image(self, place: int) -> Tensor:
         return self.images[place]
 
     def subset(self, places: Sequence[int]) -> DrawnBoxes:
@@ -129,14 +129,14 @@ class DrawnBoxes(BoxSplit):
 
 
 class StoredBoxes(BoxSplit):
-    """Pictures that are read when they are needed: `paths`, one file each."""
+    """Images that are read when they are needed: `paths`, one file each."""
 
     def __init__(self, paths: Sequence[str], annotations: Annotations, ids: Tensor | None = None) -> None:
         super().__init__(annotations, ids)
         self.paths = tuple(paths)
 
-    def picture(self, place: int) -> Tensor:
-        image = open_picture(self.paths[place])
+    def image(self, place: int) -> Tensor:
+        image = open_image(self.paths[place])
         height, width = self.sizes[place].tolist()
         if image.size != (width, height):
             raise ValueError(
@@ -152,7 +152,7 @@ class StoredBoxes(BoxSplit):
 
 @dataclass(frozen=True)
 class BoxData:
-    """A training and a validation split of pictures with boxes, and one set of classes.
+    """A training and a validation split of images with boxes, and one set of classes.
 
     Attributes:
         spec: the text that opened it.
@@ -160,9 +160,9 @@ class BoxData:
         category_ids: COCO's id of each class, rising.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
-        image_size: the short side in pixels that nets see in evaluation.
-        max_side: what the long side may have at most; a picture that is longer gets a smaller short side.
-        hflip: whether a mirrored picture keeps its classes.
+        image_size: the short side in pixels that models see in evaluation.
+        max_side: what the long side may have at most; an image that is longer gets a smaller short side.
+        hflip: whether a mirrored image keeps its classes.
         train: what the student learns from.
         val: what scores it.
         oddities: how often something was found that is left out or put right, by what it is; only what was found.
@@ -185,7 +185,7 @@ Sides = int | tuple[int, int]
 
 
 def short_sides(sides: Sides, seed: int, view: int, ids: np.ndarray) -> np.ndarray:
-    """`(N,)` int64: the short side in pixels of each picture, uniform over the whole numbers of a range."""
+    """`(N,)` int64: the short side in pixels of each image, uniform over the whole numbers of a range."""
     least, most = (sides, sides) if isinstance(sides, int) else sides
     return least + np.floor(uniform(seed, view, ids, "short side") * (most - least + 1)).astype(np.int64)
 
@@ -200,7 +200,7 @@ def resized(height: int, width: int, short: int, longest: int) -> tuple[int, int
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """A picture `(3, H, W)` uint8 at another size: bilinear, without smoothing beforehand, as torchvision does."""
+    """An image `(3, H, W)` uint8 at another size: bilinear, without smoothing beforehand, as torchvision does."""
     if image.shape[1:] == (height, width):
         return image
     pixels = image[None].to(torch.float32, memory_format=torch.channels_last)  # twice as fast as planes are
@@ -209,7 +209,7 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def targets(objects: Objects, size: tuple[int, int], shown: tuple[int, int], *, mirrored: bool) -> Boxes:
-    """What there is to learn in a picture of `size` (height, width), in pixels of it as `shown`: all but crowds."""
+    """What there is to learn in an image of `size` (height, width), in pixels of it as `shown`: all but crowds."""
     some = objects.at(~objects.crowd)
     down, across = shown[0] / size[0], shown[1] / size[1]
     boxes = some.boxes * torch.tensor([across, down, across, down], dtype=torch.float64)
@@ -243,7 +243,7 @@ class _Packed(NamedTuple):
     counts: list[int]
 
     def unpack(self, device: torch.device) -> tuple[tuple[Tensor, ...], tuple[Boxes, ...]]:
-        """The pictures `(3, H, W)` and what lies in each, on the device."""
+        """The images `(3, H, W)` and what lies in each, on the device."""
         pixels, boxes, labels = (part.to(device, non_blocking=True) for part in (self.pixels, self.boxes, self.labels))
         images = pixels.split([math.prod(size) for size in self.sizes])
         found = zip(boxes.split(self.counts), labels.split(self.counts), strict=True)
@@ -254,7 +254,7 @@ class _Packed(NamedTuple):
 
 
 class _Reading(torch.utils.data.Dataset):
-    """What a worker does: (view, positions) in, the pictures as this view shows them and what lies in them out."""
+    """What a worker does: (view, positions) in, the images as this view shows them and what lies in them out."""
 
     def __init__(self, split: BoxSplit, show: _Show) -> None:
         self._split, self._show, self._ids = split, show, split.ids.numpy()
@@ -274,7 +274,7 @@ class _Reading(torch.utils.data.Dataset):
         )
 
     def _scene(self, place: int, side: int, mirrored: bool) -> tuple[Tensor, Boxes]:
-        image = self._split.picture(place)
+        image = self._split.image(place)
         height, width = image.shape[1:]
         shown = resized(height, width, side, self._show.max_side)
         image = resize(image, *shown)
@@ -286,8 +286,8 @@ class BoxLoader:
     """Batches of one split, view after view. Made by `make_box_loader`.
 
     Attributes:
-        num_samples: pictures in a view, over all processes.
-        joined: pictures in each batch, over all processes.
+        num_samples: images in a view, over all processes.
+        joined: images in each batch, over all processes.
     """
 
     def __init__(self, split: BoxSplit, show: _Show, workers: int) -> None:
@@ -334,15 +334,15 @@ def make_box_loader(
     rank: int = 0,
     world: int = 1,
 ) -> BoxLoader:
-    """A loader over `split`, whose pictures come resized: nets only normalise and pad them.
+    """A loader over `split`, whose images come resized: models only normalize and pad them.
 
     `short_side` is the shorter side in pixels, or the least and the most of a range from which each view draws one for
-    each picture; the longer one is kept to `max_side`. `hflip` mirrors half of the pictures, in each view others. The
+    each image; the longer one is kept to `max_side`. `hflip` mirrors half of the images, in each view others. The
     batches, and the parts of `world` processes, are those of `make_loader`; `workers` are processes that read files,
-    which change no number, and pictures in memory need none.
+    which change no number, and images in memory need none.
 
     Raises:
-        ValueError: a split with fewer pictures than processes; a batch size or worker count that is too small; sides
+        ValueError: a split with fewer images than processes; a batch size or worker count that is too small; sides
             that are no side, no range, or more than `max_side`.
     """
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
@@ -355,8 +355,8 @@ def make_box_loader(
     if most > max_side:
         raise ValueError(f"max_side: expected at least {most}, as the short side, got {max_side}")
     if len(split) == 0:
-        raise ValueError("split: expected at least one picture, got none")
+        raise ValueError("split: expected at least one image, got none")
     if len(split) < world:
-        raise ValueError(f"split: expected at least {world} pictures, one for each process, got {len(split)}")
+        raise ValueError(f"split: expected at least {world} images, one for each process, got {len(split)}")
     show = _Show(batch_size, short_side, max_side, hflip, seed, shuffle, device, rank, world)
     return BoxLoader(split, show, 0 if isinstance(split, DrawnBoxes) else workers)

@@ -1,4 +1,4 @@
-"""A detector in the pieces that a task asks one by one: maps of a picture, what is said of regions, what is found."""
+"""A detector in the pieces that a task asks one by one: maps of an image, what is said of regions, what is found."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Pyramid(nn.Module):
 
     def __init__(self, body: Body, out_channels: int) -> None:
         super().__init__()
-        self.body = body.net
+        self.body = body.model
         self.fpn = FeaturePyramidNetwork(body.channels, out_channels, LastLevelMaxPool())
         self.out_channels = out_channels
 
@@ -61,7 +61,7 @@ def build_detector(
     """Build Faster R-CNN with a feature pyramid, torchvision's, over a body by its name (see `build_body`).
 
     Args:
-        backbone: the body's net.
+        backbone: the body's model.
         columns: logits of a region, the background among them.
         options: of detection (`task_options.DETECTION`).
         pretrained: start the body from its published ImageNet weights.
@@ -91,21 +91,21 @@ def build_detector(
         box_score_thresh=float(options["score_threshold"]),
         box_detections_per_img=number["detections"],
     )
-    # What `load_weights` asks of a net: where its head is.
+    # What `load_weights` asks of a model: where its head is.
     model.pretrained_cfg = {"classifier": HEADS}  # pyright: ignore[reportArgumentType]
     return model
 
 
 class Detector(nn.Module):
-    """Normalise with the net's own statistics, pad, and ask torchvision's detector piece by piece.
+    """Normalize with the model's own statistics, pad, and ask torchvision's detector piece by piece.
 
     The weights live in `model`, whose state dict is torchvision's; mean and std are buffers outside any state dict.
 
     Args:
         model: the detector.
-        mean: channel means of pictures in [0, 1].
+        mean: channel means of images in [0, 1].
         std: channel standard deviations.
-        columns: of each label, 0 the background, its column among the net's logits; None where label i is column i.
+        columns: of each label, 0 the background, its column among the model's logits; None where label i is column i.
         unused: let the columns that are no label's stand in `answer`.
     """
 
@@ -133,10 +133,10 @@ class Detector(nn.Module):
         self.taps: tuple[str, ...] = ()
 
     def around(self, model: FasterRCNN) -> Detector:
-        """The same net with other weights: `model` with these statistics, on their device, without taps."""
+        """The same model with other weights: `model` with these statistics, on their device, without taps."""
         mean, std, columns = (part.flatten().tolist() for part in (self.mean, self.std, self.columns))
-        net = Detector(model, mean=mean, std=std, columns=columns, unused=self.unused)
-        return net.to(self.mean.device)
+        detector = Detector(model, mean=mean, std=std, columns=columns, unused=self.unused)
+        return detector.to(self.mean.device)
 
     def listen(self, taps: Sequence[str | int]) -> None:
         """Give the maps of these levels as features from now on: names of `LEVELS`, or their numbers.
@@ -149,10 +149,10 @@ class Detector(nn.Module):
                 raise ValueError(unknown("level", str(tap), LEVELS))
         self.taps = tuple(LEVELS[tap] if isinstance(tap, int) else tap for tap in taps)
 
-    def pad(self, pictures: Sequence[Tensor]) -> ImageList:
-        """Normalise pictures `(3, H, W)` uint8 and put them in one batch, filled up below and at the right."""
-        sizes = [(picture.shape[1], picture.shape[2]) for picture in pictures]
-        shown = [normalize(picture, self.mean, self.std) for picture in pictures]
+    def pad(self, images: Sequence[Tensor]) -> ImageList:
+        """Normalize images `(3, H, W)` uint8 and put them in one batch, filled up below and at the right."""
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        shown = [normalize(image, self.mean, self.std) for image in images]
         return ImageList(self.model.transform.batch_images(shown), sizes)
 
     def maps(self, images: ImageList) -> dict[str, Tensor]:
@@ -164,7 +164,7 @@ class Detector(nn.Module):
         return {tap: maps[tap.removeprefix("fpn")] for tap in self.taps}
 
     def about(self, maps: Mapping[str, Tensor], regions: Sequence[Tensor], images: ImageList) -> tuple[Tensor, Tensor]:
-        """Give logits `(R, K)` and box offsets `(R, 4 K)` of the regions, those of all pictures one after the other."""
+        """Give logits `(R, K)` and box offsets `(R, 4 K)` of the regions, those of all images one after the other."""
         heads = self.model.roi_heads
         pooled = heads.box_roi_pool(maps, list(regions), images.image_sizes)
         return heads.box_predictor(heads.box_head(pooled))
@@ -176,7 +176,7 @@ class Detector(nn.Module):
     def answer(self, batch: Scenes) -> Outputs:
         """Say what the batch's regions are, and give the levels that are listened to. The proposals are not asked for.
 
-        A net that is asked for its levels alone, about no regions, has no rows.
+        A model that is asked for its levels alone, about no regions, has no rows.
         """
         assert batch.regions is not None
         images = self.pad(batch.images)
@@ -184,25 +184,25 @@ class Detector(nn.Module):
         logits, _ = self.about(maps, batch.regions, images)
         return Outputs(self.used(logits), self.features(maps))
 
-    def detect(self, pictures: Sequence[Tensor], sizes: Sequence[tuple[int, int]] | None = None) -> list[Detections]:
-        """Find what is in pictures `(3, H, W)` uint8, in eval mode.
+    def detect(self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]] | None = None) -> list[Detections]:
+        """Find what is in images `(3, H, W)` uint8, in eval mode.
 
         Args:
-            pictures: as they are given to nets.
-            sizes: (height, width) of the pictures in whose pixels the boxes are wanted; None: as they are given.
+            images: as they are given to models.
+            sizes: (height, width) of the images in whose pixels the boxes are wanted; None: as they are given.
         """
         assert not self.training
-        images = self.pad(pictures)
-        maps = self.maps(images)
-        regions, _ = self.model.rpn(images, maps)
-        logits, offsets = self.about(maps, regions, images)
+        padded = self.pad(images)
+        maps = self.maps(padded)
+        regions, _ = self.model.rpn(padded, maps)
+        logits, offsets = self.about(maps, regions, padded)
         offsets = offsets.view(len(offsets), -1, 4)[:, self.columns].flatten(1)
         found = self.model.roi_heads.postprocess_detections(
-            logits[:, self.columns], offsets, regions, images.image_sizes
+            logits[:, self.columns], offsets, regions, padded.image_sizes
         )
         return [
             Detections(resize_boxes(boxes, given, wanted), labels, scores)
             for boxes, scores, labels, given, wanted in zip(
-                *found, images.image_sizes, sizes or images.image_sizes, strict=True
+                *found, padded.image_sizes, sizes or padded.image_sizes, strict=True
             )
         ]

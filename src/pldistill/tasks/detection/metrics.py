@@ -1,4 +1,4 @@
-"""What a detector finds in the validation pictures, and COCO's average precision of it, by faster-coco-eval."""
+"""What a detector finds in the validation images, and COCO's average precision of it, by faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ class CocoFigures(NamedTuple):
 
 
 def coco_figures(detections: Mapping[int, Detections], split: BoxSplit, classes: int) -> CocoFigures:
-    """Score the detections of each picture, by its id, in pixels of the picture as it is stored.
+    """Score the detections of each image, by its id, in pixels of the image as it is stored.
 
     AP is the mean over classes and over IoU 0.50, 0.55 ... 0.95 of the precision at 101 recalls, of the 100 surest
-    detections of each class in a picture; AP50 and AP75 are at one IoU. APs is of objects below 32^2 pixels of area,
+    detections of each class in an image; AP50 and AP75 are at one IoU. APs is of objects below 32^2 pixels of area,
     APm up to 96^2, APl of larger ones; what is found of others, or in a crowd, counts neither for nor against.
 
     Raises:
-        ValueError: not one answer for each picture of the split, or labels outside 1..classes.
+        ValueError: not one answer for each image of the split, or labels outside 1..classes.
 
     Source: Lin et al. 2014, "Microsoft COCO", and its evaluation server's COCOeval.
     """
     ids = split.ids.tolist()
     if set(detections) != set(ids):
         raise ValueError(
-            f"detections: expected one entry for each of the {len(ids)} pictures, got {len(detections)}, "
-            f"{len(set(detections) - set(ids))} of other pictures"
+            f"detections: expected one entry for each of the {len(ids)} images, got {len(detections)}, "
+            f"{len(set(detections) - set(ids))} of other images"
         )
     found = [
-        row for image, picture in zip(split.image_ids, ids, strict=True) for row in _rows(image, detections[picture])
+        row for image_id, index in zip(split.image_ids, ids, strict=True) for row in _rows(image_id, detections[index])
     ]
     wrong = {int(row["category_id"]) for row in found} - set(range(1, classes + 1))
     if wrong:
@@ -121,7 +121,7 @@ def _percent(precision: np.ndarray) -> float | None:
 class DetectorValidation:
     """Measures a detector on the validation split; the teacher once, and its figure is kept.
 
-    Each of several processes looks at its part of the pictures, and all have the figures of the whole.
+    Each of several processes looks at its part of the images, and all have the figures of the whole.
     """
 
     def __init__(self, loader: BoxLoader, data: BoxData, teacher: Detector | None, autocast: Autocast) -> None:
@@ -131,14 +131,14 @@ class DetectorValidation:
         self.autocast = autocast
         self._teacher_figure: float | None = None
 
-    def __call__(self, net: Detector) -> Figures:
+    def __call__(self, model: Detector) -> Figures:
         """Give AP, AP50, AP75, APs, APm and APl in percent, per_class AP by name, and the teacher's teacher_AP.
 
         What there is nothing to find of is None, and so is teacher_AP without a teacher.
         """
         if self.teacher is not None and self._teacher_figure is None:
             self._teacher_figure = self._figures(self.teacher).overall["AP"]
-        found = self._figures(net)
+        found = self._figures(model)
         names = zip(self.data.classes, found.by_class, strict=True)
         return {
             **found.overall,
@@ -147,15 +147,15 @@ class DetectorValidation:
         }
 
     @torch.no_grad()
-    def _figures(self, net: Detector) -> CocoFigures:
-        was_training = net.training
-        net.eval()
+    def _figures(self, model: Detector) -> CocoFigures:
+        was_training = model.training
+        model.eval()
         found: dict[int, Detections] = {}
         for batch in self.loader.epoch(0):
             with self.autocast():
-                answers = net.detect(batch.images, batch.sizes)
+                answers = model.detect(batch.images, batch.sizes)
             for number, each in zip(batch.ids.tolist(), answers, strict=True):
                 found[number] = Detections(each.boxes.float().cpu(), each.labels.cpu(), each.scores.float().cpu())
-        net.train(was_training)
+        model.train(was_training)
         whole = {number: each for part in distributed.gather(found) for number, each in part.items()}
         return coco_figures(whole, self.data.val, len(self.data.classes))

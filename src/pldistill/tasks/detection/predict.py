@@ -1,6 +1,6 @@
-"""What detectors find, as plain data: in pictures of one's own, and in the first validation pictures of a run.
+"""What detectors find, as plain data: in images of one's own, and in the first validation images of a run.
 
-A box is a dict: `box` (left, top, right, bottom in pixels of the picture as it is stored), `class`, and of one that was
+A box is a dict: `box` (left, top, right, bottom in pixels of the image as it is stored), `class`, and of one that was
 found `score`. The best come first.
 """
 
@@ -14,37 +14,37 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pldistill.data.augment import open_picture
+from pldistill.data.augment import open_image
 from pldistill.record import RunRecord
 from pldistill.tasks.detection.dataset import BoxData, Objects, make_box_loader, resize, resized
 from pldistill.tasks.detection.faster_rcnn import Detector
 from pldistill.tasks.detection.weights import load_detector
 from pldistill.types import Detections
 
-# How many validation pictures a run leaves with what was found in them.
+# How many validation images a run leaves with what was found in them.
 LEFT = 6
 
 
 @torch.no_grad()
-def detect(folder: Path, pictures: Sequence[Path | str]) -> list[list[dict[str, Any]]]:
-    """Give the boxes that the detector of a finished run finds in each picture, in float32 on the CPU.
+def detect(folder: Path, images: Sequence[Path | str]) -> list[list[dict[str, Any]]]:
+    """Give the boxes that the detector of a finished run finds in each image, in float32 on the CPU.
 
     Raises:
-        ValueError: for a picture that is missing or cannot be read.
+        ValueError: for an image that is missing or cannot be read.
     """
     loaded = load_detector(folder)
     found = []
-    for picture in pictures:
-        image = torch.from_numpy(np.asarray(open_picture(str(picture))).transpose(2, 0, 1).copy())
+    for file in images:
+        image = torch.from_numpy(np.asarray(open_image(str(file))).transpose(2, 0, 1).copy())
         height, width = image.shape[1:]
         shown = resize(image, *resized(height, width, loaded.image_size, loaded.max_side))
-        found += [as_boxes(each, loaded.classes) for each in loaded.net.detect([shown], [(height, width)])]
+        found += [as_boxes(each, loaded.classes) for each in loaded.model.detect([shown], [(height, width)])]
     return found
 
 
 @torch.no_grad()
 def leave_detections(run: RunRecord, data: BoxData, student: Detector, teacher: Detector | None) -> None:
-    """Write what lies in the first validation pictures and what both nets find there, and the pictures themselves."""
+    """Write what lies in the first validation images and what both models find there, and the images themselves."""
     student.eval()
     some = data.val.subset(range(min(LEFT, len(data.val))))
     loader = make_box_loader(
@@ -57,31 +57,31 @@ def leave_detections(run: RunRecord, data: BoxData, student: Detector, teacher: 
         shuffle=False,
         device=student.mean.device,
     )
-    folder = run.folder / "pictures"
+    folder = run.folder / "images"
     folder.mkdir(exist_ok=True)
     seen = []
     for place, scene in enumerate(loader.epoch(0)):
         file = folder / f"{Path(some.names[place]).stem}.jpg"
-        Image.fromarray(some.picture(place).permute(1, 2, 0).numpy()).save(file, "JPEG", quality=92)
-        nets = {"student": student, "teacher": teacher}
+        Image.fromarray(some.image(place).permute(1, 2, 0).numpy()).save(file, "JPEG", quality=92)
+        models = {"student": student, "teacher": teacher}
         found = {
-            name: None if net is None else as_boxes(net.detect(scene.images, scene.sizes)[0], data.classes)
-            for name, net in nets.items()
+            name: None if model is None else as_boxes(model.detect(scene.images, scene.sizes)[0], data.classes)
+            for name, model in models.items()
         }
         truth = _as_truth(some.objects(place), data.classes)
-        seen.append({"file": f"pictures/{file.name}", "truth": truth, **found})
-    run.write_detections({"pictures": seen})
+        seen.append({"file": f"images/{file.name}", "truth": truth, **found})
+    run.write_detections({"images": seen})
 
 
 def as_boxes(found: Detections, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """What was found in a picture, the best first."""
+    """What was found in an image, the best first."""
     rows = zip(found.scores.tolist(), found.labels.tolist(), found.boxes.tolist(), strict=True)
     boxes = [{"score": score, "class": classes[label - 1], "box": box} for score, label, box in rows]
     return sorted(boxes, key=lambda each: -each["score"])
 
 
 def _as_truth(objects: Objects, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """What lies in a picture, but for crowds."""
+    """What lies in an image, but for crowds."""
     some = objects.at(~objects.crowd)
     rows = zip(some.labels.tolist(), some.boxes.tolist(), strict=True)
     return [{"class": classes[label - 1], "box": box} for label, box in rows]

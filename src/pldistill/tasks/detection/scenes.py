@@ -1,6 +1,6 @@
-"""`scenes`: characters of many sizes, faces and colours strewn on textured canvases; made in seconds, no download.
+"""`scenes`: characters of many sizes, faces and colors strewn on textured canvases; made in seconds, no download.
 
-Other characters lie among them and belong to no class. Every picture follows from (seed, split, index), and no two
+Other characters lie among them and belong to no class. Every image follows from (seed, split, index), and no two
 splits share a draw.
 """
 
@@ -22,7 +22,7 @@ from pldistill.data.sampling import uniform
 from pldistill.files import cache_folder, write_whole
 from pldistill.tasks.detection.dataset import Annotations, DrawnBoxes, Objects
 
-VERSION = 1  # part of the cache file's name: raise it when a picture changes
+VERSION = 1  # part of the cache file's name: raise it when an image changes
 SIZE = 96
 MEAN = (0.5, 0.5, 0.5)  # of the default training split
 STD = (0.2, 0.2, 0.2)
@@ -31,17 +31,17 @@ CLASSES = tuple("ABEFHKMRS248")  # some alike: E and F, B and 8, H and K, S and 
 OTHERS = tuple("CDJLTUVX57?&+")  # strewn among them, of no class
 
 _LEAST, _LARGEST = 16, 46  # a character's longest side, in pixels
-_MOST, _OTHERS = 5, 2  # characters in a picture, of a class and of none
-_FAINT = 64  # grey that is not yet part of a character
+_MOST, _OTHERS = 5, 2  # characters in an image, of a class and of none
+_FAINT = 64  # gray that is not yet part of a character
 _TRIES = 12  # at a place where a character hides little
 _HIDDEN = 0.08  # share of the smaller of two boxes that may lie in the other
 
 
 def scenes(train: int = 3_000, val: int = 500, seed: int = 0) -> tuple[DrawnBoxes, DrawnBoxes]:
-    """Training and validation split of `train` and `val` pictures, from the cache where they were made before.
+    """Training and validation split of `train` and `val` images, from the cache where they were made before.
 
     Raises:
-        ValueError: a split without pictures, a negative seed, or a damaged cache file.
+        ValueError: a split without images, a negative seed, or a damaged cache file.
     """
     for name, value, least in (("train", train, 1), ("val", val, 1), ("seed", seed, 0)):
         if value < least:
@@ -73,13 +73,13 @@ def _split(images: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor, coun
 
 
 def draw(count: int, seed: int, split: str) -> DrawnBoxes:
-    """The pictures 0 ... count - 1 of a split."""
+    """The images 0 ... count - 1 of a split."""
     sheet = _Sheet(np.arange(count), seed, split)
     images = np.empty((count, SIZE, SIZE, 3), np.uint8)
     placed: list[list[_Placed]] = []
     for place in range(count):
         placed.append(sheet.layout(place))
-        images[place] = sheet.picture(place, placed[-1])
+        images[place] = sheet.image(place, placed[-1])
     kept = [[one for one in row if one.label] for row in placed]
     return _split(
         torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
@@ -90,7 +90,7 @@ def draw(count: int, seed: int, split: str) -> DrawnBoxes:
 
 
 class _Placed(NamedTuple):
-    """A character in a picture: its cover in [0, 1], its box, its slot, and its label; 0 where it is of no class."""
+    """A character in an image: its cover in [0, 1], its box, its slot, and its label; 0 where it is of no class."""
 
     cover: np.ndarray
     box: tuple[int, int, int, int]
@@ -99,7 +99,7 @@ class _Placed(NamedTuple):
 
 
 class _Sheet:
-    """The draws of some pictures; a picture has slots for characters, those of a class first."""
+    """The draws of some images; an image has slots for characters, those of a class first."""
 
     def __init__(self, ids: np.ndarray, seed: int, split: str) -> None:
         self._ids, self._seed, self._split = ids, seed, split
@@ -129,7 +129,7 @@ class _Sheet:
         return np.stack([self.between(low, high, f"{name}{k}") for k in range(columns)], axis=1)
 
     def layout(self, place: int) -> list[_Placed]:
-        """The characters of a picture, each where it hides little of those before it; else it is left out."""
+        """The characters of an image, each where it hides little of those before it; else it is left out."""
         placed: list[_Placed] = []
         slots = [*range(self.objects[place]), *range(_MOST, _MOST + self.others[place])]
         for slot in slots:
@@ -155,7 +155,7 @@ class _Sheet:
         size = max(4, round(width * scale)), max(4, round(height * scale))
         return np.asarray(turned.resize(size, Image.Resampling.BOX), dtype=np.float32) / 255
 
-    def picture(self, place: int, placed: Sequence[_Placed]) -> np.ndarray:
+    def image(self, place: int, placed: Sequence[_Placed]) -> np.ndarray:
         """`(96, 96, 3)` uint8: the canvas, the characters on it, noise on all."""
         canvas = self._canvas(place)
         for one in placed:
@@ -169,7 +169,7 @@ class _Sheet:
         return np.rint((canvas + self.noise[place] * (noise - 0.5)) * 255).clip(0, 255).astype(np.uint8)
 
     def _canvas(self, place: int) -> np.ndarray:
-        """A colour with three waves across it, from a slow change of light to a weave."""
+        """A color with three waves across it, from a slow change of light to a weave."""
         down, across = np.mgrid[0:SIZE, 0:SIZE] / SIZE
         canvas = np.tile(self.middle[place], (SIZE, SIZE, 1))
         for wave, cycles, height in zip(self.waves[place], (1, 6, 14), (0.16, 0.08, 0.06), strict=True):

@@ -1,4 +1,4 @@
-"""The sources of pictures with boxes by name, and the text that opens one: `coco:PATH,train=1000`, `scenes:seed=1`."""
+"""The sources of images with boxes by name, and the text that opens one: `coco:PATH,train=1000`, `scenes:seed=1`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ COCO_SIZE, MAX_SIDE = 800, 1333  # pixels, as torchvision's and detectron2's det
 
 
 def open_boxes(spec: str, *, image_size: int | None = None, max_side: int | None = None) -> BoxData:
-    """The pictures with boxes that `spec` names; see `BOX_SOURCES`.
+    """The images with boxes that `spec` names; see `BOX_SOURCES`.
 
-    `train=N` keeps N of COCO's training pictures; of scenes it is how many are drawn. `image_size` is the short side in
-    pixels that nets see in evaluation, and `max_side` what the long side may have at most; None are 800 and 1333, of
+    `train=N` keeps N of COCO's training images; of scenes it is how many are drawn. `image_size` is the short side in
+    pixels that models see in evaluation, and `max_side` what the long side may have at most; None are 800 and 1333, of
     scenes their own size.
 
     Raises:
@@ -88,7 +88,7 @@ BOX_SOURCES: Mapping[str, Source[BoxData]] = MappingProxyType(
         ),
         "coco": Source(
             "coco:PATH[,train=N]",
-            "pictures with boxes in COCO's form: train/ and val/, instances_train.json and instances_val.json",
+            "images with boxes in COCO's form: train/ and val/, instances_train.json and instances_val.json",
             _open_coco,
             options=("train",),
             parts=(),

@@ -1,4 +1,4 @@
-"""Object detection: the student proposes and samples regions once, and both nets say what these are.
+"""Object detection: the student proposes and samples regions once, and both models say what these are.
 
     1. the student's maps, its proposals and its sample of them with their labels, the background 0
     2. the student's box head on the sample, for its own losses and for the method
@@ -38,7 +38,7 @@ from pldistill.tasks.detection.weights import PUBLISHED, from_checkpoint, load_d
 from pldistill.teachers.live import Teacher
 from pldistill.types import Boxes, Outputs, Scenes
 
-_BOXES_A_PICTURE = 16  # so many fewer pictures do where each has several boxes
+_BOXES_A_IMAGE = 16  # so many fewer images do where each has several boxes
 
 
 class Detection(Task[BoxData, Detector]):
@@ -111,8 +111,8 @@ class Detection(Task[BoxData, Detector]):
         assert isinstance(model, FasterRCNN)
         return Detector(model, mean=mean, std=std, columns=columns, unused=unused)
 
-    def compile(self, net: Detector) -> None:
-        net.model.backbone.compile()
+    def compile(self, model: Detector) -> None:
+        model.model.backbone.compile()
 
     def teacher(self, recipe: Recipe, data: BoxData) -> DetectorTeacher | None:
         return open_detector(recipe, data)
@@ -120,20 +120,20 @@ class Detection(Task[BoxData, Detector]):
     def columns(self, data: BoxData) -> int:
         return columns_of(data, self.options["unused_ids"] == "keep")[-1] + 1
 
-    def stages(self, net: Detector) -> Sequence[str]:
+    def stages(self, model: Detector) -> Sequence[str]:
         return LEVELS
 
     @torch.no_grad()
-    def probe(self, net: Detector, data: BoxData) -> Outputs:
-        """Ask about the whole of a black picture."""
-        training = {module: module.training for module in net.modules()}
-        side, device = data.image_size, net.mean.device
+    def probe(self, model: Detector, data: BoxData) -> Outputs:
+        """Ask about the whole of a black image."""
+        training = {module: module.training for module in model.modules()}
+        side, device = data.image_size, model.mean.device
         black = torch.zeros(3, side, side, dtype=torch.uint8, device=device)
         whole = torch.tensor([[0.0, 0.0, side, side]], device=device)
         none = Boxes(whole[:0], torch.zeros(0, dtype=torch.int64, device=device))
         scene = Scenes((black,), (none,), torch.zeros(1, dtype=torch.int64), 0, ((side, side),), (whole,))
         try:
-            return net.eval().answer(scene)
+            return model.eval().answer(scene)
         finally:
             for module, flag in training.items():
                 module.training = flag
@@ -159,17 +159,17 @@ class Detection(Task[BoxData, Detector]):
     def validation(
         self, loaders: Loaders, data: BoxData, teacher: Teacher | None, autocast: Autocast
     ) -> DetectorValidation:
-        asked = None if teacher is None else teacher.members[0].net
+        asked = None if teacher is None else teacher.members[0].model
         assert asked is None or isinstance(asked, Detector)
         return DetectorValidation(loaders.val, data, asked, autocast)
 
     def examine(
         self, recipe: Recipe, data: BoxData, teacher: Teacher, most: int, place: Place, autocast: Autocast
     ) -> tuple[int, Tensor, int]:
-        """Ask the teacher what stands in the true boxes of fewer pictures, which have several each."""
-        some = data.val.subset(evenly(len(data.val), max(1, most // _BOXES_A_PICTURE)).tolist())
+        """Ask the teacher what stands in the true boxes of fewer images, which have several each."""
+        some = data.val.subset(evenly(len(data.val), max(1, most // _BOXES_A_IMAGE)).tolist())
         loader = _scored(replace(data, val=some), min(recipe.batch_size, len(some)), place, alone=True)
-        (asked,) = (member.net for member in teacher.members)
+        (asked,) = (member.model for member in teacher.members)
         assert isinstance(asked, Detector)
         hits, labels = 0, [torch.zeros(0, dtype=torch.int64)]
         for batch in loader.epoch(0):
@@ -181,9 +181,9 @@ class Detection(Task[BoxData, Detector]):
             labels.append(own.cpu())
         return hits, torch.cat(labels), len(data.classes)
 
-    def save(self, net: Detector, folder: Path, data: BoxData, recipe: Recipe) -> None:
+    def save(self, model: Detector, folder: Path, data: BoxData, recipe: Recipe) -> None:
         save_detector(
-            net,
+            model,
             folder,
             architecture=recipe.student,
             classes=data.classes,
@@ -193,10 +193,10 @@ class Detection(Task[BoxData, Detector]):
             options=self.options,
         )
 
-    def show(self, net: Detector, teacher: Teacher | None, run: RunRecord, data: BoxData) -> None:
-        asked = None if teacher is None else teacher.members[0].net
+    def show(self, model: Detector, teacher: Teacher | None, run: RunRecord, data: BoxData) -> None:
+        asked = None if teacher is None else teacher.members[0].model
         assert asked is None or isinstance(asked, Detector)
-        leave_detections(run, data, net, asked)
+        leave_detections(run, data, model, asked)
 
     def result(self, rows: Sequence[Mapping[str, Any]], data: BoxData) -> Figures:
         """Give the columns after the last epoch, and the best epoch by AP."""
@@ -212,7 +212,7 @@ class Detection(Task[BoxData, Detector]):
     def measure(
         self, folder: Path, recipe: Recipe, spec: str | None, batch_size: int, place: Place, autocast: Autocast
     ) -> Figures:
-        """Give COCO's six columns in percent and the number of pictures."""
+        """Give COCO's six columns in percent and the number of images."""
         loaded = load_detector(folder)
 
         def open_() -> BoxData:
@@ -226,13 +226,13 @@ class Detection(Task[BoxData, Detector]):
 
         data = distributed.everywhere(open_)
         figures = DetectorValidation(_scored(data, batch_size, place), data, None, autocast)(
-            loaded.net.to(place.device)
+            loaded.model.to(place.device)
         )
-        return {**{name: figures[name] for name in COLUMNS}, "pictures": len(data.val)}
+        return {**{name: figures[name] for name in COLUMNS}, "images": len(data.val)}
 
 
 def _scored(data: BoxData, batch_size: int, place: Place, *, alone: bool = False) -> BoxLoader:
-    """The validation pictures, each process's part of them, or all for each."""
+    """The validation images, each process's part of them, or all for each."""
     return make_box_loader(
         data.val,
         batch_size=batch_size,

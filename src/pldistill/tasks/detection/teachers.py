@@ -30,14 +30,14 @@ class DetectorTeacher(LiveTeacher):
     Its backbone, pyramid and box head run; its own proposals are never asked for.
     """
 
-    net: Detector  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: Detector  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, net: Detector) -> None:
-        super().__init__(net)  # pyright: ignore[reportArgumentType]  # fixed and put in eval mode as any net
+    def __init__(self, model: Detector) -> None:
+        super().__init__(model)  # pyright: ignore[reportArgumentType]  # fixed and put in eval mode as any model
 
     @torch.no_grad()
     def __call__(self, batch: Scenes) -> Outputs:
-        return self.net.answer(batch)
+        return self.model.answer(batch)
 
 
 def backbone_of(name: str, field: str) -> str:
@@ -73,7 +73,7 @@ def open_detector(recipe: Recipe, data: BoxData) -> DetectorTeacher | None:
         return _at_random(backbone_of(member.removeprefix(RANDOM), "teacher"), recipe, data)
     name, checkpoint = split_weights(member)
     if "/" in name:
-        raise ValueError(f"teacher: expected a run folder or a net's name, got {member!r}, which is no folder")
+        raise ValueError(f"teacher: expected a run folder or a model's name, got {member!r}, which is no folder")
     backbone, checkpoint = backbone_of(name, "teacher"), checkpoint or recipe.teacher_checkpoint
     if checkpoint is not None:
         return _from_checkpoint(backbone, checkpoint, recipe, data)
@@ -91,15 +91,15 @@ def _from_run(folder: str, recipe: Recipe, data: BoxData) -> DetectorTeacher:
             f"teacher {folder!r}: expected the data's {len(data.classes)} classes, got {len(loaded.classes)}"
         )
     _same_names(folder, loaded.classes, range(len(data.classes)), data)
-    net = loaded.net
-    teacher = _live(net.model, net.mean.flatten().tolist(), net.std.flatten().tolist(), recipe, data)
+    model = loaded.model
+    teacher = _live(model.model, model.mean.flatten().tolist(), model.std.flatten().tolist(), recipe, data)
     teacher.image_size = loaded.image_size
     return teacher
 
 
 def _at_random(backbone: str, recipe: Recipe, data: BoxData) -> DetectorTeacher:
     with torch.random.fork_rng(devices=[]):
-        # A stream of its own: a student of the same net must not start as its teacher.
+        # A stream of its own: a student of the same model must not start as its teacher.
         torch.manual_seed(key(recipe.seed, 0, "teacher"))
         unused = recipe.task_options["unused_ids"] == "keep"
         width = max(columns_of(data, unused)) + 1
@@ -110,7 +110,7 @@ def _at_random(backbone: str, recipe: Recipe, data: BoxData) -> DetectorTeacher:
 def _from_checkpoint(backbone: str, checkpoint: str, recipe: Recipe, data: BoxData) -> DetectorTeacher:
     """A file of weights says nothing of input statistics or names of classes, so they are the data's.
 
-    How wide the net is, and how it normalises, the file does say.
+    How wide the model is, and how it normalizes, the file does say.
     """
     shape = read_shape(checkpoint)
     options = {**recipe.task_options, **shape.options}

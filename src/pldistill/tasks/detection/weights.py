@@ -1,4 +1,4 @@
-"""Weights of whole detectors: torchvision's by name, and files, from which the shape of the net is read.
+"""Weights of whole detectors: torchvision's by name, and files, from which the shape of the model is read.
 
 A trained detector is a folder: torchvision's weights in `model.safetensors`, the rest in `config.json`.
 """
@@ -33,7 +33,7 @@ PUBLISHED = {"resnet50.coco_v1": FasterRCNN_ResNet50_FPN_Weights.COCO_V1}
 
 @dataclass(frozen=True)
 class Shape:
-    """What a file of weights says of the net it is for.
+    """What a file of weights says of the model it is for.
 
     Attributes:
         columns: logits of a region, the background among them.
@@ -45,7 +45,7 @@ class Shape:
 
 
 def read_shape(checkpoint: str | Path) -> Shape:
-    """Read the shape of the net from a file of weights, or a folder with `model.safetensors`.
+    """Read the shape of the model from a file of weights, or a folder with `model.safetensors`.
 
     Raises:
         ValueError: a file that cannot be read, or is none of a Faster R-CNN with a feature pyramid.
@@ -72,16 +72,18 @@ def from_checkpoint(
 ) -> FasterRCNN:
     """Build a detector and load a file, or a run's folder, into it, all of it or, with `new_head`, all but the head.
 
-    Weights of a net with batch normalisation fit one whose statistics are frozen.
+    Weights of a model with batch normalization fit one whose statistics are frozen.
 
     Raises:
-        ValueError: what `load_weights` refuses, or a file of a net of another kind.
+        ValueError: what `load_weights` refuses, or a file of a model of another kind.
     """
     shape = read_shape(checkpoint)
     ours = {name: options[name] for name in shape.options}
     freeze = (ours["norm"], shape.options["norm"]) == ("frozen", "batch")
     if {**ours, "norm": "batch" if freeze else ours["norm"]} != shape.options:
-        raise ValueError(f"checkpoint {checkpoint}: expected a net of {_said(ours)}, got one of {_said(shape.options)}")
+        raise ValueError(
+            f"checkpoint {checkpoint}: expected a model of {_said(ours)}, got one of {_said(shape.options)}"
+        )
     path, state = _read(checkpoint)
     model = build_detector(backbone, columns=columns, options={**options, "norm": shape.options["norm"]})
     put_weights(model, state, path, new_head=new_head)
@@ -140,15 +142,15 @@ class LoadedDetector:
     """A detector read from a folder, in eval mode, with what is needed to use it.
 
     Attributes:
-        net: the detector with its weights and input statistics.
+        model: the detector with its weights and input statistics.
         architecture: its name, `fasterrcnn:BACKBONE`.
         classes: class names; label i + 1 is `classes[i]`, 0 the background.
         category_ids: COCO's id of each class.
-        image_size: pixels of the short side that pictures were scored with.
+        image_size: pixels of the short side that images were scored with.
         max_side: what the long side had at most.
     """
 
-    net: Detector
+    model: Detector
     architecture: str
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
@@ -157,7 +159,7 @@ class LoadedDetector:
 
 
 def save_detector(
-    net: Detector,
+    model: Detector,
     directory: str | Path,
     *,
     architecture: str,
@@ -169,25 +171,25 @@ def save_detector(
 ) -> None:
     """Write `model.safetensors` and `config.json`, each whole or not at all; the arguments as in `LoadedDetector`.
 
-    `options` are those that the net was built with, of `task_options.DETECTION`.
+    `options` are those that the model was built with, of `task_options.DETECTION`.
     """
     config = {
         "task": "detection",
         "architecture": architecture,
         "label_names": list(classes),
         "category_ids": list(category_ids),
-        "columns": net.columns.tolist(),
-        "width": net.width,
-        "unused": net.unused,
-        "mean": net.mean.flatten().tolist(),
-        "std": net.std.flatten().tolist(),
+        "columns": model.columns.tolist(),
+        "width": model.width,
+        "unused": model.unused,
+        "mean": model.mean.flatten().tolist(),
+        "std": model.std.flatten().tolist(),
         "image_size": image_size,
         "max_side": max_side,
         "options": dict(options),
     }
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in net.model.state_dict().items()}
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.model.state_dict().items()}
     write_atomically(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
     write_atomically(folder / CONFIG, json.dumps(config, indent=2).encode("ascii"))
 
@@ -213,8 +215,8 @@ def load_detector(directory: str | Path) -> LoadedDetector:
         classes, ids = tuple(config["label_names"]), tuple(config["category_ids"])
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / CONFIG} is damaged: {error!r}") from error
-    with torch.random.fork_rng(devices=[]):  # reading a net must not change how the next one starts
+    with torch.random.fork_rng(devices=[]):  # reading a model must not change how the next one starts
         model = build_detector(backbone, columns=width, options=options)
     load_weights(model, folder / WEIGHTS)
-    net = Detector(model, **about).eval()
-    return LoadedDetector(net, config["architecture"], classes, ids, image_size, max_side)
+    detector = Detector(model, **about).eval()
+    return LoadedDetector(detector, config["architecture"], classes, ids, image_size, max_side)
