@@ -1,18 +1,18 @@
-"""An epoch from a store of the teacher's answers beside one of cross-entropy and one that asks the teacher:
+"""An epoch from a teacher cache of the teacher's answers beside one of cross-entropy and one that asks the teacher:
 python benchmarks/cache.py
 
 Timed in one process, in turn, an epoch of a few steps each, so that a slow moment of the machine meets all of them:
 
     ce       cross-entropy: no teacher
-    stored   a method of the logits, the answers looked up in a store of every class
+    stored   a method of the logits, the answers looked up in a teacher cache of every class
     live     the same, the teacher asked at each step
 
 Of each the epoch is timed twice over: its training, and with its validation, which has a fifth as many images, as
 CIFAR-100 has. Where there is a teacher, validation also measures how far the student answers as it does. Checkpoints
 are in none of them. Models, methods and setting are those of `pldistill reproduce table1`.
 
-The store's making is timed too, and with that its size and its price for CIFAR-100 are printed. Lines are added to the
-CSV, with the machine, versions and commit in each.
+The teacher cache's making is timed too, and with that its size and its price for CIFAR-100 are printed. Lines are added
+to the CSV, with the machine, versions and commit in each.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from pldistill.data import open_data
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord, environment
 from pldistill.studies import cifar
-from pldistill.teachers.cache import About
+from pldistill.teachers.cache import CacheMetadata
 from pldistill.training.build import assemble, make_accelerator
-from pldistill.training.cache_teacher import store_answers
+from pldistill.training.cache_teacher import cache_teacher
 from pldistill.training.loop import Loop
-from pldistill.training.progress import Silent
+from pldistill.training.progress import SilentCallback
 from pldistill.training.run import train
 
 CIFAR = {"images": 50_000, "validation_images": 10_000}
@@ -44,41 +44,41 @@ Seconds = dict[str, dict[str, list[float]]]  # of a part of an epoch, by what it
 
 
 class Clock:
-    """Looks on while a store is made, and times it."""
+    """Looks on while a teacher cache is made, and times it."""
 
     def warn(self, message: str) -> None:
         """A teacher of a few steps is not worth a word."""
 
-    def begin(self, about: About, done: int) -> None:
+    def begin(self, about: CacheMetadata, done: int) -> None:
         self.began, self.images = time.perf_counter(), 0
 
-    def asked(self, images: int) -> None:
+    def args(self, images: int) -> None:
         self.images += images
 
     def end(self) -> None:
         self.rate = self.images / (time.perf_counter() - self.began)
 
 
-def make_loops(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, Loop], About, float]:
-    """A loop for each thing that is timed; what the store is about, and the images a second of its making."""
-    teacher, student = cifar.PAIRS[asked.pair]
-    count = asked.batch_size * asked.steps
-    setting = {**cifar.TABLE1.setting, "batch_size": asked.batch_size, "amp": asked.amp, "epochs": 1}
+def make_loops(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Loop], CacheMetadata, float]:
+    """A loop for each thing that is timed; what the teacher cache is about, and the images a second of its making."""
+    teacher, student = cifar.PAIRS[args.pair]
+    count = args.batch_size * args.steps
+    setting = {**cifar.TABLE1.setting, "batch_size": args.batch_size, "amp": args.amp, "epochs": 1}
     setting |= {"data": f"glyphs:train={count},val={max(100, count // 5 // 100 * 100)}", "trust_teacher": True}
     # A teacher that was never trained answers with odd logits.
-    run = train(Recipe(student=teacher, method="ce", **setting), out=folder / "teacher", device=asked.device)
-    setting |= {"student": student, "epochs": 2 * (WARM_UP + asked.rounds)}
-    named, clock = {"teacher": str(run.folder), "views": asked.views}, Clock()
-    about = store_answers(
-        Recipe(method="kd", **setting, **named), folder / "store", views=asked.views, device=asked.device, watch=clock
+    run = train(Recipe(student=teacher, method="ce", **setting), out=folder / "teacher", device=args.device)
+    setting |= {"student": student, "epochs": 2 * (WARM_UP + args.rounds)}
+    named, clock = {"teacher": str(run.folder), "views": args.views}, Clock()
+    about = cache_teacher(
+        Recipe(method="kd", **setting, **named), folder / "store", views=args.views, device=args.device, callback=clock
     )
     recipes = {"ce": Recipe(method="ce", **setting)}
-    for method in asked.methods:
+    for method in args.methods:
         recipes[f"stored {method}"] = Recipe(method=method, teacher_cache=str(folder / "store"), **setting, **named)
         recipes[f"live {method}"] = Recipe(method=method, **setting, **named)
-    data, accelerator = open_data(setting["data"]), make_accelerator(asked.amp, asked.device)
+    data, accelerator = open_data(setting["data"]), make_accelerator(args.amp, args.device)
     loops = {
-        what: assemble(recipe, data, RunRecord(folder / what), accelerator, workers=0, watch=Silent())
+        what: assemble(recipe, data, RunRecord(folder / what), accelerator, workers=0, callback=SilentCallback())
         for what, recipe in recipes.items()
     }
     for loop in loops.values():
@@ -102,9 +102,9 @@ def measure(loops: Mapping[str, Loop], rounds: int) -> Seconds:
     return seconds
 
 
-def lines(seconds: Seconds, asked: argparse.Namespace, env: Mapping[str, Any]) -> list[dict[str, Any]]:
+def lines(seconds: Seconds, args: argparse.Namespace, env: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A line for each thing that was timed: its seconds, and those over CE's and the live teacher's of its round."""
-    setting = {name: getattr(asked, name) for name in ("pair", "amp", "batch_size", "steps", "rounds", "views")}
+    setting = {name: getattr(args, name) for name in ("pair", "amp", "batch_size", "steps", "rounds", "views")}
     found = []
     for part, by_what in seconds.items():
         for what, each in by_what.items():
@@ -131,21 +131,21 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def price(about: About, rate: float) -> str:
+def price(about: CacheMetadata, rate: float) -> str:
     """What stores take for CIFAR-100: bytes, and the time to make them at the rate that was measured."""
     rows = [f"CIFAR-100's 50,000 + 10,000 images, {rate:,.0f} images/s asked:", ""]
     rows += ["| views | classes stored | MB | minutes to make |", "|---:|---:|---:|---:|"]
     for views in (1, 10, 30, 240):
         for places in (100, 20):
             whole = replace(about, views=views, places=places, classes=100, **CIFAR)
-            asked = views * CIFAR["images"] + CIFAR["validation_images"]
+            args = views * CIFAR["images"] + CIFAR["validation_images"]
             size = sum(whole.sizes().values()) / 1e6
-            rows.append(f"| {views} | {places} | {size:,.1f} | {asked / rate / 60:,.1f} |")
+            rows.append(f"| {views} | {places} | {size:,.1f} | {args / rate / 60:,.1f} |")
     return "\n".join(rows)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Time an epoch from a store of a teacher's answers.")
+    parser = argparse.ArgumentParser(description="Time an epoch from a teacher cache.")
     parser.add_argument("--out", type=Path, help="the CSV to add to; benchmarks/cache-DEVICE.csv where not given")
     parser.add_argument("--pair", default="resnet56-resnet20", choices=cifar.PAIRS)
     parser.add_argument("--methods", nargs="+", default=["kd", "pld"], choices=("kd", "dkd", "dist", "pld"))
@@ -160,14 +160,14 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    asked = _arguments()
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
-    env = environment(device=asked.device, world_size=1)
+    args = _arguments()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    env = environment(device=args.device, world_size=1)
     with tempfile.TemporaryDirectory() as folder:
-        loops, about, rate = make_loops(asked, Path(folder))
-        found = lines(measure(loops, asked.rounds), asked, env)
-    out = asked.out or Path(__file__).with_name(f"cache-{asked.device}.csv")
+        loops, about, rate = make_loops(args, Path(folder))
+        found = lines(measure(loops, args.rounds), args, env)
+    out = args.out or Path(__file__).with_name(f"cache-{args.device}.csv")
     append(out, [{**line, "asked_per_second": rate} for line in found])
     print(table(found))
     print()

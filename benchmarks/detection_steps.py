@@ -2,7 +2,7 @@
 
 The models and the setting are those of `pldistill reproduce table7 --scale short`, on as many scenes as one step takes;
 every row's step is timed in turn, by the loop's own clock, and compared with the undistilled step of the same round.
-The teacher, a larger model, is asked for its backbone, pyramid and box head on the student's regions.
+The teacher, a larger model, is asked for its backbone, pyramid and box head on the student's RoIs.
 """
 
 import argparse
@@ -34,19 +34,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("detection-steps-cpu.csv"))
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     env = environment(device="cpu", world_size=1)
     with tempfile.TemporaryDirectory() as folder:
-        took = measure(open_loops(lay_out(Path(folder))), asked.rounds)
+        took = measure(open_loops(lay_out(Path(folder))), args.rounds)
     lines = []
     for row, seconds in took.items():
         ratios = [own / plain for own, plain in zip(seconds, took["ce"], strict=True)]
         figures = {**quartiles("seconds", seconds), **quartiles("to_ce", ratios)}
-        lines.append({"row": row, "batch_size": BATCH, "rounds": asked.rounds, **figures, **env})
+        lines.append({"row": row, "batch_size": BATCH, "rounds": args.rounds, **figures, **env})
         print(f"{row:10} {1000 * statistics.median(seconds):7.1f} ms  {statistics.median(ratios):.3f} of ce")
-    append(asked.out, lines)
-    print(asked.out)
+    append(args.out, lines)
+    print(args.out)
 
 
 if __name__ == "__main__":

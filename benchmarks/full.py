@@ -19,7 +19,7 @@ from pldistill.precision import resolve
 from pldistill.record import environment
 from pldistill.studies import STUDIES
 from pldistill.studies.estimate import Job, Work, seconds_of, time_work
-from pldistill.studies.study import Cell, plan
+from pldistill.studies.study import PlannedRun, plan
 
 TABLES = ("table2", "table3", "table4", "table5", "table6", "table8", "table9", "table10", "table11", "table12")
 TRAIN, VAL, CLASSES, SIZE = 1_281_167, 50_000, 1000, 224
@@ -27,7 +27,7 @@ FIELDS = ("table", "runs", "epochs", "days", "batch_size", "amp")
 MACHINE = ("device", "device_name", "cpu_capability", "cores", "threads", "torch", "timm", "commit", "dirty")
 
 
-def new_runs() -> dict[str, list[Cell]]:
+def new_runs() -> dict[str, list[PlannedRun]]:
     """Each table's runs that no earlier one has."""
     seen: set[Path] = set()
     found = {}
@@ -38,7 +38,7 @@ def new_runs() -> dict[str, list[Cell]]:
     return found
 
 
-def job(cell: Cell, batch_size: int, device: str) -> Job:
+def job(cell: PlannedRun, batch_size: int, device: str) -> Job:
     recipe = cell.recipe
     teacher = None if recipe.teacher is None else cell.models[0]
     return Job(
@@ -61,7 +61,7 @@ def timed(work: Work) -> float:
     return seconds
 
 
-def rows(found: dict[str, list[Cell]], batch_size: int, device: str) -> Iterable[dict[str, Any]]:
+def rows(found: dict[str, list[PlannedRun]], batch_size: int, device: str) -> Iterable[dict[str, Any]]:
     env = {name: environment(device=device, world_size=1)[name] for name in MACHINE}
     cells = [cell for runs in found.values() for cell in runs]
     seconds = iter(seconds_of([job(cell, batch_size, device) for cell in cells], timed))
@@ -77,13 +77,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("full-cpu.csv"), help="the CSV to write")
     parser.add_argument("--batch-size", type=int, default=32, help="images in a timed step")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    asked = parser.parse_args()
+    args = parser.parse_args()
     text = io.StringIO()
     writer = csv.DictWriter(text, [*FIELDS, *MACHINE], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows(new_runs(), asked.batch_size, asked.device))
-    write_atomically(asked.out, text.getvalue().encode())
-    print(text.getvalue() + str(asked.out))
+    writer.writerows(rows(new_runs(), args.batch_size, args.device))
+    write_atomically(args.out, text.getvalue().encode())
+    print(text.getvalue() + str(args.out))
 
 
 if __name__ == "__main__":

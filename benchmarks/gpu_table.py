@@ -53,10 +53,10 @@ def side_by_side(lines: Sequence[str], jobs: int, device: str) -> list[str]:
     return failed
 
 
-def lay_out(asked: argparse.Namespace) -> Plan:
+def lay_out(args: argparse.Namespace) -> Plan:
     study = find_study("cifar100-sgd")
-    given = {"pairs": [asked.pair], "rows": asked.methods, "seeds": asked.seeds, "data": asked.data}
-    return plan(study, out=asked.out, scale=asked.scale, **given)
+    given = {"pairs": [args.pair], "rows": args.methods, "seeds": args.seeds, "data": args.data}
+    return plan(study, out=args.out, scale=args.scale, **given)
 
 
 def main() -> None:
@@ -69,22 +69,22 @@ def main() -> None:
     parser.add_argument("--data", help="cifar100:PATH")
     parser.add_argument("--jobs", type=int, default=4, help="students at a time")
     parser.add_argument("--device", default="cuda")
-    asked = parser.parse_args()
-    layout = lay_out(asked)
+    args = parser.parse_args()
+    layout = lay_out(args)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     failed: list[str] = []
     try:
         teachers, students = (block.splitlines() for block in "\n".join(commands(layout)).split("\n\n", 1))
         done = {str(cell.folder) for cell in layout.runs if cell.record.finished}
-        for lines, jobs in ((teachers, 1), (students, asked.jobs)):
+        for lines, jobs in ((teachers, 1), (students, args.jobs)):
             todo = [line for line in lines if line and not any(folder in line.split() for folder in done)]
-            failed += side_by_side(todo, jobs, asked.device)
+            failed += side_by_side(todo, jobs, args.device)
     except Stopped:
         print("stopped: the same line goes on", flush=True)
-    comparison = write_tables(layout, asked.out)
-    write_page(layout, asked.out, comparison)
-    print((asked.out / "cifar100-sgd.md").read_text(encoding="utf-8"))
+    comparison = write_tables(layout, args.out)
+    write_page(layout, args.out, comparison)
+    print((args.out / "cifar100-sgd.md").read_text(encoding="utf-8"))
     if failed:
         sys.exit("failed: " + "; ".join(failed))
 

@@ -53,16 +53,16 @@ def draw_images(folder: Path, count: int, width: int, height: int) -> FolderSpli
     return FolderSplit([str(path) for path in paths], torch.arange(count) % CLASSES)
 
 
-def make_step(asked: argparse.Namespace, device: torch.device) -> Callable[[Batch], None]:
+def make_step(args: argparse.Namespace, device: torch.device) -> Callable[[Batch], None]:
     """One step of the student on a batch, as the loop takes it."""
-    bare = models.build(asked.student, num_classes=CLASSES, image_size=asked.image_size)
+    bare = models.build(args.student, num_classes=CLASSES, image_size=args.image_size)
     model = NormalizedModel(bare, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     distiller = Distiller(model, methods.find("ce").build(), Classification()).train()
     distiller.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(distiller.parameters(), lr=1e-3, momentum=0.9)
 
     def step(batch: Batch) -> None:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=asked.amp == "bf16"):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=args.amp == "bf16"):
             loss = distiller(batch, None, {"task": 1.0}).loss
         loss.backward()
         optimizer.step()
@@ -71,22 +71,22 @@ def make_step(asked: argparse.Namespace, device: torch.device) -> Callable[[Batc
     return step
 
 
-def works(asked: argparse.Namespace, split: FolderSplit, device: torch.device) -> dict[tuple[str, int | None], Work]:
+def works(args: argparse.Namespace, split: FolderSplit, device: torch.device) -> dict[tuple[str, int | None], Work]:
     """What is timed, by its name and its number of workers."""
-    step = make_step(asked, device)
+    step = make_step(args, device)
     loader = partial(
         make_loader,
         split,
-        batch_size=asked.batch_size,
-        image_size=asked.image_size,
+        batch_size=args.batch_size,
+        image_size=args.image_size,
         augment=Augment("resized"),
         seed=0,
         shuffle=True,
         device=device,
     )
-    loaders = {workers: loader(workers=workers) for workers in asked.workers}
+    loaders = {workers: loader(workers=workers) for workers in args.workers}
     ready = next(loader().epoch(0))
-    again = [ready] * (len(split) // asked.batch_size)
+    again = [ready] * (len(split) // args.batch_size)
     return {
         **{("loader", workers): partial(_show, lambda batch: None, made) for workers, made in loaders.items()},
         ("step", None): lambda number: _each(step, again),
@@ -119,13 +119,13 @@ def measure(timed: Mapping[Any, Work], images: int, rounds: int, device: torch.d
     return rates
 
 
-def lines(rates: Mapping[Any, Sequence[float]], asked: argparse.Namespace, env: Mapping[str, Any]) -> list[dict]:
+def lines(rates: Mapping[Any, Sequence[float]], args: argparse.Namespace, env: Mapping[str, Any]) -> list[dict]:
     """A line for each thing that was timed: median and quartiles over the rounds."""
     found = []
     for (what, workers), each in rates.items():
         low, middle, high = statistics.quantiles(each, method="inclusive") if len(each) > 1 else [each[0]] * 3
-        setting = {"student": asked.student, "image": "x".join(map(str, asked.image)), "amp": asked.amp}
-        setting |= {name: getattr(asked, name) for name in ("image_size", "batch_size", "images", "rounds")}
+        setting = {"student": args.student, "image": "x".join(map(str, args.image)), "amp": args.amp}
+        setting |= {name: getattr(args, name) for name in ("image_size", "batch_size", "images", "rounds")}
         figures = {"images_per_second": middle, "q1": low, "q3": high}
         found.append({"what": what, "workers": workers, **setting, **figures, **env})
     return found
@@ -173,26 +173,26 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--amp", default="auto", choices=("auto", "bf16", "off"))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, help="of torch; its own choice where not given")
-    asked = parser.parse_args()
-    asked.amp = resolve(asked.amp, torch.device(asked.device))
-    if asked.rounds < 1:
-        parser.error(f"--rounds: expected at least 1, got {asked.rounds}")
-    if asked.batch_size < 2 or asked.images < 1 or asked.images % asked.batch_size:
-        parser.error(f"--images: expected a multiple of {asked.batch_size}, at least 2 a batch, got {asked.images}")
-    return asked
+    args = parser.parse_args()
+    args.amp = resolve(args.amp, torch.device(args.device))
+    if args.rounds < 1:
+        parser.error(f"--rounds: expected at least 1, got {args.rounds}")
+    if args.batch_size < 2 or args.images < 1 or args.images % args.batch_size:
+        parser.error(f"--images: expected a multiple of {args.batch_size}, at least 2 a batch, got {args.images}")
+    return args
 
 
 def main() -> None:
-    asked = _arguments()
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
-    device = torch.device(asked.device)
+    args = _arguments()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
     env = environment(device=device, world_size=1)
     with tempfile.TemporaryDirectory() as folder:
-        split = draw_images(Path(folder), asked.images, *asked.image)
-        rates = measure(works(asked, split, device), asked.images, asked.rounds, device)
-    found = lines(rates, asked, env)
-    out = asked.out or Path(__file__).with_name(f"loader-{asked.device}.csv")
+        split = draw_images(Path(folder), args.images, *args.image)
+        rates = measure(works(args, split, device), args.images, args.rounds, device)
+    found = lines(rates, args, env)
+    out = args.out or Path(__file__).with_name(f"loader-{args.device}.csv")
     append(out, found)
     print(table(found))
     print(out)

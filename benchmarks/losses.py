@@ -41,22 +41,22 @@ SCALING = (*((FEW, classes) for classes in CLASSES), *((rows, MANY) for rows in 
 DRAWN = (bench.LISTING, "pld, plain", "dkd", "dist", bench.KD, "pld")  # as many as there are colors
 
 
-def measure(asked: argparse.Namespace, console: Console) -> None:
+def measure(args: argparse.Namespace, console: Console) -> None:
     """Time every case, and add its lines at once: what is done stays where the rest is stopped."""
     cases = [
-        (count, bench.Case(*shape, dtype, asked.device))
-        for count in asked.threads
-        for dtype in asked.dtypes
-        for shape in dict.fromkeys((*asked.shapes, *(SCALING if asked.scaling else ())))
+        (count, bench.Case(*shape, dtype, args.device))
+        for count in args.threads
+        for dtype in args.dtypes
+        for shape in dict.fromkeys((*args.shapes, *(SCALING if args.scaling else ())))
     ]
-    timed = {name: KNOWN[name] for name in asked.losses}
+    timed = {name: KNOWN[name] for name in args.losses}
     for count, case in cases:
         with bench.threads(count):
-            env = environment(device=asked.device, world_size=1)
-            for graph in (False, True) if asked.device == "cuda" else (False,):
-                memory = asked.memory and not graph
-                found = bench.compare(timed, case, rounds=asked.rounds, graph=graph, memory=memory)
-                append(asked.out, [{**line, **env} for line in found])
+            env = environment(device=args.device, world_size=1)
+            for graph in (False, True) if args.device == "cuda" else (False,):
+                memory = args.memory and not graph
+                found = bench.compare(timed, case, rounds=args.rounds, graph=graph, memory=memory)
+                append(args.out, [{**line, **env} for line in found])
                 console.print(f"{env['threads']} threads", shown(found), sep="\n")
 
 
@@ -120,23 +120,23 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--memory", action="store_true", help="also the memory, of shapes of 10^6 logits")
     parser.add_argument("--figure", action="store_true", help="draw the CSV's curves, and time nothing")
-    asked = parser.parse_args()
-    if asked.rounds < 1:
-        parser.error(f"--rounds: expected at least 1, got {asked.rounds}")
-    if min(asked.threads) < 1:
-        parser.error(f"--threads: expected at least 1, got {min(asked.threads)}")
-    return asked
+    args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error(f"--rounds: expected at least 1, got {args.rounds}")
+    if min(args.threads) < 1:
+        parser.error(f"--threads: expected at least 1, got {min(args.threads)}")
+    return args
 
 
 def main() -> None:
-    asked = _arguments()
-    if asked.figure:
-        for dtype in asked.dtypes:
-            for count in asked.threads:
-                print(*draw_from(asked.out, asked.device, dtype, count))
+    args = _arguments()
+    if args.figure:
+        for dtype in args.dtypes:
+            for count in args.threads:
+                print(*draw_from(args.out, args.device, dtype, count))
         return
-    measure(asked, Console())
-    print(asked.out)
+    measure(args, Console())
+    print(args.out)
 
 
 if __name__ == "__main__":

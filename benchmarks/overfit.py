@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pldistill import make_recipe, train
-from pldistill.training.progress import Terminal
+from pldistill.training.progress import ProgressBar
 
 SMALL = {"fpn_channels": 128, "head_width": 256, "anchor": 16, "rois_per_image": 64, "rpn_per_image": 128}
 PROPOSALS = {"pre_nms": 400, "post_nms": 300, "pre_nms_eval": 400, "post_nms_eval": 200}
@@ -39,17 +39,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--image-size", type=int, default=192, help="short side in pixels")
-    asked = parser.parse_args()
-    first_images(asked.coco, asked.images, asked.out / "images")
+    args = parser.parse_args()
+    first_images(args.coco, args.images, args.out / "images")
     recipe = make_recipe(
         {
             "task": "detection",
-            "data": f"coco:{asked.out / 'images'}",
+            "data": f"coco:{args.out / 'images'}",
             "student": "fasterrcnn:resnet18",
             "method": "ce",
-            "epochs": asked.epochs,
+            "epochs": args.epochs,
             "batch_size": 4,
-            "image_size": asked.image_size,
+            "image_size": args.image_size,
             "optimizer": "adamw",
             "lr": 1e-3,
             "weight_decay": 0.0,
@@ -58,8 +58,8 @@ def main() -> None:
             "task_options": {**SMALL, **PROPOSALS},
         }
     )
-    folder = asked.out / "run"
-    train(recipe, out=folder, resume=(folder / "recipe.json").exists(), watch=Terminal(Console()))
+    folder = args.out / "run"
+    train(recipe, out=folder, resume=(folder / "recipe.json").exists(), callback=ProgressBar(Console()))
 
 
 if __name__ == "__main__":

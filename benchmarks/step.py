@@ -9,7 +9,7 @@ Timed in one process, in turn, a group of steps each, so that a slow moment of t
              layout as in the loop, on batches that are there already; no method, no optimizer, no augmentation
     student  bare, without the teacher
     loop     pldistill's whole step: order, augmentation, teacher, method, optimizer, sums
-    stored   the same, with the teacher's answers from a store
+    stored   the same, with the teacher's answers from a teacher cache
 
 The clock of `plain` starts when the workers have given their first batch. Method and optimizer are those of
 `pldistill reproduce table1` on both sides. Validation and checkpoints are in none of them.
@@ -44,18 +44,18 @@ from pldistill.precision import resolve
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord, environment
 from pldistill.studies import cifar
-from pldistill.teachers.cache import About
+from pldistill.teachers.cache import CacheMetadata
 from pldistill.training.build import assemble, make_accelerator
-from pldistill.training.cache_teacher import store_answers
-from pldistill.training.distiller import Tally
+from pldistill.training.cache_teacher import cache_teacher
+from pldistill.training.distiller import EpochMetrics
 from pldistill.training.loop import Loop
 from pldistill.training.optim import make_optimizer
-from pldistill.training.progress import Silent
+from pldistill.training.progress import SilentCallback
 from pldistill.training.run import train
 from pldistill.types import Outputs
 
 WARM_UP = 1  # rounds that do not count
-VIEWS = 2  # of the store
+VIEWS = 2  # of the teacher cache
 # What each thing is compared with: its work is that, and the loop's own cost.
 FLOOR = {"loop": "bare", "stored": "student"}
 Work = Callable[[int], float]  # one round's work, given its number; gives its seconds
@@ -149,7 +149,7 @@ def whole(loop: Loop) -> Work:
     middle = loop.recipe.epochs // 2  # where no weight is on its way up
 
     def work(number: int) -> float:
-        loop.epoch, loop.tally = middle + number, Tally(loop.accelerator.device)
+        loop.epoch, loop.tally = middle + number, EpochMetrics(loop.accelerator.device)
         _wait(loop.accelerator.device)
         began = time.perf_counter()
         loop._train_epoch(Interrupts())
@@ -174,28 +174,28 @@ def _wait(device: torch.device) -> None:
 
 
 class Quiet:
-    """Looks on while the store is made, and does nothing."""
+    """Looks on while the teacher cache is made, and does nothing."""
 
     def warn(self, message: str) -> None: ...
-    def begin(self, about: About, done: int) -> None: ...
-    def asked(self, images: int) -> None: ...
+    def begin(self, about: CacheMetadata, done: int) -> None: ...
+    def args(self, images: int) -> None: ...
     def end(self) -> None: ...
 
 
-def make_loops(asked: argparse.Namespace, folder: Path) -> tuple[dict[str, Loop], Data]:
+def make_loops(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Loop], Data]:
     """Our loops by name, and their data. The teacher is trained for a few steps: an untrained one gives odd logits."""
-    teacher, student = cifar.PAIRS[asked.pair]
-    setting = {**cifar.TABLE1.setting, "batch_size": asked.batch_size, "amp": asked.amp, "epochs": 1}
-    setting["data"] = f"glyphs:train={asked.batch_size * asked.steps},val=100"
-    train(Recipe(student=teacher, method="ce", **setting), out=folder / "teacher", device=asked.device)
-    setting |= {"epochs": 2 * (WARM_UP + asked.rounds), "teacher": str(folder / "teacher"), "trust_teacher": True}
-    live = Recipe(student=student, method=asked.method, **setting)
+    teacher, student = cifar.PAIRS[args.pair]
+    setting = {**cifar.TABLE1.setting, "batch_size": args.batch_size, "amp": args.amp, "epochs": 1}
+    setting["data"] = f"glyphs:train={args.batch_size * args.steps},val=100"
+    train(Recipe(student=teacher, method="ce", **setting), out=folder / "teacher", device=args.device)
+    setting |= {"epochs": 2 * (WARM_UP + args.rounds), "teacher": str(folder / "teacher"), "trust_teacher": True}
+    live = Recipe(student=student, method=args.method, **setting)
     setting |= {"teacher_cache": str(folder / "store"), "views": VIEWS}
-    stored = Recipe(student=student, method=asked.method, **setting)
-    store_answers(live, folder / "store", views=VIEWS, device=asked.device, watch=Quiet())
-    data, accelerator = open_data(live.data), make_accelerator(live.amp, asked.device)
+    stored = Recipe(student=student, method=args.method, **setting)
+    cache_teacher(live, folder / "store", views=VIEWS, device=args.device, callback=Quiet())
+    data, accelerator = open_data(live.data), make_accelerator(live.amp, args.device)
     loops = {
-        what: assemble(recipe, data, RunRecord(folder / what), accelerator, workers=0, watch=Silent())
+        what: assemble(recipe, data, RunRecord(folder / what), accelerator, workers=0, callback=SilentCallback())
         for what, recipe in (("loop", live), ("stored", stored))
     }
     return loops, data
@@ -225,12 +225,12 @@ def measure(timed: Mapping[str, Work], images: int, rounds: int) -> dict[str, li
     return rates
 
 
-def lines(rates: Mapping[str, Sequence[float]], asked: argparse.Namespace, env: Mapping[str, Any]) -> list[dict]:
+def lines(rates: Mapping[str, Sequence[float]], args: argparse.Namespace, env: Mapping[str, Any]) -> list[dict]:
     """A line for each thing that was timed: its rate, and its rate to another's of the same round."""
     found = []
     for what, each in rates.items():
-        setting = {"pair": asked.pair, "method": asked.method, "amp": asked.amp, "batch_size": asked.batch_size}
-        setting |= {"steps": asked.steps, "rounds": asked.rounds, "workers": asked.workers if what == "plain" else None}
+        setting = {"pair": args.pair, "method": args.method, "amp": args.amp, "batch_size": args.batch_size}
+        setting |= {"steps": args.steps, "rounds": args.rounds, "workers": args.workers if what == "plain" else None}
         ratios = {"to_plain": rates["plain"], "to_floor": rates.get(FLOOR.get(what, ""))}
         figures = quartiles("images_per_second", each)
         for name, other in ratios.items():
@@ -268,26 +268,26 @@ def _arguments() -> argparse.Namespace:
 
 def parsed(parser: argparse.ArgumentParser, steps: str, **least: int) -> argparse.Namespace:
     """Read the command line; `least` bounds further numbers than those all have, `steps` says what steps are called."""
-    asked = parser.parse_args()
-    asked.amp = resolve(asked.amp, torch.device(asked.device))
+    args = parser.parse_args()
+    args.amp = resolve(args.amp, torch.device(args.device))
     for name, bound in {"rounds": 1, "steps": 1, "batch_size": 2, **least}.items():
-        if getattr(asked, name) < bound:
-            parser.error(f"--{name.replace('_', '-')}: expected at least {bound}, got {getattr(asked, name)}")
-    if asked.batch_size * asked.steps < 100:  # the drawn characters are of as many classes
-        parser.error(f"--steps: expected at least 100 images in {steps}, got {asked.batch_size * asked.steps}")
-    return asked
+        if getattr(args, name) < bound:
+            parser.error(f"--{name.replace('_', '-')}: expected at least {bound}, got {getattr(args, name)}")
+    if args.batch_size * args.steps < 100:  # the drawn characters are of as many classes
+        parser.error(f"--steps: expected at least 100 images in {steps}, got {args.batch_size * args.steps}")
+    return args
 
 
 def main() -> None:
-    asked = _arguments()
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
-    env = environment(device=asked.device, world_size=1)
+    args = _arguments()
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    env = environment(device=args.device, world_size=1)
     with tempfile.TemporaryDirectory() as folder:
-        timed = works(*make_loops(asked, Path(folder)), asked.workers)
-        rates = measure(timed, asked.batch_size * asked.steps, asked.rounds)
-    found = lines(rates, asked, env)
-    out = asked.out or Path(__file__).with_name(f"step-{asked.device}.csv")
+        timed = works(*make_loops(args, Path(folder)), args.workers)
+        rates = measure(timed, args.batch_size * args.steps, args.rounds)
+    found = lines(rates, args, env)
+    out = args.out or Path(__file__).with_name(f"step-{args.device}.csv")
     append(out, found)
     print(table(found))
     print(out)

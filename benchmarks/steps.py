@@ -24,9 +24,9 @@ from pldistill.studies import cifar
 from pldistill.studies.study import Plan, Scale, plan
 from pldistill.tasks import make_task
 from pldistill.training.build import assemble, make_accelerator
-from pldistill.training.distiller import Tally
+from pldistill.training.distiller import EpochMetrics
 from pldistill.training.loop import Loop
-from pldistill.training.progress import Silent
+from pldistill.training.progress import SilentCallback
 from pldistill.training.run import train
 
 TEACHER_STEPS = 20
@@ -52,7 +52,7 @@ def open_loops(layout: Plan) -> dict[str, Loop]:
     dataset = make_task(teacher.recipe).open(teacher.recipe, download=False)
     loops = {}
     for cell in layout.cells:
-        loop = assemble(cell.recipe, dataset, RunRecord(cell.folder), accelerator, workers=0, watch=Silent())
+        loop = assemble(cell.recipe, dataset, RunRecord(cell.folder), accelerator, workers=0, callback=SilentCallback())
         loop.epoch = cell.recipe.epochs // 2
         loop.prepare()
         loops[cell.row] = loop
@@ -61,7 +61,7 @@ def open_loops(layout: Plan) -> dict[str, Loop]:
 
 def seconds_of_step(loop: Loop) -> float:
     """One step, by the clock that the loop's own record is made with."""
-    loop.tally = Tally(loop.accelerator.device)
+    loop.tally = EpochMetrics(loop.accelerator.device)
     loop._train_epoch(Interrupts())
     assert loop.tally.batches == 1
     return loop.tally.seconds
@@ -103,20 +103,20 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--amp", default="auto", choices=("auto", "bf16", "off"))
     parser.add_argument("--threads", type=int, help="of torch; its own choice where not given")
-    asked = parser.parse_args()
-    asked.amp = resolve(asked.amp, torch.device("cpu"))
-    if asked.rounds < 1:
-        parser.error(f"--rounds: expected at least 1, got {asked.rounds}")
-    if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
+    args = parser.parse_args()
+    args.amp = resolve(args.amp, torch.device("cpu"))
+    if args.rounds < 1:
+        parser.error(f"--rounds: expected at least 1, got {args.rounds}")
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
     env = environment(device="cpu", world_size=1)
     with tempfile.TemporaryDirectory() as folder:
-        layout = lay_out(Path(folder), asked.pair, asked.methods, asked.batch_size, asked.amp)
-        times = summarize(measure(open_loops(layout), asked.rounds), layout, env)
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(asked.out, steps_csv(times).encode())
+        layout = lay_out(Path(folder), args.pair, args.methods, args.batch_size, args.amp)
+        times = summarize(measure(open_loops(layout), args.rounds), layout, env)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(args.out, steps_csv(times).encode())
     print(steps_markdown(times))
-    print(asked.out)
+    print(args.out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from pldistill import bench
 from pldistill.reports.steps import read_steps, steps_markdown
 from pldistill.reports.times import machine_name
-from pldistill.teachers.cache import Form
+from pldistill.teachers.cache import RecordFormat
 
 ROOT = Path(__file__).parents[1]
 Line = Mapping[str, str]
@@ -201,7 +201,7 @@ def step_table() -> str:
 
 
 def cache_table() -> str:
-    """Epochs with the live teacher and from its store, over those of cross-entropy alone."""
+    """Epochs with the live teacher and from its teacher cache, over those of cross-entropy alone."""
     parts = []
     for (pair, _), group in groupby(benchmark("cache-cpu.csv"), key=lambda line: (line["pair"], place(line))):
         lines = [line for line in group if line["part"] == "epoch"]
@@ -230,13 +230,13 @@ def ratio(line: Line, name: str) -> list[str]:
 
 
 def store_table() -> str:
-    """What a store of CIFAR-100 takes: a record for each view of 50,000 images and for 10,000 validation ones."""
-    whole = Form(classes=100, places=100)
+    """What a cache of CIFAR-100 takes: a record for each view of 50,000 images and for 10,000 validation ones."""
+    whole = RecordFormat(classes=100, places=100)
     shown = ["| views | every class (MB) | 20 of 100 (MB) |", "|---:|---:|---:|"]
     for views in (1, 10, 30, 240):
         sizes = [
             views * 50_000 * form.dtype.itemsize + 10_000 * whole.dtype.itemsize
-            for form in (whole, Form(classes=100, places=20))
+            for form in (whole, RecordFormat(classes=100, places=20))
         ]
         shown.append(f"| {views} | {' | '.join(f'{size / 1e6:,.1f}' for size in sizes)} |")
     return "\n".join(shown)

@@ -39,7 +39,7 @@ def every_step(monkeypatch):
 
 @pytest.fixture(scope="session")
 def store(teacher, tmp_path_factory):
-    """A store of two views with every class; nobody writes to it."""
+    """A teacher cache of two views with every class; nobody writes to it."""
     folder = tmp_path_factory.mktemp("stores") / "all"
     make(teacher, folder)
     return folder
@@ -47,7 +47,7 @@ def store(teacher, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def few(teacher, tmp_path_factory):
-    """A store of two views with ten of the classes, for temperature 4; nobody writes to it."""
+    """A teacher cache of two views with ten of the classes, for temperature 4; nobody writes to it."""
     folder = tmp_path_factory.mktemp("stores") / "few"
     make(teacher, folder, places=10)
     return folder

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pldistill.methods import METHODS, find
-from pldistill.teachers.cache import Form
+from pldistill.teachers.cache import RecordFormat
 
 
 def drawn(rows, classes, scale=5.0, offset=0.0, seed=0):
@@ -38,7 +38,7 @@ def grid(rows, classes, seed=0):
 @pytest.mark.parametrize("classes", [2, 100, 300])
 def test_all_classes_come_back_to_the_rounding_of_float16(classes, offset):
     logits = drawn(20, classes, offset=offset)
-    found = read(Form(classes, classes), logits, labels_of(logits))
+    found = read(RecordFormat(classes, classes), logits, labels_of(logits))
     below = logits - logits.amax(1, keepdim=True)
     # 2^-11 of the distance from the largest, and what float32 rounds the logits themselves to
     assert torch.all((found - logits).abs() <= below.abs() * 2.0**-11 + logits.abs() * 2.0**-23 + 1e-7)
@@ -47,14 +47,14 @@ def test_all_classes_come_back_to_the_rounding_of_float16(classes, offset):
 
 def test_a_distance_beyond_float16_stays_finite():
     logits = torch.tensor([[0.0, -1e6, -1.0]])
-    assert read(Form(3, 3), logits, torch.tensor([0])).tolist() == [[0.0, -65504.0, -1.0]]
+    assert read(RecordFormat(3, 3), logits, torch.tensor([0])).tolist() == [[0.0, -65504.0, -1.0]]
 
 
 @pytest.mark.parametrize(("classes", "size"), [(256, 1), (257, 2), (65536, 2), (65537, 4)])
 def test_a_class_takes_as_few_bytes_as_will_do(classes, size):
-    form = Form(classes, 3, 4.0)
+    form = RecordFormat(classes, 3, 4.0)
     assert form.dtype.itemsize == 8 + 3 * (2 + size)
-    assert Form(classes, classes).dtype.itemsize == 8 + 2 * classes
+    assert RecordFormat(classes, classes).dtype.itemsize == 8 + 2 * classes
     logits = torch.zeros(1, classes)
     logits[0, -1], logits[0, 1] = 9.0, 8.0
     found = read(form, logits, torch.tensor([classes - 2]))
@@ -66,7 +66,7 @@ def test_a_class_takes_as_few_bytes_as_will_do(classes, size):
 def test_the_weights_of_the_stored_places_are_exact_and_the_others_share_the_rest(places, temperature):
     logits = drawn(50, 30, offset=100.0)
     labels = labels_of(logits)
-    found = read(Form(30, places, temperature), logits, labels)
+    found = read(RecordFormat(30, places, temperature), logits, labels)
     stored = stored_of(logits, labels, places)
     assert stored.gather(1, labels[:, None]).all()
     exact, read_back = ((rows.double() / temperature).softmax(1) for rows in (logits, found))
@@ -83,7 +83,7 @@ def test_the_weights_of_the_stored_places_are_exact_and_the_others_share_the_res
 def test_the_order_of_the_largest_is_the_teacher_s(places):
     logits = grid(200, 40)
     labels = torch.full((200,), -1)
-    found = read(Form(40, places, 4.0), logits, labels)
+    found = read(RecordFormat(40, places, 4.0), logits, labels)
     expected = logits.sort(dim=1, descending=True, stable=True).indices[:, :places]
     least = logits.gather(1, expected)[:, -1:]
     assert torch.equal(found.gather(1, expected), logits.gather(1, expected))
@@ -96,7 +96,7 @@ def test_the_gradient_is_off_by_four_times_the_tail_s_mass_at_most(method, tempe
     teacher, student = grid(60, 50), drawn(60, 50, scale=3.0, seed=4)
     labels, places = labels_of(teacher), 6
     loss = find(method).build(**find(method).complete_options({"temperature": temperature})).loss
-    found = read(Form(50, places, temperature), teacher, labels)
+    found = read(RecordFormat(50, places, temperature), teacher, labels)
     gradients = []
     for logits in (teacher.double(), found.double()):
         s = student.double().requires_grad_()
@@ -122,4 +122,4 @@ def test_an_answer_that_is_not_finite_is_refused(value):
     logits = torch.zeros(2, 3)
     logits[1, 2] = value
     with pytest.raises(ValueError, match="expected finite logits of the teacher"):
-        Form(3, 3).encode(logits, torch.tensor([0, 1]))
+        RecordFormat(3, 3).encode(logits, torch.tensor([0, 1]))

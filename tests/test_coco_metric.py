@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from pldistill.tasks.detection.coco import annotation_rows
-from pldistill.tasks.detection.dataset import Annotations, DrawnBoxes, Objects
+from pldistill.tasks.detection.dataset import Annotations, BoxAnnotations, DrawnBoxes
 from pldistill.tasks.detection.metrics import COLUMNS, coco_figures
 from pldistill.types import Detections
 
@@ -24,7 +24,7 @@ def split(*images, ids=None):
         for row in p
     ]
     boxes, labels, areas, crowds = zip(*rows, strict=True)
-    objects = Objects(
+    objects = BoxAnnotations(
         torch.tensor(boxes, dtype=torch.float64),
         torch.tensor(labels),
         torch.tensor(areas, dtype=torch.float64),

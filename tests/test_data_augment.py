@@ -9,7 +9,17 @@ from torch.nn import functional as F
 from torchvision.transforms import RandomResizedCrop
 
 from pldistill.data import Augment, Dataset, TensorSplit, default_augment
-from pldistill.data.augment import boxes, cut, evaluation_resize, fit, flips, mirror, replay, shift, shifts
+from pldistill.data.augment import (
+    apply_augment,
+    boxes,
+    crop,
+    evaluation_resize,
+    flips,
+    horizontal_flip,
+    random_crop,
+    resize_center_crop,
+    shifts,
+)
 
 IDS = np.arange(20_000)
 
@@ -24,14 +34,14 @@ def test_shift_cuts_each_padded_image_at_its_corner(height, width, padding):
     images, span = noise(50, height, width), 2 * padding + 1
     top, left = torch.arange(50) % span, torch.arange(50) // 3 % span
     top[-1] = left[-1] = 2 * padding  # the last stretch reaches farthest
-    made = shift(images, padding, top, left)
+    made = random_crop(images, padding, top, left)
     for image, y, x, result in zip(images, top.tolist(), left.tolist(), made, strict=True):
         assert torch.equal(result, F.pad(image, (padding,) * 4)[:, y : y + height, x : x + width])
 
 
 def test_mirror_turns_the_named_images_only():
     images = noise(5, 4, 6)
-    made = mirror(images.clone(), torch.tensor([1, 4]))
+    made = horizontal_flip(images.clone(), torch.tensor([1, 4]))
     assert torch.equal(made[[1, 4]], images[[1, 4]].flip(-1))
     assert torch.equal(made[[0, 2, 3]], images[[0, 2, 3]])
 
@@ -84,7 +94,7 @@ def test_a_image_of_one_pixel_has_a_box():
 
 def test_cut_of_the_whole_image_at_its_own_size_changes_nothing():
     images = noise(3, 16, 16)
-    assert torch.equal(cut(images, np.array([[0, 0, 16, 16]] * 3), 16), images)
+    assert torch.equal(crop(images, np.array([[0, 0, 16, 16]] * 3), 16), images)
 
 
 @pytest.mark.parametrize(("size", "short"), [(32, 32), (64, 64), (65, 69), (224, 236)])
@@ -94,18 +104,18 @@ def test_the_short_side_before_the_central_crop(size, short):
 
 def test_fit_leaves_a_small_image_of_the_right_size_alone_and_crops_the_long_side():
     images = noise(2, 32, 32)
-    assert fit(images, 32) is images
+    assert resize_center_crop(images, 32) is images
     wide = torch.cat([torch.zeros_like(images), images, torch.zeros_like(images)], dim=3)
-    assert torch.equal(fit(wide, 32), images)
-    assert fit(noise(1, 50, 20), 32).shape == (1, 3, 32, 32)
-    assert fit(noise(1, 300, 231), 224).shape == (1, 3, 224, 224)
+    assert torch.equal(resize_center_crop(wide, 32), images)
+    assert resize_center_crop(noise(1, 50, 20), 32).shape == (1, 3, 32, 32)
+    assert resize_center_crop(noise(1, 300, 231), 224).shape == (1, 3, 224, 224)
 
 
 @pytest.mark.parametrize("augment", [Augment("pad"), Augment("resized"), Augment("none"), None])
 def test_a_batch_is_its_images_one_by_one(augment):
     images, ids = noise(12, 20, 20), np.arange(40, 52)
-    together = replay(images.clone(), augment, 16, 1, 2, ids)
-    alone = [replay(images[i : i + 1].clone(), augment, 16, 1, 2, ids[i : i + 1]) for i in range(12)]
+    together = apply_augment(images.clone(), augment, 16, 1, 2, ids)
+    alone = [apply_augment(images[i : i + 1].clone(), augment, 16, 1, 2, ids[i : i + 1]) for i in range(12)]
     assert torch.equal(together, torch.cat(alone))
     assert together.dtype == torch.uint8
 

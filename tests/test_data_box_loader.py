@@ -11,8 +11,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from pldistill.data import TensorSplit, make_loader
 from pldistill.tasks.detection.dataset import (
     Annotations,
+    BoxAnnotations,
     DrawnBoxes,
-    Objects,
     StoredBoxes,
     make_box_loader,
     resize,
@@ -33,7 +33,7 @@ def annotations(sizes, counts):
     right, bottom = left + 1 + corners[:, 2] * owners[:, 1] * 0.3, top + 1 + corners[:, 3] * owners[:, 0] * 0.3
     boxes = torch.stack([left, top, right, bottom], 1)
     crowd = torch.arange(len(boxes)) % 5 == 4
-    objects = Objects(boxes, 1 + torch.arange(len(boxes)) % 3, (right - left) * (bottom - top), crowd)
+    objects = BoxAnnotations(boxes, 1 + torch.arange(len(boxes)) % 3, (right - left) * (bottom - top), crowd)
     numbers = tuple(range(100, 100 + len(sizes)))
     return Annotations(sizes, objects, counts, numbers, tuple(f"{number}.png" for number in numbers))
 
@@ -127,7 +127,7 @@ def test_boxes_go_with_their_pixels(mirrored):
     image[:, 8:24, 12:20] = 255
     known = Annotations(
         torch.tensor([[40, 60]]),
-        Objects(*(torch.tensor(column) for column in ([[12.0, 8.0, 20.0, 24.0]], [2], [128.0], [False]))),
+        BoxAnnotations(*(torch.tensor(column) for column in ([[12.0, 8.0, 20.0, 24.0]], [2], [128.0], [False]))),
         torch.tensor([1]),
         (1,),
         ("a",),
@@ -148,7 +148,7 @@ def test_boxes_go_with_their_pixels(mirrored):
 @pytest.mark.parametrize(("height", "width"), [(30, 44), (44, 30), (20, 90), (49, 49), (25, 25)])
 def test_sizes_pixels_and_boxes_are_torchvision_s(height, width):
     pixels = torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
-    objects = Objects(*(torch.tensor(c) for c in ([[2.5, 3.0, 17.0, 19.75]], [1], [1.0], [False])))
+    objects = BoxAnnotations(*(torch.tensor(c) for c in ([[2.5, 3.0, 17.0, 19.75]], [1], [1.0], [False])))
     theirs = GeneralizedRCNNTransform(25, 60, [0.0] * 3, [1.0] * 3, size_divisible=1)
     batch, (wanted,) = theirs([pixels / 255], [{"boxes": objects.boxes.float(), "labels": objects.labels}])
     shown = resized(height, width, 25, 60)

@@ -30,7 +30,7 @@ def test_classes_follow_the_ids_and_labels_have_no_gaps(tmp_path):
     assert train.objects(2).areas.tolist() == [200]
     assert train.image(2).shape == (3, 50, 20)
     assert train.image(2).unique().tolist() == [90]
-    assert data.oddities == {
+    assert data.data_warnings == {
         "images without boxes in train": 1,
         "classes without boxes in train": 1,
         "images without boxes in val": 1,
@@ -77,7 +77,7 @@ def test_links_are_followed_and_shared_images_counted(tmp_path):
         (root / f"instances_{name}.json").symlink_to(tmp_path / "there" / f"instances_{name}.json")
     data = opened(root)
     assert data.train.image(1).unique().tolist() == data.val.image(0).unique().tolist() == [20]
-    assert data.oddities["images that are in train and in val"] == 1
+    assert data.data_warnings["images that are in train and in val"] == 1
 
 
 def test_what_is_odd_is_counted(tmp_path):
@@ -92,7 +92,7 @@ def test_what_is_odd_is_counted(tmp_path):
         box(7, 4, [1, 1, 2, 2]),  # of no image
     ]
     data = opened(write(tmp_path, content([image(1), image(2)], rows)))
-    assert data.oddities == {
+    assert data.data_warnings == {
         "annotation ids that are used again in train": 1,
         "boxes out of bounds, clipped, in train": 2,
         "boxes without area, left out, in train": 3,
@@ -236,7 +236,7 @@ def test_real_images():
     data = open_boxes(f"coco:{folder}")
     assert (len(data.train), len(data.val), len(data.classes)) == (258, 128, 80)
     assert (data.category_ids[0], data.category_ids[11], data.category_ids[-1]) == (1, 13, 90)
-    assert data.oddities == {
+    assert data.data_warnings == {
         "crowds, not learned from, in train": 23,
         "images without boxes in train": 3,
         "crowds, not learned from, in val": 10,

@@ -21,7 +21,7 @@ from pldistill.recipe import make_recipe
 from pldistill.tasks.classification.task import Classification
 from pldistill.training.distiller import Distiller
 from pldistill.training.loop import Loop
-from pldistill.training.progress import Silent
+from pldistill.training.progress import SilentCallback
 from pldistill.types import Batch, Mixture, Outputs
 
 CPU = torch.device("cpu")
@@ -259,7 +259,7 @@ def test_the_methods_that_say_they_read_no_labels_are_these():
     assert {name for name, kind in every.items() if not kind.reads_labels} == silent
 
 
-class StopAt(Silent):
+class StopAt(SilentCallback):
     """Sends SIGTERM after the first step of the second epoch."""
 
     def step(self, epoch, tally):
@@ -273,7 +273,7 @@ def test_a_resumed_run_mixes_and_repeats_as_the_uninterrupted_one(tmp_path, monk
     recipe = make_recipe({**fields, "mixup": 0.8, "cutmix": 1.0, "mix_probability": 0.9, "repeats": 3})
     whole = pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
     with pytest.raises(Interrupted):
-        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", watch=StopAt())
+        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", callback=StopAt())
     cut = pldistill.train(recipe, out=tmp_path / "cut", device="cpu", resume=True)
     plain = pldistill.train(make_recipe(fields), out=tmp_path / "plain", device="cpu")
     bytes_of = [(run.folder / "model.safetensors").read_bytes() for run in (whole, cut, plain)]

@@ -1,4 +1,4 @@
-"""The demo in miniature: every row, one store, the last screen; the same line again trains nothing."""
+"""The demo in miniature: every row, one teacher cache, the last screen; the same line again trains nothing."""
 
 import io
 

@@ -145,9 +145,9 @@ def test_stopped_killed_and_resumed_is_the_uninterrupted_run(trained, tmp_path, 
     pldistill.train(recipe, out=tmp_path / "whole", device="cpu", workers=0)
     cut = tmp_path / "cut"
     with pytest.raises(Interrupted):
-        pldistill.train(recipe, out=cut, device="cpu", workers=0, watch=StopAt(0, 2, signal.SIGTERM))
+        pldistill.train(recipe, out=cut, device="cpu", workers=0, callback=StopAt(0, 2, signal.SIGTERM))
     with pytest.raises(Killed):
-        pldistill.train(recipe, out=cut, device="cpu", workers=0, resume=True, watch=KillAt(1, 2))
+        pldistill.train(recipe, out=cut, device="cpu", workers=0, resume=True, callback=KillAt(1, 2))
     assert not (cut / "result.json").exists()
     pldistill.train(recipe, out=cut, device="cpu", workers=0, resume=True)
     assert_same_run(tmp_path / "whole", cut)

@@ -219,7 +219,7 @@ CLAIMS: list[tuple[str, str, Callable[[], tuple[Any, ...]]]] = [
     (
         "docs/log.md",
         "PLD's student ends at {:.2f} %, as every method does that trusts the teacher alone (KD {:.2f}, DIST {:.2f}), "
-        "and cross-entropy by itself at {:.2f}.",
+        "and cross-entropy alone at {:.2f}.",
         lambda: tuple(quality(row, POOR) for row in ("pld", "kd", "dist", "ce")),
     ),
     (

@@ -277,7 +277,7 @@ def test_adapters_resume_bit_for_bit(teacher, tmp_path, monkeypatch, key):
     recipe = make_recipe({**fields, "optimizer": "adamw", "lr": 1e-3, "epochs": 2, "amp": "bf16"})
     pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
     with pytest.raises(Interrupted):
-        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", watch=StopAt(1, 2))
+        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", callback=StopAt(1, 2))
     torch.manual_seed(12345)
     pldistill.train(recipe, out=tmp_path / "cut", device="cpu", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")

@@ -11,7 +11,7 @@ import reference
 from pldistill.methods import METHODS
 from pldistill.models import NormalizedModel
 from pldistill.recipe import make_recipe
-from pldistill.studies.study import address
+from pldistill.studies.study import recipe_hash
 from pldistill.tasks.classification.task import Classification
 from pldistill.training.distiller import Distiller
 from pldistill.types import Batch, Outputs
@@ -181,9 +181,9 @@ def test_options_at_their_default_have_no_part_in_an_address():
     fields = {"data": "glyphs", "student": "resnet8", "method": "pld", "teacher": "t"}
     teacher = make_recipe({"data": "glyphs", "student": "resnet8", "method": "ce"})
     plain, said, other = (
-        address(make_recipe({**fields, "options": options}), teacher)
+        recipe_hash(make_recipe({**fields, "options": options}), teacher)
         for options in ({}, {"standardize": "none", "temperature": 1}, {"standardize": "both"})
     )
     assert plain == said != other
     before = make_recipe({**fields, "options": {}}).model_copy(update={"options": {"temperature": 1.0}})
-    assert address(before, teacher) == plain
+    assert recipe_hash(before, teacher) == plain

@@ -15,7 +15,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from pldistill.models import count_parameters
 from pldistill.task_options import DETECTION
-from pldistill.tasks.detection.backbones import build_body
+from pldistill.tasks.detection.backbones import build_backbone
 from pldistill.tasks.detection.faster_rcnn import build_detector
 from pldistill.tasks.detection.weights import (
     PUBLISHED,
@@ -53,7 +53,7 @@ def test_the_bodies_maps_are_torchvisions_at_strides_4_to_32():
         ("mobilenet_v2", mobilenet_v2, ("features.3", "features.6", "features.13", "features.17")),
     ):
         torch.manual_seed(0)
-        body = build_body(name, pretrained=False, norm="batch")
+        body = build_backbone(name, pretrained=False, norm="batch")
         torch.manual_seed(0)
         model, heard = whole(), []
         for stage in stages:
@@ -68,7 +68,7 @@ def test_the_bodies_maps_are_torchvisions_at_strides_4_to_32():
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "mobilenetv3_small_050"])
 def test_timms_bodies_have_the_same_strides(name):
-    body = build_body(name, pretrained=False, norm="batch")
+    body = build_backbone(name, pretrained=False, norm="batch")
     with torch.no_grad():
         maps = body.model.eval()(torch.randn(1, 3, 64, 96))
     assert [tuple(each.shape[1:]) for each in maps] == [
@@ -85,7 +85,7 @@ def test_timms_bodies_have_the_same_strides(name):
 
 @pytest.mark.parametrize("trainable", range(6))
 def test_the_first_parts_are_frozen(trainable):
-    body = build_body("resnet18", pretrained=False, norm="batch")
+    body = build_backbone("resnet18", pretrained=False, norm="batch")
     body.freeze(trainable)
     learns = {name for name, part in body.model.items() if any(each.requires_grad for each in part.parameters())}
     assert learns == set(["layer4", "layer3", "layer2", "layer1", "conv1"][:trainable]) | (
@@ -94,10 +94,10 @@ def test_the_first_parts_are_frozen(trainable):
 
 
 def test_norms():
-    frozen, *_ = build_body("resnet18", pretrained=False, norm="frozen")
-    grouped, *_ = build_body("mobilenet_v2", pretrained=False, norm="group")
-    timms, *_ = build_body("test_resnet", pretrained=False, norm="frozen")
-    others, *_ = build_body("test_efficientnet", pretrained=False, norm="group")
+    frozen, *_ = build_backbone("resnet18", pretrained=False, norm="frozen")
+    grouped, *_ = build_backbone("mobilenet_v2", pretrained=False, norm="group")
+    timms, *_ = build_backbone("test_resnet", pretrained=False, norm="frozen")
+    others, *_ = build_backbone("test_efficientnet", pretrained=False, norm="group")
     assert not any(
         isinstance(layer, nn.BatchNorm2d) for model in (frozen, grouped, timms, others) for layer in model.modules()
     )
@@ -106,9 +106,9 @@ def test_norms():
     assert (groups[24], groups[16], groups[144], groups[320]) == (8, 16, 16, 32)
     assert any(isinstance(layer, GroupNormAct) for layer in others.modules())
     torch.manual_seed(0)
-    plain, *_ = build_body("test_efficientnet", pretrained=False, norm="batch")
+    plain, *_ = build_backbone("test_efficientnet", pretrained=False, norm="batch")
     torch.manual_seed(0)
-    fixed, *_ = build_body("test_efficientnet", pretrained=False, norm="frozen")
+    fixed, *_ = build_backbone("test_efficientnet", pretrained=False, norm="frozen")
     image = torch.randn(1, 3, 64, 64)
     for ours, theirs in zip(plain.eval()(image), fixed.eval()(image), strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -125,7 +125,7 @@ def test_norms():
 )
 def test_other_bodies_are_refused(name, says):
     with pytest.raises(ValueError, match=says):
-        build_body(name, pretrained=False, norm="batch")
+        build_backbone(name, pretrained=False, norm="batch")
 
 
 def test_weights_that_cannot_be_fetched_are_a_plain_error(monkeypatch):
@@ -138,9 +138,9 @@ def test_weights_that_cannot_be_fetched_are_a_plain_error(monkeypatch):
         with pytest.raises(
             ValueError, match=f"the weights of '{name}' are not on this machine and could not be fetched"
         ):
-            build_body(name, pretrained=True, norm="batch")
+            build_backbone(name, pretrained=True, norm="batch")
     with pytest.raises(ValueError, match="task option norm: expected batch or frozen with pretrained weights"):
-        build_body("resnet18", pretrained=True, norm="group")
+        build_backbone("resnet18", pretrained=True, norm="group")
 
 
 def test_a_detector_comes_back_from_its_folder(tmp_path):

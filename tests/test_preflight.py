@@ -14,7 +14,7 @@ from pldistill.models import NormalizedModel
 from pldistill.recipe import make_recipe
 from pldistill.teachers.live import LiveTeacher
 from pldistill.training.preflight import binomial_tail, preflight
-from pldistill.training.progress import Silent
+from pldistill.training.progress import SilentCallback
 
 CLASSES = tuple("abcde")
 
@@ -32,7 +32,7 @@ class Reader(nn.Module):
         return nn.functional.one_hot((label + (gray < self.bound)) % 5, 5).float()
 
 
-class Notes(Silent):
+class Notes(SilentCallback):
     """Keeps what it is told."""
 
     def __init__(self):
@@ -55,10 +55,10 @@ def live(honest=0, **about):
     return LiveTeacher(NormalizedModel(Reader(honest), mean=(0, 0, 0), std=(1, 1, 1)), **about)
 
 
-def check(data, teacher, watch=None, **change):
+def check(data, teacher, callback=None, **change):
     fields = {"data": "glyphs", "student": "resnet8", "method": "kd", "teacher": "resnet8.some", "batch_size": 64}
     recipe = make_recipe({**fields, **change})
-    return preflight(recipe, data, teacher, accelerator=Accelerator(cpu=True), workers=0, watch=watch or Notes())
+    return preflight(recipe, data, teacher, accelerator=Accelerator(cpu=True), workers=0, callback=callback or Notes())
 
 
 def test_the_tail_is_the_sum_of_exact_terms():
@@ -125,7 +125,7 @@ def test_a_trusted_teacher_is_not_asked():
 
     never = Never(NormalizedModel(Reader(), mean=(0, 0, 0), std=(1, 1, 1)))
     assert check(dataset(range(10)), never, trust_teacher=True)["trusted"] is True
-    assert preflight(None, None, None, accelerator=None, workers=0, watch=None) is None  # type: ignore[arg-type]
+    assert preflight(None, None, None, accelerator=None, workers=0, callback=None) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("side", "said"), [(None, 0), (8, 0), (12, 0), (13, 1), (5, 1), (224, 1)])

@@ -27,7 +27,7 @@ from pldistill.studies.study import plan
 from pldistill.tasks import make_task
 from pldistill.tasks.detection.metrics import COLUMNS
 from pldistill.training import build, checkpoint
-from pldistill.training.progress import StudyWatch
+from pldistill.training.progress import StudyProgress
 from pldistill.training.run import evaluate
 from two_processes import recipes
 
@@ -230,14 +230,14 @@ def test_mpi_names_its_processes_otherwise(monkeypatch):
     monkeypatch.setenv("PMI_RANK", "3")
     monkeypatch.setenv("MPI_LOCALNRANKS", "2")
     assert (distributed.launched(), distributed.launched_here(), distributed.rank()) == (4, 2, 3)
-    assert not distributed.first()
+    assert not distributed.is_main_process()
 
 
 def test_a_study_wants_one_process(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     layout = plan(find_study("cifar100-sgd"), out=tmp_path, scale="smoke")
     with pytest.raises(ValueError, match="processes: expected one for a study, got 2"):
-        reproduce(layout, tmp_path, watch=StudyWatch(Console(quiet=True)))
+        reproduce(layout, tmp_path, callback=StudyProgress(Console(quiet=True)))
 
 
 def test_a_student_may_have_its_statistics_over_all_processes():

@@ -12,7 +12,7 @@ from pldistill.studies import STUDIES
 from pldistill.studies.paper import published
 from pldistill.studies.runner import commands, reproduce
 from pldistill.studies.study import Plan, plan
-from pldistill.training.progress import StudyWatch
+from pldistill.training.progress import StudyProgress
 
 IMAGENET = [name for name, study in STUDIES.items() if study.home == "imagenet"]
 
@@ -131,7 +131,9 @@ def test_every_row_of_every_table_runs(tmp_path: Path) -> None:
     """Each real pair once, tiny models in the other rows; teachers with random weights."""
     for name in IMAGENET:
         layout = plan(STUDIES[name], out=tmp_path, scale="smoke")
-        comparison = reproduce(layout, tmp_path, watch=StudyWatch(Console(file=StringIO())), device="cpu", workers=0)
+        comparison = reproduce(
+            layout, tmp_path, callback=StudyProgress(Console(file=StringIO())), device="cpu", workers=0
+        )
         assert [entry.failures for entry in comparison.entries if entry.failures] == []
         assert all(entry.records and entry.records[0].finished for entry in comparison.entries)
         assert (tmp_path / f"{name}.md").is_file()

@@ -74,7 +74,7 @@ def test_held_out_images_are_measured_each_epoch_and_resume(tmp_path, every_step
     loss = torch.nn.functional.cross_entropy(logits, images.labels).item()
     assert last["holdout_loss"] == pytest.approx(loss, rel=1e-4)
     with pytest.raises(Interrupted):
-        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", watch=StopAt(1, 3))
+        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", callback=StopAt(1, 3))
     pldistill.train(recipe, out=tmp_path / "cut", device="cpu", resume=True)
     assert_same_run(run.folder, tmp_path / "cut")
 

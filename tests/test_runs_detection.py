@@ -51,7 +51,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, every_step):
     made = distilled(accumulate=2, batch_size=2)
     whole = train(made, tmp_path / "whole")
     with pytest.raises(Interrupted):
-        train(made, tmp_path / "stopped", watch=StopAt(1, 2))
+        train(made, tmp_path / "stopped", callback=StopAt(1, 2))
     train(made, tmp_path / "stopped", resume=True)
     assert_same_run(whole.folder, tmp_path / "stopped")
 

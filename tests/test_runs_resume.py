@@ -24,7 +24,7 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(teacher, tmp_path, every_s
     recipe = distill(teacher, method="dkd", ema=0.9, clip_grad=1.0, optimizer="adamw", lr=1e-3)
     pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
     with pytest.raises(Interrupted, match="--resume") as stop:
-        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", watch=StopAt(1, batches, number))
+        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", callback=StopAt(1, batches, number))
     assert stop.value.signal == number
     assert len(rows(tmp_path / "cut")) == 1
     torch.manual_seed(12345)
@@ -36,11 +36,11 @@ def test_stopped_and_resumed_is_the_uninterrupted_run(teacher, tmp_path, every_s
 def train_in_pieces(recipe, out, steps, device="cpu"):
     """Stop in the first epoch after `steps`, with the state saved; go on; kill in the second; go on to the end."""
     with pytest.raises(Interrupted):
-        pldistill.train(recipe, out=out, device=device, watch=StopAt(0, steps))
+        pldistill.train(recipe, out=out, device=device, callback=StopAt(0, steps))
     assert checkpoint.load(out / "checkpoint")["tally"]["batches"] == steps
     torch.manual_seed(12345)
     with pytest.raises(Killed):
-        pldistill.train(recipe, out=out, device=device, resume=True, watch=KillAt(1, steps))
+        pldistill.train(recipe, out=out, device=device, resume=True, callback=KillAt(1, steps))
     assert checkpoint.load(out / "checkpoint")["tally"]["batches"] == 0
     assert len(rows(out)) == 1
     torch.manual_seed(54321)
@@ -79,7 +79,7 @@ def test_a_compiled_student_resumes_bit_for_bit(teacher, tmp_path, every_step):
     recipe = distill(teacher, epochs=1, compile=True, batch_size=64, data="glyphs:train=128,val=128")
     pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
     with pytest.raises(Interrupted):
-        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", watch=StopAt(0, 1))
+        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", callback=StopAt(0, 1))
     pldistill.train(recipe, out=tmp_path / "cut", device="cpu", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
@@ -101,7 +101,7 @@ def test_dropout_resumes_bit_for_bit(tmp_path, every_step):
     recipe = make_recipe({**CE, "student": "mobilenetv3_small_050", "amp": "bf16", "epochs": 2})
     pldistill.train(recipe, out=tmp_path / "whole", device="cpu")
     with pytest.raises(Interrupted):
-        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", watch=StopAt(0, 3))
+        pldistill.train(recipe, out=tmp_path / "cut", device="cpu", callback=StopAt(0, 3))
     pldistill.train(recipe, out=tmp_path / "cut", device="cpu", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 

@@ -13,8 +13,8 @@ from pldistill.reports.verdicts import paired
 from pldistill.studies import SEARCHES
 from pldistill.studies.search import SCALE, Axis, compare, lay_out, outline, run_search
 from pldistill.studies.small import TEACHER_QUALITY
-from pldistill.training.cache_teacher import Unwatched
-from pldistill.training.progress import StudyWatch
+from pldistill.training.cache_teacher import SilentCacheCallback
+from pldistill.training.progress import StudyProgress
 
 CIFAR = SEARCHES["cifar100-small"]
 
@@ -131,7 +131,7 @@ def smoked(tmp_path_factory):
     from rich.console import Console
 
     console = Console(file=io.StringIO(), width=200)
-    run_search(job, watch=StudyWatch(console), onlooker=Unwatched(), device="cpu", workers=0)
+    run_search(job, callback=StudyProgress(console), cache_callback=SilentCacheCallback(), device="cpu", workers=0)
     return job, console.file.getvalue()
 
 
@@ -164,7 +164,13 @@ def test_the_same_line_finds_nothing_left(smoked, monkeypatch):
     monkeypatch.setattr("pldistill.studies.search.train", lambda *args, **how: pytest.fail("trained again"))
     from rich.console import Console
 
-    run_search(job, watch=StudyWatch(Console(file=io.StringIO())), onlooker=Unwatched(), device="cpu", workers=0)
+    run_search(
+        job,
+        callback=StudyProgress(Console(file=io.StringIO())),
+        cache_callback=SilentCacheCallback(),
+        device="cpu",
+        workers=0,
+    )
 
 
 @pytest.mark.parametrize(

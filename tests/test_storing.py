@@ -1,4 +1,4 @@
-"""A store is made whole or gone on with, to the same bytes, takes what it said, and is left alone once it is whole."""
+"""A teacher cache is made or resumed to the same bytes, takes what it said, and is left alone once it is complete."""
 
 import os
 import shutil
@@ -12,8 +12,8 @@ from pldistill.__main__ import main
 from pldistill.distributed import Interrupted
 from pldistill.recipe import make_recipe
 from pldistill.teachers import cache
-from pldistill.training import cache_teacher
-from pldistill.training.cache_teacher import store_answers
+from pldistill.training import cache_teacher as caching
+from pldistill.training.cache_teacher import cache_teacher
 from tiny_runs import CE, Killed
 from tiny_stores import SMALL, Watch, files, make, opened
 
@@ -29,16 +29,16 @@ def terminate():
 @pytest.mark.parametrize(("by", "how"), [(kill, Killed), (terminate, Interrupted)])
 @pytest.mark.parametrize("after", [1, 64, 140, 260])
 def test_a_store_that_was_stopped_goes_on_to_the_same_bytes(store, teacher, tmp_path, monkeypatch, by, how, after):
-    monkeypatch.setattr(cache_teacher, "SYNC_EVERY", 0.0)
+    monkeypatch.setattr(caching, "SYNC_EVERY", 0.0)
     with pytest.raises(how):
         make(teacher, tmp_path / "store", Watch(after, by))
     with pytest.raises(ValueError, match=r"is not finished: the line of `pldistill cache` that began it goes on"):
         opened(tmp_path / "store")
-    watch = Watch()
-    make(teacher, tmp_path / "store", watch)
-    assert watch.done == 300 - watch.seen
-    assert watch.seen < 300 or after == 1
-    assert watch.ended
+    callback = Watch()
+    make(teacher, tmp_path / "store", callback)
+    assert callback.done == 300 - callback.seen
+    assert callback.seen < 300 or after == 1
+    assert callback.ended
     assert files(tmp_path / "store") == files(store)
 
 
@@ -47,19 +47,19 @@ def test_a_plug_that_is_pulled_costs_what_was_not_yet_synced(store, teacher, tmp
         make(teacher, tmp_path / "store", Watch(140, kill))
     part = tmp_path / "store" / ".view-0001.bin.part"
     part.write_bytes(part.read_bytes() + b"torn")
-    make(teacher, tmp_path / "store", watch := Watch())
-    assert watch.done == 100
+    make(teacher, tmp_path / "store", callback := Watch())
+    assert callback.done == 100
     assert files(tmp_path / "store") == files(store)
 
 
 def test_a_store_that_is_whole_is_left_alone_and_a_damaged_file_is_made_anew(store, teacher, tmp_path):
     other = tmp_path / "store"
     shutil.copytree(store, other)
-    make(teacher, other, watch := Watch())
-    assert (watch.done, watch.seen) == (300, 0)
+    make(teacher, other, callback := Watch())
+    assert (callback.done, callback.seen) == (300, 0)
     (other / "view-0001.bin").write_bytes(b"short")
-    make(teacher, other, watch := Watch())
-    assert watch.seen == 100
+    make(teacher, other, callback := Watch())
+    assert callback.seen == 100
     assert files(other) == files(store)
 
 
@@ -72,7 +72,7 @@ def test_a_store_takes_what_it_said(store):
 
 def test_a_disk_without_room_is_refused_before_anything_is_asked(teacher, tmp_path, monkeypatch):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(cache_teacher.shutil, "disk_usage", lambda path: usage(62399))
+    monkeypatch.setattr(caching.shutil, "disk_usage", lambda path: usage(62399))
     with pytest.raises(ValueError, match=r"out: expected 62,400 bytes free for .*, got 62,399"):
         make(teacher, tmp_path / "store", Watch(0, kill))
 
@@ -88,7 +88,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_asked(teacher, tmp_pa
     ],
 )
 def test_a_folder_of_another_store_is_refused(store, teacher, change, says):
-    with pytest.raises(ValueError, match=r"holds another store") as caught:
+    with pytest.raises(ValueError, match=r"holds another teacher cache") as caught:
         make(teacher, store, **change)
     assert says in str(caught.value)
 
@@ -96,16 +96,16 @@ def test_a_folder_of_another_store_is_refused(store, teacher, change, says):
 def test_what_cannot_be_made_is_refused(teacher, tmp_path, monkeypatch):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
-    with pytest.raises(ValueError, match="expected a store that `pldistill cache` made, got"):
+    with pytest.raises(ValueError, match="expected a teacher cache that `pldistill cache` made, got"):
         make(teacher, tmp_path / "full")
     with pytest.raises(ValueError, match="top_k: expected 1 to the data's 100 classes, or all, got 101"):
         make(teacher, tmp_path / "store", places=101)
     with pytest.raises(ValueError, match="expected better than chance"):
         make(teacher, tmp_path / "store", trust_teacher=False)
     with pytest.raises(ValueError, match="teacher: expected a run folder or a model's name, got none"):
-        store_answers(make_recipe({**CE}), tmp_path / "store", views=1, device="cpu", watch=Watch())
+        cache_teacher(make_recipe({**CE}), tmp_path / "store", views=1, device="cpu", callback=Watch())
     monkeypatch.setattr(distributed, "launched", lambda: 2)
-    with pytest.raises(ValueError, match="processes: expected one to make a store, got 2"):
+    with pytest.raises(ValueError, match="processes: expected one to make a teacher cache, got 2"):
         make(teacher, tmp_path / "store")
 
 

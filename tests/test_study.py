@@ -24,8 +24,8 @@ from pldistill.studies.cifar import PUBLISHED
 from pldistill.studies.dry_run import forecast
 from pldistill.studies.paper import published
 from pldistill.studies.runner import commands, compare, failure, reproduce
-from pldistill.studies.study import Plan, address, plan
-from pldistill.training.progress import StudyWatch
+from pldistill.studies.study import Plan, plan, recipe_hash
+from pldistill.training.progress import StudyProgress
 
 TABLE1 = STUDIES["table1"]
 # Models that take no time, for what is not about the models.
@@ -36,8 +36,8 @@ def lay_out(out: Path, **given: Any) -> Plan:
     return plan(SMALL, out=out, **{"scale": "smoke", "rows": ("ce", "kd", "pld"), **given})
 
 
-def watch() -> StudyWatch:
-    return StudyWatch(Console(file=StringIO()))
+def callback() -> StudyProgress:
+    return StudyProgress(Console(file=StringIO()))
 
 
 def test_full_plan_is_the_published_table() -> None:
@@ -110,7 +110,7 @@ def test_address_is_of_what_is_computed(tmp_path: Path) -> None:
     cell, teacher = here.cells[1], here.teachers[0].recipe
     other = cell.recipe.model_copy(update={"options": {**cell.recipe.options, "temperature": 2.0}})
     longer = teacher.model_copy(update={"epochs": 9})
-    assert len({address(cell.recipe, teacher), address(other, teacher), address(cell.recipe, longer)}) == 3
+    assert len({recipe_hash(cell.recipe, teacher), recipe_hash(other, teacher), recipe_hash(cell.recipe, longer)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_printed_commands_train_the_same_recipes(tmp_path: Path, monkeypatch: py
 
 
 def test_study_stopped_and_started_again_ends_with_the_same_table(tmp_path: Path) -> None:
-    class Stop(StudyWatch):
+    class Stop(StudyProgress):
         """Asks the third run to stop after its first epoch."""
 
         runs = 0
@@ -175,11 +175,11 @@ def test_study_stopped_and_started_again_ends_with_the_same_table(tmp_path: Path
         layout = plan(longer, out=tmp_path / name, scale="smoke", rows=("ce", "kd", "pld"), seeds=2)
         if name == "stopped":
             with pytest.raises(Interrupted):
-                reproduce(layout, tmp_path / name, watch=Stop(Console(file=StringIO())), device="cpu")
+                reproduce(layout, tmp_path / name, callback=Stop(Console(file=StringIO())), device="cpu")
             done = [cell.record.finished for cell in layout.cells]
             assert done == [True, False, False, False, False, False]
             assert "1/2" in (tmp_path / name / "table1.md").read_text(encoding="utf-8")
-        reproduce(layout, tmp_path / name, watch=watch(), device="cpu")
+        reproduce(layout, tmp_path / name, callback=callback(), device="cpu")
         tables[name] = _without_times((tmp_path / name / "table1.csv").read_text(encoding="utf-8"))
         assert (tmp_path / name / "table1.html").is_file()
     assert tables["whole"] == tables["stopped"]
@@ -194,7 +194,7 @@ def _without_times(text: str) -> list[dict[str, str]]:
 def test_a_failed_cell_is_marked_and_the_others_go_on(tmp_path: Path) -> None:
     rows: Mapping[str, Any] = {"fitnet": {"method": "fitnet", "options": {"layer": 9}}, "pld": {"method": "pld"}}
     layout = plan(replace(SMALL, rows=rows), out=tmp_path, scale="smoke")
-    comparison = reproduce(layout, tmp_path, watch=watch(), device="cpu")
+    comparison = reproduce(layout, tmp_path, callback=callback(), device="cpu")
     broken, sound = layout.cells
     assert "layer" in str(failure(tmp_path, broken))
     assert not broken.record.finished
@@ -206,7 +206,7 @@ def test_a_failed_cell_is_marked_and_the_others_go_on(tmp_path: Path) -> None:
 def test_failed_teacher_fails_its_students_and_no_others(tmp_path: Path) -> None:
     two = {"resnet56-resnet20": ("no_such_model", "resnet8"), "wrn_40_2-wrn_40_1": ("resnet8", "resnet8")}
     layout = plan(replace(SMALL, pairs=two), out=tmp_path, scale="smoke", rows=("ce", "pld"))
-    reproduce(layout, tmp_path, watch=watch(), device="cpu")
+    reproduce(layout, tmp_path, callback=callback(), device="cpu")
     state = {(cell.column, cell.row): cell.record.finished for cell in layout.cells}
     assert state == {
         ("resnet56-resnet20", "ce"): True,
@@ -225,7 +225,7 @@ def test_runs_made_by_others_are_merged(tmp_path: Path) -> None:
         assert left.value.code == 0
     assert all(entry.records and entry.records[0].finished for entry in compare(layout, tmp_path).entries)
     began = {cell.folder: cell.record.read_environment()["started"] for cell in layout.cells}
-    reproduce(layout, tmp_path, watch=watch(), device="cpu")
+    reproduce(layout, tmp_path, callback=callback(), device="cpu")
     assert began == {cell.folder: cell.record.read_environment()["started"] for cell in layout.cells}
 
 
@@ -239,7 +239,7 @@ def test_forecast_lists_every_run(tmp_path: Path) -> None:
 def test_every_cell_of_table_1_runs(tmp_path: Path) -> None:
     """Eleven methods and our own on four pairs, two steps each."""
     layout = plan(TABLE1, out=tmp_path, scale="smoke")
-    comparison = reproduce(layout, tmp_path, watch=watch(), device="cpu")
+    comparison = reproduce(layout, tmp_path, callback=callback(), device="cpu")
     assert [entry.failures for entry in comparison.entries if entry.failures] == []
     assert len(comparison.entries) == 13 * 4
     assert all(entry.records[0].finished for entry in comparison.entries)

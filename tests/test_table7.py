@@ -19,7 +19,7 @@ from pldistill.studies.paper import published
 from pldistill.studies.runner import commands, reproduce
 from pldistill.studies.study import Plan, plan
 from pldistill.training.optim import learning_rate
-from pldistill.training.progress import StudyWatch
+from pldistill.training.progress import StudyProgress
 
 TABLE7 = STUDIES["table7"]
 
@@ -99,12 +99,12 @@ def test_a_run_s_folder_says_its_models() -> None:
 
 
 def test_an_address_counts_the_task_s_options_and_leaves_its_defaults_out() -> None:
-    from pldistill.studies.study import address
+    from pldistill.studies.study import recipe_hash
 
     fields: dict[str, Any] = {"task": "detection", "data": "scenes", "student": "fasterrcnn:resnet18", "method": "ce"}
-    plain = address(make_recipe(fields))
-    assert address(make_recipe({**fields, "task_options": {"rois_per_image": 512}})) == plain
-    assert address(make_recipe({**fields, "task_options": {"rois_per_image": 64}})) != plain
+    plain = recipe_hash(make_recipe(fields))
+    assert recipe_hash(make_recipe({**fields, "task_options": {"rois_per_image": 512}})) == plain
+    assert recipe_hash(make_recipe({**fields, "task_options": {"rois_per_image": 64}})) != plain
 
 
 @pytest.mark.parametrize("scale", ["full", "short", "smoke"])
@@ -127,7 +127,7 @@ def test_every_cell_of_table_7_runs(tmp_path: Path) -> None:
     """Two steps; the real models of each pair in the row `pld`."""
     layout = plan(TABLE7, out=tmp_path, scale="smoke")
     assert {cell.models for cell in layout.cells if cell.row == "pld"} == set(TABLE7.pairs.values())
-    comparison = reproduce(layout, tmp_path, watch=StudyWatch(Console(file=StringIO())), device="cpu", workers=0)
+    comparison = reproduce(layout, tmp_path, callback=StudyProgress(Console(file=StringIO())), device="cpu", workers=0)
     assert [entry.failures for entry in comparison.entries if entry.failures] == []
     assert len(comparison.entries) == 3 * 4
     table = (tmp_path / "table7.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Both models are asked about the student's regions, once; what counts, what is summed and what is trained."""
+"""Both models are asked about the student's RoIs, once; what counts, what is summed and what is trained."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def pair(student, teacher, batch, seed=5, **options):
 
 
 def by_hand(model, batch, regions):
-    """The box head's logits of a model in eval mode, region by region, each image padded as in the batch."""
+    """The box head's logits of a model in eval mode, RoI by RoI, each image padded as in the batch."""
     inner, rows = model.eval().model, []
     height = -(-max(image.shape[1] for image in batch.images) // 32) * 32
     width = -(-max(image.shape[2] for image in batch.images) // 32) * 32
@@ -60,8 +60,8 @@ def test_the_loss_sees_the_teachers_logits_of_the_students_regions():
     torch.testing.assert_close(found.teacher.logits, expected)
     assert found.student.logits.shape == found.teacher.logits.shape == (32, 4)
     assert not found.teacher.logits.requires_grad
-    assert found.labels.unique().tolist() == [0, 1, 2, 3]  # the true boxes are among the regions
-    # The same step of torchvision's own training forward samples the same regions and has the same losses.
+    assert found.labels.unique().tolist() == [0, 1, 2, 3]  # the true boxes are among the RoIs
+    # The same step of torchvision's own training forward samples the same RoIs and has the same losses.
     torch.manual_seed(5)
     images = student.pad(batch.images)
     targets = [{"boxes": each.boxes, "labels": each.labels} for each in batch.targets]

@@ -1,4 +1,4 @@
-"""A teacher that was asked once answers as the one that is asked each time, in training too."""
+"""A teacher that ran once answers as the one that is asked each time, in training too."""
 
 import shutil
 from dataclasses import replace
@@ -142,7 +142,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(store, tmp_path, every_
     whole = pldistill.train(recipe, out=tmp_path / "whole", device="cpu", workers=0)
     part = tmp_path / "part"
     with pytest.raises(Killed):
-        pldistill.train(recipe, out=part, device="cpu", workers=0, watch=KillAt(1, 2))
+        pldistill.train(recipe, out=part, device="cpu", workers=0, callback=KillAt(1, 2))
     pldistill.train(recipe, out=part, resume=True, device="cpu", workers=0)
     assert_same_run(whole.folder, part)
     assert whole.recipe.views == 1
@@ -153,7 +153,7 @@ def test_a_run_goes_on_from_its_own_store_alone(store, teacher, tmp_path, every_
     shutil.copytree(store, other)
     part = tmp_path / "part"
     with pytest.raises(Killed):
-        pldistill.train(cached(other), out=part, device="cpu", workers=0, watch=KillAt(0, 1))
+        pldistill.train(cached(other), out=part, device="cpu", workers=0, callback=KillAt(0, 1))
     shutil.rmtree(other)
     make(teacher, other, views=2, places=20)
     with pytest.raises(ValueError, match="is not the one the run began with"):

@@ -1,4 +1,4 @@
-"""A run whose answers are not in the store, or are damaged there, is refused before its first step."""
+"""A run whose answers are not in the teacher cache, or are damaged there, is refused before its first step."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from pldistill.data import open_data
 from pldistill.tasks.classification.task import augmentation
 from pldistill.teachers import cache
-from pldistill.teachers.cache import open_stored, with_store
+from pldistill.teachers.cache import open_cached, with_cache
 from pldistill.teachers.live import open_teacher
 from tiny_stores import SMALL, cached, opened
 
@@ -28,11 +28,11 @@ from tiny_stores import SMALL, cached, opened
         ({"teacher": "random:resnet8"}, "the run's teacher, 'random:resnet8', whose SHA-256 is "),
         ({"views": 3}, "views: expected at most the 2 of "),
         ({"repeats": 3}, "views: expected at least 3, one for each of an image's copies, got 2"),
-        ({"method": "at"}, "method 'at' compares activations, which a store does not hold"),
+        ({"method": "at"}, "method 'at' compares activations, which a teacher cache does not hold"),
         ({"method": "ce"}, "method 'ce' asks no teacher, got teacher_cache="),
         ({"teacher_checkpoint": "x.pt"}, "teacher_checkpoint: expected none beside teacher_cache="),
         ({"class_map": "x.json"}, "class_map: expected none beside teacher_cache="),
-        ({"teacher_cache": "nowhere"}, "teacher_cache: expected a store that `pldistill cache` made, got 'nowhere'"),
+        ({"teacher_cache": "nowhere"}, "teacher_cache: expected a teacher cache that `pldistill cache` made, got 'now"),
     ],
 )
 def test_a_run_whose_answers_are_not_there_is_refused(store, change, says):
@@ -45,12 +45,12 @@ def test_a_run_whose_answers_are_not_there_is_refused(store, change, says):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"method": "dkd"}, "method 'dkd': expected a store of all classes (--top-k all), got the 10 of 100 in"),
-        ({"method": "listmle"}, "the mass of the others is enough for kd, pld, without standardized logits"),
-        ({"options": {"standardize": "both"}}, "method 'kd': expected a store of all classes"),
-        ({"options": {"temperature": 2}}, "temperature: expected the store's, 4, at which"),
-        ({"method": "pld", "mixup": 0.2}, "mixup and cutmix: expected a store of all classes"),
-        ({"cutmix": 0.2}, "mixup and cutmix: expected a store of all classes"),
+        ({"method": "dkd"}, "method 'dkd': expected a teacher cache of all classes (--top-k all), got the 10 of"),
+        ({"method": "listmle"}, "mass of the others is enough for kd, pld, without standardized logits"),
+        ({"options": {"standardize": "both"}}, "method 'kd': expected a teacher cache of all classes"),
+        ({"options": {"temperature": 2}}, "temperature: expected the teacher cache's, 4, at which"),
+        ({"method": "pld", "mixup": 0.2}, "mixup and cutmix: expected a teacher cache of all classes"),
+        ({"cutmix": 0.2}, "mixup and cutmix: expected a teacher cache of all classes"),
     ],
 )
 def test_a_method_that_needs_more_places_is_refused(few, change, says):
@@ -65,13 +65,13 @@ def test_every_method_of_the_logits_takes_a_store_of_all_classes(store, method):
 
 
 def test_a_teacher_trained_anew_in_its_folder_is_not_the_store_s(store, teacher, tmp_path, monkeypatch):
-    recipe = with_store(cached(store))
+    recipe = with_cache(cached(store))
     assert recipe.teacher == str(teacher.folder)
     data = open_data(SMALL)
     trained = open_teacher(recipe, data)
     monkeypatch.setattr(type(trained), "fingerprint", lambda self: "other")
     with pytest.raises(ValueError, match="whose SHA-256 is other, got those for"):
-        open_stored(recipe, data, augmentation(recipe, data))
+        open_cached(recipe, data, augmentation(recipe, data))
 
 
 @pytest.mark.parametrize("name", ["view-0000.bin", "view-0001.bin", "validation.bin"])
@@ -94,7 +94,7 @@ def test_a_damaged_file_is_named(store, tmp_path, name):
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 2}', '{"format": 1, "about": {"teacher": "t"}}'])
 def test_a_header_that_is_not_one_is_named(tmp_path, content):
     (tmp_path / cache.HEADER).write_text(content)
-    with pytest.raises(ValueError, match=r"header\.json: expected a header of format 1; make the store anew"):
+    with pytest.raises(ValueError, match=r"header\.json: expected a header of format 1; make the teacher cache anew"):
         cache.read_header(tmp_path)
 
 

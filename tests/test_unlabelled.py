@@ -17,7 +17,7 @@ from pldistill.methods import METHODS, find
 from pldistill.models import NormalizedModel
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification.task import Classification
-from pldistill.training.distiller import Distiller, Tally
+from pldistill.training.distiller import Distiller, EpochMetrics
 from pldistill.types import UNLABELLED, Batch, Outputs
 
 FREE = [name for name, spec in METHODS.items() if not spec.needs_labels]
@@ -153,7 +153,7 @@ def test_the_method_counts_every_image(name):
     assert torch.equal(whole.raw[name], part.raw[name])
     assert not torch.equal(whole.raw["task"], part.raw["task"])
     assert [(int(step.hits), int(step.labelled)) for step in steps] == [(4, 4), (1, 1)]
-    tally = Tally(torch.device("cpu"))
+    tally = EpochMetrics(torch.device("cpu"))
     tally.add(part, 4, 1.0)
     assert tally.row()["train_top1"] == 100
 

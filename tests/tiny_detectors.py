@@ -5,7 +5,7 @@ import torch
 from pldistill.recipe import make_recipe
 from pldistill.task_options import DETECTION
 from pldistill.tasks.detection.faster_rcnn import Detector, build_detector
-from pldistill.types import Boxes, Scenes
+from pldistill.types import DetectionBatch, DetectionTargets
 
 SMALL = {
     "fpn_channels": 16,
@@ -53,5 +53,5 @@ def scenes(sizes=((64, 64), (64, 96)), labels=((1, 3), (2,)), regions=None):
         images.append(torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator))
         corners = torch.rand(len(own), 2, generator=generator) * 30
         boxes = torch.cat([corners, corners + 12 + 12 * torch.rand(len(own), 2, generator=generator)], dim=1)
-        targets.append(Boxes(boxes, torch.tensor(own, dtype=torch.int64)))
-    return Scenes(tuple(images), tuple(targets), torch.arange(len(images)), 0, tuple(sizes), regions)
+        targets.append(DetectionTargets(boxes, torch.tensor(own, dtype=torch.int64)))
+    return DetectionBatch(tuple(images), tuple(targets), torch.arange(len(images)), 0, tuple(sizes), regions)

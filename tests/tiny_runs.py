@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from pldistill.recipe import make_recipe
-from pldistill.training.progress import Silent
+from pldistill.training.progress import SilentCallback
 
 TINY = "glyphs:train=160,val=100"
 # After so few steps a teacher is at chance. In float32, so that the figures are the same on every kind of CPU.
@@ -45,7 +45,7 @@ def assert_same_run(one: Path, other: Path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-class StopAt(Silent):
+class StopAt(SilentCallback):
     """Sends a signal after one step of one epoch."""
 
     def __init__(self, epoch, batches, number=signal.SIGTERM):
@@ -60,7 +60,7 @@ class Killed(BaseException):
     """What ends a process between two steps, with no chance to save."""
 
 
-class KillAt(Silent):
+class KillAt(SilentCallback):
     """Ends the run after one step of one epoch; on disk is what SIGKILL would leave."""
 
     def __init__(self, epoch, batches):

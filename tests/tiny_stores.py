@@ -5,8 +5,8 @@ import torch
 from pldistill.data import make_loader, open_data
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification.task import augmentation
-from pldistill.teachers.cache import open_stored, with_store
-from pldistill.training.cache_teacher import store_answers
+from pldistill.teachers.cache import open_cached, with_cache
+from pldistill.training.cache_teacher import cache_teacher
 from tiny_runs import CE, distill
 
 SMALL = "glyphs:train=100,val=100"
@@ -40,11 +40,11 @@ def recipe_of(teacher, **change):
     return distill(teacher, **{"data": SMALL, "epochs": 2, "batch_size": 32, **change})
 
 
-def make(teacher, out, watch=None, views=2, places=None, temperature=4.0, **change):
+def make(teacher, out, callback=None, views=2, places=None, temperature=4.0, **change):
     asked = recipe_of(teacher, **change)
-    watch = watch or Watch()
-    return store_answers(
-        asked, out, views=views, places=places, temperature=temperature, device="cpu", workers=0, watch=watch
+    callback = callback or Watch()
+    return cache_teacher(
+        asked, out, views=views, places=places, temperature=temperature, device="cpu", workers=0, callback=callback
     )
 
 
@@ -54,9 +54,9 @@ def cached(store, **change):
 
 
 def opened(store, **change):
-    recipe = with_store(cached(store, **change))
+    recipe = with_cache(cached(store, **change))
     data = open_data(recipe.data, image_size=recipe.image_size)
-    return open_stored(recipe, data, augmentation(recipe, data))
+    return open_cached(recipe, data, augmentation(recipe, data))
 
 
 def shown(views=None, repeats=1, batch_size=32, **change):

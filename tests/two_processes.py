@@ -15,8 +15,8 @@ from pldistill import distributed
 from pldistill.__main__ import main
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.training import run as training_run
-from pldistill.training.distiller import Tally
-from pldistill.training.progress import Silent
+from pldistill.training.distiller import EpochMetrics
+from pldistill.training.progress import SilentCallback
 from pldistill.training.run import evaluate
 from tiny_detectors import distilled
 
@@ -67,7 +67,7 @@ def detected() -> Recipe:
     return distilled(data="scenes:train=7,val=5", epochs=1, batch_size=2)
 
 
-class At(Silent):
+class At(SilentCallback):
     """Sends this process a signal after a step."""
 
     def __init__(self, epoch: int = -1, step: int = -1, number: int = 0) -> None:
@@ -93,7 +93,7 @@ def fail_in(rank: int) -> None:
 
 def bad_step(rank: int) -> None:
     """Only the second process has seen a loss that was not finite."""
-    tally = Tally(torch.device("cpu"))
+    tally = EpochMetrics(torch.device("cpu"))
     tally.first_bad = {"kd": torch.tensor(7 if rank == 1 else 2**63 - 1), "task": torch.tensor(2**63 - 1)}
     assert tally.agree(signal.SIGINT if rank == 0 else None) == signal.SIGINT
     tally.check(epoch=1)
@@ -109,8 +109,11 @@ def together(folder: Path, rank: int) -> None:
     said["input"] = says(lambda: main(["train", "--out", str(folder / "kd"), "--method", "ce", "--student", "resnet8",
                                        "--data", "digits", "--device", "cpu"]))  # fmt: skip
     time.sleep = sleep
-    said["everywhere"] = [says(partial(distributed.everywhere, partial(fail_in, bad))) for bad in (0, 1)]
-    said["on_first"] = [distributed.on_first(lambda: rank + 7), says(lambda: distributed.on_first(lambda: fail_in(0)))]
+    said["everywhere"] = [says(partial(distributed.run_on_all, partial(fail_in, bad))) for bad in (0, 1)]
+    said["on_first"] = [
+        distributed.run_on_main(lambda: rank + 7),
+        says(lambda: distributed.run_on_main(lambda: fail_in(0))),
+    ]
     said["bad step"] = says(lambda: bad_step(rank))
     said["figures"] = evaluate(pldistill.load_run(folder / "kd"), device="cpu", batch_size=16)
 
@@ -121,15 +124,15 @@ def together(folder: Path, rank: int) -> None:
     recipe = make_recipe(resumed())
     pldistill.train(recipe, out=folder / "whole", device="cpu")
     if rank == 1:
-        training_run.Silent = lambda: At(1, 2, signal.SIGTERM)
+        training_run.SilentCallback = lambda: At(1, 2, signal.SIGTERM)
     said["stop"] = says(lambda: pldistill.train(recipe, out=folder / "cut", device="cpu"))
-    training_run.Silent = Silent
+    training_run.SilentCallback = SilentCallback
     torch.manual_seed(12345)
     pldistill.train(recipe, out=folder / "cut", device="cpu", resume=True)
     (folder / f"said-{rank}.json").write_text(json.dumps(said))
 
     if rank == 1:
-        training_run.Silent = lambda: At(1, 2, signal.SIGKILL)
+        training_run.SilentCallback = lambda: At(1, 2, signal.SIGKILL)
     (folder / "recipe.json").write_text(json.dumps(recipe.to_dict()))
     main(["train", "--recipe", str(folder / "recipe.json"), "--out", str(folder / "killed"), "--device", "cpu"])
 

@@ -24,25 +24,25 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 a mistake to mend, 1 a run that failed, 128 + n stopped by signal n."""
     # The hub's client warns of each retry; what became of it in the end is said in one line.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    console.quiet = not distributed.first()
+    console.quiet = not distributed.is_main_process()
     command = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="pldistill", standalone_mode=False)
     except typer.Abort:
         _fail("stopped", 130)
     except Interrupted as stop:
-        _fail(str(stop), 128 + stop.signal, speaks=distributed.first())
+        _fail(str(stop), 128 + stop.signal, speaks=distributed.is_main_process())
     except ClickException as error:
         hint = " (see pldistill --help)" if isinstance(error, UsageError) else ""
         _fail(error.format_message() + hint, 2)
-    except distributed.Elsewhere as error:
+    except distributed.RemoteProcessError as error:
         _fail(str(error), 2, speaks=False)
     except (ValueError, OSError) as error:
         _fail(_one_line(error), 2)
     except ArithmeticError as error:  # that the processes have told one another
-        _fail(_one_line(error), 1, speaks=distributed.first())
+        _fail(_one_line(error), 1, speaks=distributed.is_main_process())
     except RuntimeError as error:
-        if not distributed.lost(error):
+        if not distributed.is_peer_failure(error):
             raise
         reason = _one_line(error).partition(". ")[0]
         _fail(f"process {distributed.rank()}: another process has ended or does not answer: {reason}", 1)
@@ -59,8 +59,8 @@ def _one_line(error: Exception) -> str:
 
 def _fail(message: str, code: int, speaks: bool | None = None) -> None:
     """Say what went wrong, once: what goes wrong before the processes have met goes wrong in all of them."""
-    met = distributed.count() > 1
-    if distributed.first() or met if speaks is None else speaks:
+    met = distributed.world_size() > 1
+    if distributed.is_main_process() or met if speaks is None else speaks:
         error = Console(stderr=True)
         error.print(f"pldistill: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     else:

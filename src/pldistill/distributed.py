@@ -30,11 +30,11 @@ _NAMES = {
 }
 
 
-class Elsewhere(ValueError):
+class RemoteProcessError(ValueError):
     """Another process failed; it says itself what was wrong."""
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
@@ -51,12 +51,12 @@ def launched_here() -> int:
 
 def rank() -> int:
     """Which of them this one is, from 0; before they have met, as the launcher says."""
-    if count() > 1:
+    if world_size() > 1:
         return distributed.get_rank()
     return _told("RANK", 0) if launched() > 1 else 0
 
 
-def first() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that writes files and speaks."""
     return rank() == 0
 
@@ -69,18 +69,18 @@ def _told(what: str, default: int) -> int:
 
 def leave() -> None:
     """Part from the others, at the end of the program."""
-    if count() > 1:
+    if world_size() > 1:
         distributed.destroy_process_group()
 
 
-def everywhere(act: Callable[[], Result]) -> Result:
+def run_on_all(act: Callable[[], Result]) -> Result:
     """Do `act` in every process, without talking to the others in it; go on only if it went well in all of them.
 
     Raises:
         Exception: what `act` raised, in the first process where it did so.
         Elsewhere: in the other processes.
     """
-    if count() == 1:
+    if world_size() == 1:
         return act()
     failure = result = None
     try:
@@ -94,68 +94,68 @@ def everywhere(act: Callable[[], Result]) -> Result:
     if failed[0] == rank():
         assert failure is not None
         raise failure
-    raise Elsewhere(f"process {failed[0]} failed: {messages[failed[0]]}")
+    raise RemoteProcessError(f"process {failed[0]} failed: {messages[failed[0]]}")
 
 
-def on_first(act: Callable[[], Result]) -> Result:
+def run_on_main(act: Callable[[], Result]) -> Result:
     """Do `act` in the first process alone and give what came of it in all of them; its error as in `everywhere`."""
-    if count() == 1:
+    if world_size() == 1:
         return act()
-    box = [everywhere(lambda: act() if first() else None)]
+    box = [run_on_all(lambda: act() if is_main_process() else None)]
     distributed.broadcast_object_list(box, src=0)
     return box[0]  # pyright: ignore[reportReturnType]  # the first process's
 
 
 def gather(value: Any) -> list[Any]:
     """Give every process's `value`, in the order of the processes, to all of them."""
-    if count() == 1:
+    if world_size() == 1:
         return [value]
-    values = [None] * count()
+    values = [None] * world_size()
     distributed.all_gather_object(values, value)
     return values
 
 
-def total(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def all_reduce_sum(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Add scalars up over the processes, in float64; every process must have the same names in the same order."""
-    if count() == 1:
+    if world_size() == 1:
         return dict(sums)
     stacked = torch.stack([value.to(torch.float64) for value in sums.values()])
     distributed.all_reduce(stacked)
     return dict(zip(sums, stacked, strict=True))
 
 
-def least(numbers: Tensor) -> Tensor:
+def all_reduce_min(numbers: Tensor) -> Tensor:
     """Give the smallest of each number over the processes."""
-    if count() > 1:
+    if world_size() > 1:
         numbers = numbers.clone()
         distributed.all_reduce(numbers, distributed.ReduceOp.MIN)
     return numbers
 
 
-def share_buffers(model: nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """Give all processes the first one's buffers: BatchNorm's running statistics are each process's own."""
-    if count() > 1:
+    if world_size() > 1:
         for buffer in model.buffers():
             distributed.broadcast(buffer, src=0)
 
 
-def join(outputs: Outputs) -> Outputs:
+def all_gather_with_grad(outputs: Outputs) -> Outputs:
     """Put the outputs of all processes together, in their order, each with the gradient that is due to it.
 
     Every process then computes the same loss L from the joined rows. Where its n of the N images weight it by n / N
     and gradients are summed over the processes, as the loop does, the sum is the gradient of L on the joined batch: the
     rows of a process get their part of the gradient, times N / n.
     """
-    if count() == 1:
+    if world_size() == 1:
         return outputs
     return Outputs(join_rows(outputs.logits), {name: join_rows(rows) for name, rows in outputs.features.items()})
 
 
 def join_rows(rows: Tensor) -> Tensor:
     """Give `(N, ...)` from every process's `(n, ...)`; n may differ from one to the next."""
-    if count() == 1:
+    if world_size() == 1:
         return rows
-    sizes = torch.empty(count(), dtype=torch.int64, device=rows.device)
+    sizes = torch.empty(world_size(), dtype=torch.int64, device=rows.device)
     distributed.all_gather_into_tensor(sizes, torch.tensor([len(rows)], device=rows.device))
     joined = _Join.apply(rows, sizes.tolist())
     assert isinstance(joined, Tensor)
@@ -180,9 +180,9 @@ class _Join(torch.autograd.Function):
         return own * (ctx.all / ctx.own), None
 
 
-def lost(error: RuntimeError) -> bool:
+def is_peer_failure(error: RuntimeError) -> bool:
     """Whether `error` is how a process learns that another one has ended or does not answer."""
-    return count() > 1 and (
+    return world_size() > 1 and (
         isinstance(error, distributed.DistError) or any(word in str(error) for word in ("gloo", "NCCL", "Connection"))
     )
 

@@ -53,8 +53,8 @@ class Recipe(BaseModel):
         teacher: who is asked, as in `pldistill.teachers`: a run folder, a model's name, `random:NAME`, `ensemble:A+B`;
             None for the methods without a teacher.
         teacher_checkpoint: weights for a teacher that is a model's name.
-        teacher_cache: a store of a teacher's answers (`pldistill cache`), read in place of asking it. The teacher is
-            then the store's; one that is named otherwise must be the same.
+        teacher_cache: a teacher cache (`pldistill cache`), read in place of running it. The teacher is
+            then the teacher cache's; one that is named otherwise must be the same.
         pretrained: start the student from timm's weights for its name.
         student_checkpoint: start the student from this file or run folder.
         new_head: give a student that starts from weights a fresh classifier, because its classes are others.
@@ -99,7 +99,7 @@ class Recipe(BaseModel):
         sync_batchnorm: BatchNorm statistics over all processes, on GPUs; otherwise each process has those of its own
             batches, and the first one's running statistics are evaluated and saved.
         seed: of the initial weights, the order, and the draws of mixup and cutmix.
-        augment_seed: of the augmentation; None is the seed. A store of a teacher's answers is bound to this one alone,
+        augment_seed: of the augmentation; None is the seed. A teacher cache is bound to this one alone,
             so runs of many seeds and one augment_seed share a store.
     """
 
@@ -338,7 +338,8 @@ def check_cache(recipe: Recipe) -> None:
     """Refuse fields that contradict one another.
 
     Raises:
-        ValueError: fewer views than copies of an image; beside a `teacher_cache` a method that is nothing to a store
+        ValueError: fewer views than copies of an image; beside a `teacher_cache` a method that is nothing to a teacher
+        cache
             of logits, and what would change a teacher's answers.
     """
     if recipe.views is not None and recipe.views < recipe.repeats:
@@ -353,8 +354,8 @@ def check_cache(recipe: Recipe) -> None:
         raise ValueError(f"method {recipe.method!r} asks no teacher, got teacher_cache={cache!r}")
     if spec.taps is not None:
         raise ValueError(
-            f"method {recipe.method!r} compares activations, which a store does not hold: expected a teacher alone, "
-            f"got teacher_cache={cache!r}"
+            f"method {recipe.method!r} compares activations, which a teacher cache does not hold: expected a teacher "
+            f"alone, got teacher_cache={cache!r}"
         )
     for name, value in (("teacher_checkpoint", recipe.teacher_checkpoint), ("class_map", recipe.class_map)):
         if value is not None:

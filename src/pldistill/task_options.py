@@ -39,7 +39,7 @@ class TaskSpec:
 
 NORMS = ("batch", "frozen", "group")
 UNUSED = ("drop", "keep")
-# Regions, anchors and box head as torchvision has them; 5 layers, and batch, are torchvision's for a model from
+# RoIs, anchors and box head as torchvision has them; 5 layers, and batch, are torchvision's for a model from
 # scratch.
 DETECTION: dict[str, Option] = {
     "norm": "batch",
@@ -63,7 +63,7 @@ DETECTION: dict[str, Option] = {
 }
 _LEAST = {"trainable_layers": 0, "max_side": 8, "fpn_channels": 1, "head_width": 1, "anchor": 1, "rois_per_image": 1}
 _LEAST |= dict.fromkeys(("rpn_per_image", "pre_nms", "post_nms", "pre_nms_eval", "post_nms_eval", "detections"), 1)
-_ONE_IMAGE = "a region has one label, and an image many"
+_ONE_IMAGE = "an RoI has one label, and an image many"
 
 
 def short_sides(options: Mapping[str, Option]) -> tuple[int, int] | None:
@@ -109,8 +109,8 @@ TASKS: dict[str, TaskSpec] = {
             "repeats": "the loader shows an image once an epoch",
             "unlabelled": "the detector's own losses need boxes",
             "views": "the loader shows another view each epoch",
-            "teacher_cache": "the regions change from step to step",
-            "class_map": "regions are asked about in the data's own classes",
+            "teacher_cache": "the RoIs change from step to step",
+            "class_map": "RoIs are asked about in the data's own classes",
         },
         check=_check_detection,
     ),

@@ -32,7 +32,7 @@ class Batch:
     Attributes:
         images: `(N, 3, H, W)` uint8. Each model normalizes them with its own statistics (`models.NormalizedModel`).
         labels: `(N,)` int64 class indices, `UNLABELLED` where an image has none.
-        ids: `(N,)` int64, each image's index in its split: with its view it names the augmented image for ever.
+        ids: `(N,)` int64, each image's index in its split: with its view it names the augmented image forever.
         view: which augmented version of the split this is; epoch e of a run sees view e, or e modulo its `views`.
         views: `(N,)` int64, the view of each image where an epoch shows an image several times: its k-th copy of
             `repeats` is in epoch e as view `e * repeats + k`, modulo the run's `views`, would show it. None where every
@@ -52,7 +52,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Boxes:
+class DetectionTargets:
     """What lies in an image.
 
     Attributes:
@@ -65,21 +65,21 @@ class Boxes:
 
 
 @dataclass(frozen=True)
-class Scenes:
+class DetectionBatch:
     """A batch of images with what lies in them, already augmented and resized.
 
     Attributes:
         images: each `(3, H, W)` uint8, of its own size. Each model normalizes them with its own statistics and pads.
         targets: what lies in each image, without crowds.
-        ids: `(N,)` int64, each image's index in its split: with the view it names the augmented image for ever.
+        ids: `(N,)` int64, each image's index in its split: with the view it names the augmented image forever.
         view: which augmented version of the split this is; epoch e of a run sees view e.
         sizes: (height, width) of each image before it was resized; detections are given in pixels of these.
-        regions: `(R_i, 4)` boxes in pixels of each image, which a model's outputs are to be about; None where the model
+        RoIs: `(R_i, 4)` boxes in pixels of each image, which a model's outputs are to be about; None where the model
             proposes its own.
     """
 
     images: tuple[Tensor, ...]
-    targets: tuple[Boxes, ...]
+    targets: tuple[DetectionTargets, ...]
     ids: Tensor
     view: int
     sizes: tuple[tuple[int, int], ...]
@@ -109,7 +109,7 @@ class Outputs:
     """What a network said about a batch.
 
     Attributes:
-        logits: `(N, C)`, the dtype the model computed in. N counts images, or regions in detection.
+        logits: `(N, C)`, the dtype the model computed in. N counts images, or RoIs in detection.
         features: by tap name, the activations that a method asked for.
     """
 

@@ -13,7 +13,7 @@ from pldistill.cli.options import Device, Spread, Workers, console, whole
 from pldistill.recipe import Recipe, make_recipe, read_recipe
 from pldistill.record import RunRecord
 from pldistill.training import run as training
-from pldistill.training.progress import Terminal
+from pldistill.training.progress import ProgressBar
 
 app = typer.Typer(
     name="pldistill",
@@ -53,7 +53,7 @@ def train(
     method: Annotated[str | None, typer.Option(help="See `pldistill list methods`; ce trains a teacher.")] = None,
     teacher: Annotated[str | None, typer.Option(help="A run folder, NAME, NAME@FILE, ensemble:A+B.")] = None,
     teacher_checkpoint: Annotated[str | None, typer.Option(help="Weights of a teacher given by name.")] = None,
-    teacher_cache: Annotated[str | None, typer.Option(help="A store that `pldistill cache` made.")] = None,
+    teacher_cache: Annotated[str | None, typer.Option(help="A teacher cache that `pldistill cache` made.")] = None,
     pretrained: Annotated[bool | None, typer.Option("--pretrained", help="Start from timm's weights.")] = None,
     student_checkpoint: Annotated[str | None, typer.Option(help="Start from these weights.")] = None,
     new_head: Annotated[bool | None, typer.Option("--new-head", help="A fresh classifier on given weights.")] = None,
@@ -111,7 +111,7 @@ def train(
         device=device,
         workers=whole("workers", workers, least=0),
         download=download,
-        watch=Terminal(console),
+        callback=ProgressBar(console),
     )
     result, again = run.result, "already " if before else ""
     console.print(

@@ -1,4 +1,4 @@
-"""The verbs that use what a run left, predict and report; and cache, which asks a teacher once."""
+"""The verbs that use what a run left, predict and report; and cache, which runs a teacher once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pldistill.data.augment import open_image
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import find_runs
 from pldistill.training import run as training
-from pldistill.training.cache_teacher import store_answers
-from pldistill.training.progress import Shown
+from pldistill.training.cache_teacher import cache_teacher
+from pldistill.training.progress import CacheProgress
 
 
 def predict(
@@ -115,7 +115,7 @@ def cache(
     data: Annotated[str, typer.Option(help="The images, as cifar100:PATH.")],
     teacher: Annotated[str, typer.Option(help="A run folder, NAME, NAME@FILE, ensemble:A+B.")],
     views: Annotated[str, typer.Option(metavar="N", help="Augmented versions of each training image.")],
-    out: Annotated[Path, typer.Option(help="The store's folder; the same line goes on with one that is begun.")],
+    out: Annotated[Path, typer.Option(help="The teacher cache's folder; the same line resumes one that is begun.")],
     top_k: Annotated[str, typer.Option(metavar="K|all", help="Classes stored of a training image.")] = "all",
     temperature: Annotated[
         str, typer.Option(metavar="X", help="At which the mass of the others is exact: the method's.")
@@ -139,12 +139,12 @@ def cache(
     device: Device = "auto",
     workers: Workers = "2",
 ) -> None:
-    """Ask a teacher once: store its answers, for `--teacher-cache` of train and reproduce."""
+    """Run a teacher once: store its answers, for `--teacher-cache` of train and reproduce."""
     fields = {name: value for name, value in locals().items() if name in Recipe.model_fields and value is not None}
     del fields["views"]
     # Of a run's recipe only what decides the answers; they are for any student, and any method of the logits.
     recipe = make_recipe({**fields, "student": "any", "method": "kd"})
-    about = store_answers(
+    about = cache_teacher(
         recipe,
         out,
         views=whole("views", views, least=1),
@@ -153,6 +153,6 @@ def cache(
         device=device,
         workers=whole("workers", workers, least=0),
         download=download,
-        watch=Shown(console),
+        callback=CacheProgress(console),
     )
     console.print(f"finished: {about.views} views, {out}", highlight=False, soft_wrap=True)

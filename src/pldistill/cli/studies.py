@@ -10,7 +10,7 @@ import typer
 from pldistill.cli.options import Device, Workers, console, positive, whole
 from pldistill.studies.search import Job, lay_out
 from pldistill.studies.study import plan
-from pldistill.training.progress import StudyWatch
+from pldistill.training.progress import StudyProgress
 
 
 def reproduce(
@@ -52,7 +52,7 @@ def reproduce(
     from pldistill.studies.dry_run import forecast
     from pldistill.studies.figures import measured, reproduce_figure
     from pldistill.studies.timetable import timetable
-    from pldistill.training.progress import Shown
+    from pldistill.training.progress import CacheProgress
 
     if study in FIGURES:
         out = out or Path("runs") / "imagenet"
@@ -99,7 +99,9 @@ def reproduce(
         return
     count = whole("workers", workers, least=0)
     how = {"device": device, "workers": count, "download": download}
-    comparison = studies.reproduce(layout, out, watch=StudyWatch(console), onlooker=Shown(console), **how)
+    comparison = studies.reproduce(
+        layout, out, callback=StudyProgress(console), cache_callback=CacheProgress(console), **how
+    )
     console.print(comparison_rich(comparison))
     files = studies.files(found.name, out)
     console.print(f"table   {files['md']}, {files['csv']}", soft_wrap=True)
@@ -116,7 +118,7 @@ def _search(job: Job, device: str, workers: int, download: bool, *, dry_run: boo
     from pldistill.reports.comparison import comparison_rich
     from pldistill.studies.runner import files
     from pldistill.studies.search import outline, run_search
-    from pldistill.training.progress import Shown
+    from pldistill.training.progress import CacheProgress
 
     if commands:
         raise ValueError(
@@ -127,7 +129,7 @@ def _search(job: Job, device: str, workers: int, download: bool, *, dry_run: boo
         console.print(outline(job), markup=False, highlight=False)
         return
     how = {"device": device, "workers": workers, "download": download}
-    comparison = run_search(job, watch=StudyWatch(console), onlooker=Shown(console), **how)
+    comparison = run_search(job, callback=StudyProgress(console), cache_callback=CacheProgress(console), **how)
     console.print(comparison_rich(comparison))
     paths = files(job.search.name, job.out)
     console.print(f"table   {paths['md']}, {paths['csv']}\nreport  {paths['html']}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Augmentation that can be replayed: what happens to an image follows from (seed, view, id), whoever computes it.
+"""Augmentation that can be replayed: what happens to an image follows from (seed, view, id) alone.
 
 Image files are decoded to RGB whatever their mode, resized and cut in the same way as images in memory.
 """
@@ -70,7 +70,7 @@ def read_batch(
         images = [cut_image(image, box, size) for image, box in zip(images, cuts, strict=True)]
     else:
         images = [fit_image(image, size) for image in images]
-    return move(torch.stack([_tensor(image) for image in images]), augment, seed, view, ids)
+    return crop_and_flip(torch.stack([_tensor(image) for image in images]), augment, seed, view, ids)
 
 
 def fit_image(image: Image.Image, size: int) -> Image.Image:
@@ -179,7 +179,7 @@ def boxes(
     return np.stack([top, left, tall, wide], axis=1).astype(np.int64)
 
 
-def shift(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
+def random_crop(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
     """Each image of `(N, 3, H, W)`, padded with zeros, cut again at its own corner `top, left (N,)`.
 
     In a padded image that is laid out flat, a crop is one stretch that begins at its corner: one copy an image.
@@ -195,7 +195,7 @@ def shift(images: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
     return stretches.index_select(0, corners).view(count, 3, tall, wide)[:, :, :height, :width].contiguous()
 
 
-def mirror(images: Tensor, which: Tensor) -> Tensor:
+def horizontal_flip(images: Tensor, which: Tensor) -> Tensor:
     """`(N, 3, H, W)` with the images at the positions `which` mirrored left to right, in place."""
     return images.index_copy_(0, which, images.index_select(0, which).flip(-1))
 
@@ -210,7 +210,7 @@ def _bicubic(images: Tensor, height: int, width: int) -> Tensor:
     return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def fit(images: Tensor, size: int) -> Tensor:
+def resize_center_crop(images: Tensor, size: int) -> Tensor:
     """What evaluation sees of `(N, 3, H, W)`: short side resized, center cut to `(N, 3, size, size)`.
 
     An image that is already size x size, up to 64 pixels, is left alone.
@@ -225,7 +225,7 @@ def fit(images: Tensor, size: int) -> Tensor:
     return images[..., top : top + size, left : left + size].contiguous()
 
 
-def cut(images: Tensor, box: np.ndarray, size: int) -> Tensor:
+def crop(images: Tensor, box: np.ndarray, size: int) -> Tensor:
     """The box `(top, left, height, width)` of each image of `(N, 3, H, W)`, resized to `(N, 3, size, size)`."""
     parts = [
         _bicubic(image[None, :, top : top + height, left : left + width], size, size)
@@ -234,23 +234,25 @@ def cut(images: Tensor, box: np.ndarray, size: int) -> Tensor:
     return torch.cat(parts)
 
 
-def replay(images: Tensor, augment: Augment | None, size: int, seed: int, view: Views, ids: np.ndarray) -> Tensor:
+def apply_augment(
+    images: Tensor, augment: Augment | None, size: int, seed: int, view: Views, ids: np.ndarray
+) -> Tensor:
     """What this view shows of the images `images (N, 3, H, W)`: `(N, 3, size, size)`, on the same device."""
     if augment is None:
-        return fit(images, size)
+        return resize_center_crop(images, size)
     if augment.crop == "resized":
         heights, widths = (np.full(len(ids), side) for side in images.shape[-2:])
-        images = cut(images, boxes(augment, heights, widths, seed, view, ids), size)
+        images = crop(images, boxes(augment, heights, widths, seed, view, ids), size)
     else:
-        images = fit(images, size)
-    return move(images, augment, seed, view, ids)
+        images = resize_center_crop(images, size)
+    return crop_and_flip(images, augment, seed, view, ids)
 
 
-def move(images: Tensor, augment: Augment, seed: int, view: Views, ids: np.ndarray) -> Tensor:
+def crop_and_flip(images: Tensor, augment: Augment, seed: int, view: Views, ids: np.ndarray) -> Tensor:
     """The padded crop and the flip of a batch that has its size already, and is no view of a split's own images."""
     if augment.crop == "pad" and augment.padding:
         top, left = (torch.from_numpy(c).to(images.device) for c in shifts(augment.padding, seed, view, ids))
-        images = shift(images, augment.padding, top, left)
+        images = random_crop(images, augment.padding, top, left)
     if augment.hflip:
-        images = mirror(images, torch.from_numpy(np.flatnonzero(flips(seed, view, ids))).to(images.device))
+        images = horizontal_flip(images, torch.from_numpy(np.flatnonzero(flips(seed, view, ids))).to(images.device))
     return images

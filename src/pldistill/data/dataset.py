@@ -33,7 +33,7 @@ class Split(ABC):
 
     Attributes:
         labels: `(N,)` int64 class indices.
-        ids: `(N,)` int64, what names an image for ever: its index in the whole split, kept by `subset`.
+        ids: `(N,)` int64, what names an image forever: its index in the whole split, kept by `subset`.
     """
 
     labels: Tensor
@@ -96,7 +96,7 @@ class TensorSplit(Split):
         return TensorSplit(self.images[positions], self.labels[positions], self.ids[positions])
 
 
-class StoredSplit(Split):
+class LazySplit(Split):
     """Images that are read when they are needed, in any order, by whichever worker."""
 
     @abstractmethod
@@ -104,7 +104,7 @@ class StoredSplit(Split):
         """The image at this position, not yet decoded."""
 
 
-class FolderSplit(StoredSplit):
+class FolderSplit(LazySplit):
     """Images that are read when they are needed: `paths`, one file each."""
 
     def __init__(self, paths: Sequence[str], labels: Tensor, ids: Tensor | None = None) -> None:
@@ -168,7 +168,7 @@ def normalize(images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[floa
 def divide(dataset: Dataset, *, train: int | None = None, validation: int | None = None) -> Dataset:
     """Hold `validation` training images out as `Dataset.holdout`, then keep `train` of the rest; None leaves it be.
 
-    Each part has as many images of every class, to within one, and is the same for ever: a hash of the ids, under
+    Each part has as many images of every class, to within one, and is the same forever: a hash of the ids, under
     seed 0, puts the images of a class in order; those held out come from its end and those kept from its front. So
     holding some out does not change which `train` images are kept, while there are enough. Ids stay what they were.
 

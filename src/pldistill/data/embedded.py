@@ -72,7 +72,7 @@ def labels(count: int) -> Tensor:
 
 
 def render_masks() -> Tensor:
-    """`(classes, faces, 32, 32)` float32 in [0, 1]: each character in each face, upright, centerd, longest side 24."""
+    """`(classes, faces, 32, 32)` float32 in [0, 1]: each character in each face, upright, centered, longest side 24."""
     masks = np.empty((len(CLASSES), len(FACES), _CANVAS, _CANVAS), np.uint8)
     for column, face in enumerate(FACES):
         for row, character in enumerate(CLASSES):
@@ -147,7 +147,8 @@ class _Chunk:
         return (canvas * 255).round_().clamp_(0, 255).to(torch.uint8)
 
     def _color(self, name: str) -> Tensor:
-        return torch.stack([self.between(0.1, 0.9, f"{name} color{c}") for c in range(3)], 1)
+        # The name of a stream of draws: another spelling would be other images.
+        return torch.stack([self.between(0.1, 0.9, f"{name} colour{c}") for c in range(3)], 1)
 
     def _background(self) -> Tensor:
         """A plane of color: a middle and a slope in a random direction."""

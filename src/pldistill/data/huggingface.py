@@ -16,7 +16,7 @@ import torch
 from timm.data.readers import create_reader
 from torch import Tensor
 
-from pldistill.data.dataset import Encoded, StoredSplit
+from pldistill.data.dataset import Encoded, LazySplit
 
 if TYPE_CHECKING:
     from timm.data.readers.reader_hfds import ReaderHfds
@@ -29,7 +29,7 @@ NOT_REPLAYABLE: Mapping[str, str] = {
 }
 
 
-class ReaderSplit(StoredSplit):
+class ReaderSplit(LazySplit):
     """Images that a timm reader gives by their number: `numbers (N,)` int64."""
 
     def __init__(

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pldistill.data.augment import Augment, read_batch, replay
-from pldistill.data.dataset import Split, StoredSplit, TensorSplit
+from pldistill.data.augment import Augment, apply_augment, read_batch
+from pldistill.data.dataset import LazySplit, Split, TensorSplit
 from pldistill.data.mixup import Mixing, mix
 from pldistill.data.sampling import Views, order
 from pldistill.types import Batch
@@ -107,7 +107,7 @@ def check_place(view: int, start: int, batches: int) -> None:
 
 
 @dataclass(frozen=True)
-class Show:
+class LoaderConfig:
     """How a split is shown, wherever its images are; the arguments of `make_loader`."""
 
     batch_size: int
@@ -156,7 +156,7 @@ class Loader(ABC):
         joined: images in each batch, over all processes.
     """
 
-    def __init__(self, split: Split, show: Show) -> None:
+    def __init__(self, split: Split, show: LoaderConfig) -> None:
         self.num_samples = len(split)
         self._ids, self._show = split.ids, show
         self._bounds, self.joined = show.bounds(len(split))
@@ -206,7 +206,7 @@ class Loader(ABC):
 class ResidentLoader(Loader):
     """Images stay in the device's memory and are augmented there, a whole batch at a time."""
 
-    def __init__(self, split: TensorSplit, show: Show) -> None:
+    def __init__(self, split: TensorSplit, show: LoaderConfig) -> None:
         super().__init__(split, show)
         self._images, self._labels = split.images.to(show.device), split.labels.to(show.device)
 
@@ -216,14 +216,14 @@ class ResidentLoader(Loader):
             on_device = part.at.to(show.device)
             images = self._images.index_select(0, on_device)
             ids = self._ids[part.at].numpy()
-            images = replay(images, show.augment, show.image_size, show.view_seed, part.view, ids)
+            images = apply_augment(images, show.augment, show.image_size, show.view_seed, part.view, ids)
             yield self._batch(view, part, images, self._labels[on_device])
 
 
 class _Images(torch.utils.data.Dataset):
     """What a worker does: (view or views, positions) in, the augmented images `(N, 3, size, size)` uint8 out."""
 
-    def __init__(self, split: StoredSplit, show: Show) -> None:
+    def __init__(self, split: LazySplit, show: LoaderConfig) -> None:
         self._split, self._ids, self._show = split, split.ids.numpy(), show
 
     def __getitem__(self, key: tuple[Views, np.ndarray]) -> Tensor:
@@ -235,7 +235,7 @@ class _Images(torch.utils.data.Dataset):
 class StoredLoader(Loader):
     """Images are read, cut and augmented in worker processes that live as long as the loader."""
 
-    def __init__(self, split: StoredSplit, show: Show, workers: int) -> None:
+    def __init__(self, split: LazySplit, show: LoaderConfig, workers: int) -> None:
         super().__init__(split, show)
         self._labels = split.labels
         self._workers = Workers(_Images(split, show), workers, pin=show.device.type == "cuda")
@@ -281,7 +281,7 @@ def make_loader(
 
     Raises:
         ValueError: a split with fewer images than processes; a batch size, image size, worker count or number of
-            repeats that is too small; repeats without `shuffle`, which would leave the same images out for ever;
+            repeats that is too small; repeats without `shuffle`, which would leave the same images out forever;
             fewer views than repeats, whose copies would be the same.
     """
     least = (("batch_size", batch_size, 1), ("image_size", image_size, 1), ("workers", workers, 0))
@@ -296,11 +296,11 @@ def make_loader(
         raise ValueError("split: expected at least one image, got none")
     if len(split) < world:
         raise ValueError(f"split: expected at least {world} images, one for each process, got {len(split)}")
-    show = Show(
+    show = LoaderConfig(
         batch_size, image_size, augment, seed, shuffle, device, repeats, mixing, rank, world, views, augment_seed
     )
     if isinstance(split, TensorSplit):
         return ResidentLoader(split, show)
-    if isinstance(split, StoredSplit):
+    if isinstance(split, LazySplit):
         return StoredLoader(split, show, workers)
     raise ValueError(f"split: expected a TensorSplit or a StoredSplit, got {type(split).__name__}")

@@ -26,8 +26,8 @@ from pldistill.data.dataset import (
     Dataset,
     Encoded,
     FolderSplit,
+    LazySplit,
     Split,
-    StoredSplit,
     TensorSplit,
     divide,
 )
@@ -140,68 +140,68 @@ def _numbers(name: str, parts: Iterable[str], known: tuple[str, ...]) -> dict[st
     return numbers
 
 
-def _open_glyphs(asked: Request) -> Dataset:
-    train, val = embedded.glyphs(**asked.options)
+def _open_glyphs(request: Request) -> Dataset:
+    train, val = embedded.glyphs(**request.options)
     return Dataset(
-        spec=asked.spec,
+        spec=request.spec,
         classes=embedded.CLASSES,
         mean=embedded.GLYPHS_MEAN,
         std=embedded.GLYPHS_STD,
-        image_size=asked.image_size or embedded.GLYPHS_SIZE,
+        image_size=request.image_size or embedded.GLYPHS_SIZE,
         hflip=False,
         train=train,
         val=val,
     )
 
 
-def _open_digits(asked: Request) -> Dataset:
+def _open_digits(request: Request) -> Dataset:
     train, val = embedded.digits()
     return Dataset(
-        spec=asked.spec,
+        spec=request.spec,
         classes=tuple("0123456789"),
         mean=embedded.DIGITS_MEAN,
         std=embedded.DIGITS_STD,
-        image_size=asked.image_size or embedded.DIGITS_SIZE,
+        image_size=request.image_size or embedded.DIGITS_SIZE,
         hflip=False,
         train=train,
         val=val,
     )
 
 
-def _open_cifar(layout: cifars.Layout, asked: Request) -> Dataset:
-    classes, train, val = cifars.cifar(layout, asked.path, download=asked.download)
+def _open_cifar(layout: cifars.Layout, request: Request) -> Dataset:
+    classes, train, val = cifars.cifar(layout, request.path, download=request.download)
     return Dataset(
-        spec=asked.spec,
+        spec=request.spec,
         classes=classes,
         mean=layout.mean,
         std=layout.std,
-        image_size=asked.image_size or 32,
+        image_size=request.image_size or 32,
         hflip=True,
         train=train,
         val=val,
     )
 
 
-def _open_folder(asked: Request) -> Dataset:
-    classes, train, val, side, ignored = folders.folder(asked.path)
-    return replace(_photographs(asked, classes, train, val, side), ignored=ignored)
+def _open_folder(request: Request) -> Dataset:
+    classes, train, val, side, ignored = folders.folder(request.path)
+    return replace(_photographs(request, classes, train, val, side), ignored=ignored)
 
 
-def _open_large(read: Callable[[Path], tuple[tuple[str, ...], Split, Split]], asked: Request) -> Dataset:
+def _open_large(read: Callable[[Path], tuple[tuple[str, ...], Split, Split]], request: Request) -> Dataset:
     """A source of photographs of any size, seen at 224 pixels.
 
     They are too many to be decoded beforehand: one that cannot be read ends the run, and is named.
     """
-    return _photographs(asked, *read(asked.path), folders.LARGE_SIZE)
+    return _photographs(request, *read(request.path), folders.LARGE_SIZE)
 
 
-def _photographs(asked: Request, classes: tuple[str, ...], train: Split, val: Split, side: int) -> Dataset:
+def _photographs(request: Request, classes: tuple[str, ...], train: Split, val: Split, side: int) -> Dataset:
     return Dataset(
-        spec=asked.spec,
+        spec=request.spec,
         classes=classes,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        image_size=asked.image_size or side,
+        image_size=request.image_size or side,
         hflip=True,
         train=train,
         val=val,
@@ -283,10 +283,10 @@ def with_unlabelled(dataset: Dataset, spec: str, *, download: bool = False) -> D
     return replace(dataset, train=_join(dataset.train, more, spec))
 
 
-class JoinedSplit(StoredSplit):
+class JoinedSplit(LazySplit):
     """Splits of stored images, one after the other, or those of their positions that `places` names."""
 
-    def __init__(self, parts: Sequence[StoredSplit], labels: Tensor, ids: Tensor, places: Tensor | None = None) -> None:
+    def __init__(self, parts: Sequence[LazySplit], labels: Tensor, ids: Tensor, places: Tensor | None = None) -> None:
         self.parts = tuple(parts)
         self.places = torch.arange(len(labels)) if places is None else places
         self._set_labels(labels, ids, len(self.places))
@@ -312,7 +312,7 @@ class JoinedSplit(StoredSplit):
 def _join(labelled: Split, more: Split, spec: str) -> Split:
     labels = torch.cat([labelled.labels, torch.full((len(more),), UNLABELLED)])
     ids = torch.cat([labelled.ids, FIRST_ID + torch.arange(len(more))])
-    if isinstance(labelled, StoredSplit) and isinstance(more, StoredSplit):
+    if isinstance(labelled, LazySplit) and isinstance(more, LazySplit):
         return JoinedSplit((labelled, more), labels, ids)
     if not isinstance(labelled, TensorSplit):
         raise ValueError(f"unlabelled: expected images in files, as the labelled ones, got {spec!r}, in memory")

@@ -16,14 +16,14 @@ from rich.progress import track
 from torch import Tensor
 
 from pldistill.data.augment import SUFFIXES
-from pldistill.data.dataset import Encoded, StoredSplit
+from pldistill.data.dataset import Encoded, LazySplit
 from pldistill.files import cache_folder, write_whole
 
 _MANY = 20  # from here on indexing takes long enough for a progress bar
 _VALIDATION = (("val", "validation"), ("test",))
 
 
-class ShardSplit(StoredSplit):
+class ShardSplit(LazySplit):
     """Images inside uncompressed tar files.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The methods in detection: the same classes, with detection's own defaults. A row is a region, background or not.
+"""The methods in detection: the same classes, with detection's own defaults. A row is an RoI, background or not.
 
 The detector's own four losses are terms like any other, each with its weight; all of them stay beside every method, as
 in the public code for DKD. Whether the classification loss does beside PLD, which contains it, the paper leaves open:
@@ -25,10 +25,10 @@ def specs(known: Mapping[str, MethodSpec]) -> dict[str, MethodSpec]:
 
     return {
         "ce": of("ce", "Ren et al. 2015 (torchvision)", "the undistilled detector"),
-        "kd": of("kd", "Hinton et al. 2015, on regions; temperature of DKD's there", temperature=1.0),
+        "kd": of("kd", "Hinton et al. 2015, on RoIs; temperature of DKD's there", temperature=1.0),
         "dist": of(
             "dist",
-            "Huang et al. 2022, on regions",
+            "Huang et al. 2022, on RoIs",
             "beta, gamma and temperature are our choice",
             beta=1.0,
             gamma=1.0,
@@ -41,7 +41,7 @@ def specs(known: Mapping[str, MethodSpec]) -> dict[str, MethodSpec]:
             "temperature and weight are our choice, and that loss_classifier stays: the paper says none of them",
             temperature=1.0,
         ),
-        "listmle": of("listmle", "Xia et al. 2008, on regions"),
+        "listmle": of("listmle", "Xia et al. 2008, on RoIs"),
         "fitnet": of(
             "fitnet",
             "Romero et al. 2015, on a level of the feature pyramid; layer and weight are our choice",

@@ -1,4 +1,4 @@
-"""Runs to one HTML page that carries everything inside: no script, no request, readable in a hundred years.
+"""Runs to one HTML page that carries everything inside: no script, no request, readable without this program.
 
 A study's figures through training have a panel for each column of the study, in it a line a run.
 """

@@ -1,4 +1,4 @@
-"""Minutes a run, measured beside published: of each machine by itself, for no two machines' clocks can be compared."""
+"""Minutes a run, measured beside published: of each machine alone, for no two machines' clocks can be compared."""
 
 from __future__ import annotations
 

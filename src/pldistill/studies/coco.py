@@ -8,7 +8,7 @@ models on drawn scenes, minutes on two CPU cores.
 The paper names the pairs, DKD's code (mdistiller on detectron2) and nothing else of the protocol, so the rest is that
 code's: SGD, momentum 0.9, weight decay 1e-4, batch 8, learning rate 0.01 with a short linear warm-up, a tenth of it
 after 2/3 and again after 8/9 of 180,000 steps, short side 640 to 800 (at most 1333), mirrored; students start from
-ImageNet's weights with BatchNorm frozen, the stem and the first stage of the ResNets too; 512 regions an image, a
+ImageNet's weights with BatchNorm frozen, the stem and the first stage of the ResNets too; 512 RoIs an image, a
 quarter of them objects, up to 1000 proposals. DKD: alpha 1, beta 0.25, temperature 1, over all rows, background too.
 
 What the paper leaves open, or is otherwise here, and what was chosen:

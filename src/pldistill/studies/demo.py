@@ -1,4 +1,4 @@
-"""The demo: a good teacher is asked once, and small students learn from its stored answers, two seeds a method.
+"""The demo: a good teacher runs once, and small students learn from its cached outputs, two seeds a method.
 
 Nothing is published for these images: drawn characters at 16 pixels, 100 classes, of which the teacher has seen three
 times as many as the students. Cost: under four minutes on two CPU cores. Command: `pldistill demo`.
@@ -25,9 +25,9 @@ from pldistill.reports.html import write_report
 from pldistill.reports.plots import score_by_epoch
 from pldistill.reports.tables import Stat, stat
 from pldistill.studies.study import Fields
-from pldistill.training.cache_teacher import make_store
+from pldistill.training.cache_teacher import make_teacher_cache
 from pldistill.training.parallel import Job, SideBySide
-from pldistill.training.progress import Shown, Terminal
+from pldistill.training.progress import CacheProgress, ProgressBar
 from pldistill.training.run import Run, train
 
 SETTING: Fields = {"image_size": 16, "optimizer": "adamw", "weight_decay": 0.05}
@@ -123,7 +123,7 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
 
 
 def _train_all(teacher: Recipe, jobs: Sequence[Job], out: Path, device: str, console: Console) -> Run:
-    """Train the teacher, make its store, train the students: those without a teacher beside it, if a core is free."""
+    """Train the teacher, make its cache, train the students: those without a teacher beside it, if a core is free."""
     waiting = [job for job in jobs if not RunRecord(job.folder).finished]
     alone = [job for job in waiting if job.recipe.teacher is None]
     taught = [job for job in waiting if job.recipe.teacher is not None]
@@ -137,7 +137,7 @@ def _train_all(teacher: Recipe, jobs: Sequence[Job], out: Path, device: str, con
             console.print(f"beside the teacher: {len(alone)} students that have none", highlight=False)
             runs.begin(alone, in_turn=True)
         run = _train(teacher, out / "teacher", device, console)
-        make_store(store, device=device, watch=Shown(console))
+        make_teacher_cache(store, device=device, callback=CacheProgress(console))
         runs.begin(taught if runs.count > 1 else [*alone, *taught])
         console.print(f"students: {runs.count} at a time", highlight=False)
         runs.wait(lambda record: _show(record, console))
@@ -211,4 +211,4 @@ def in_words(out: Path) -> str:
 
 
 def _train(row: Recipe, folder: Path, device: str, console: Console) -> Run:
-    return train(row, out=folder, resume=RunRecord(folder).begun, device=device, watch=Terminal(console))
+    return train(row, out=folder, resume=RunRecord(folder).begun, device=device, callback=ProgressBar(console))

@@ -12,7 +12,7 @@ from pldistill.data import Dataset
 from pldistill.precision import resolve
 from pldistill.record import duration
 from pldistill.studies.estimate import Job, seconds_of
-from pldistill.studies.study import Cell, Plan
+from pldistill.studies.study import Plan, PlannedRun
 from pldistill.tasks import make_task
 from pldistill.training.build import make_accelerator
 
@@ -44,7 +44,7 @@ def forecast(plan: Plan, *, device: str = "auto", download: bool = False) -> Tab
     return table
 
 
-def _seconds(cells: Sequence[tuple[Cell, Any]], device: str) -> list[float]:
+def _seconds(cells: Sequence[tuple[PlannedRun, Any]], device: str) -> list[float]:
     """The estimates; all runs of a study have one task."""
     if cells and cells[0][0].recipe.task == "detection":
         from pldistill.studies.estimate_boxes import BoxJob, seconds_of_detectors  # brings torchvision's detectors
@@ -55,7 +55,7 @@ def _seconds(cells: Sequence[tuple[Cell, Any]], device: str) -> list[float]:
     return seconds_of(_job(cell, data, device) for cell, data in cells)
 
 
-def _job(cell: Cell, dataset: Dataset, device: str) -> Job:
+def _job(cell: PlannedRun, dataset: Dataset, device: str) -> Job:
     recipe = cell.recipe
     held = 0 if dataset.holdout is None else len(dataset.holdout)
     return Job(
@@ -72,5 +72,5 @@ def _job(cell: Cell, dataset: Dataset, device: str) -> Job:
     )
 
 
-def _state(cell: Cell) -> str:
+def _state(cell: PlannedRun) -> str:
     return f"{len(cell.record.epochs())}/{cell.recipe.epochs} epochs" if cell.folder.exists() else ""

@@ -13,7 +13,7 @@ import torch
 from pldistill.precision import DTYPES, resolve
 from pldistill.recipe import Recipe
 from pldistill.studies.estimate import timed
-from pldistill.tasks import Place
+from pldistill.tasks import Placement
 from pldistill.tasks.detection.dataset import BoxData
 from pldistill.tasks.detection.task import Detection
 
@@ -87,7 +87,7 @@ def time_learning(job: BoxJob) -> float:
         teacher = task.teacher(job.untrained, job.data)
         if teacher is not None:
             teacher.to(device, torch.contiguous_format)
-        batch = next(task.loaders(job.untrained, job.data, Place(device, 0)).train.epoch(0))
+        batch = next(task.loaders(job.untrained, job.data, Placement(device, 0)).train.epoch(0))
         optimizer = torch.optim.SGD([each for each in student.parameters() if each.requires_grad], lr=1e-6)
 
         def step() -> None:
@@ -106,7 +106,7 @@ def time_finding(job: BoxJob) -> float:
     task, device = Detection(job.recipe.task_options), torch.device(job.device)
     with torch.random.fork_rng(devices=[]):
         student = task.student(job.untrained, job.data).to(device).eval()
-        batch = next(task.loaders(job.untrained, job.data, Place(device, 0)).val.epoch(0))
+        batch = next(task.loaders(job.untrained, job.data, Placement(device, 0)).val.epoch(0))
         with _autocast(job):
             return _median(partial(student.detect, batch.images, batch.sizes), device) / len(batch)
 

@@ -14,11 +14,11 @@ from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.reports.comparison import Comparison, Entry, comparison_csv, comparison_html, comparison_markdown
 from pldistill.reports.html import write_report
-from pldistill.studies.study import Cell, Plan
+from pldistill.studies.study import Plan, PlannedRun
 from pldistill.task_options import TASKS
-from pldistill.teachers.cache import is_whole
-from pldistill.training.cache_teacher import Onlooker, Unwatched, make_store
-from pldistill.training.progress import StudyWatch
+from pldistill.teachers.cache import is_complete
+from pldistill.training.cache_teacher import CacheCallback, SilentCacheCallback, make_teacher_cache
+from pldistill.training.progress import StudyProgress
 from pldistill.training.run import train
 
 # What may go wrong in one cell and leave the others sound: bad input, memory, a device, a file, an infinite loss.
@@ -29,15 +29,15 @@ def reproduce(
     plan: Plan,
     out: Path,
     *,
-    watch: StudyWatch,
-    onlooker: Onlooker | None = None,
+    callback: StudyProgress,
+    cache_callback: CacheCallback | None = None,
     device: str = "auto",
     workers: int = 2,
     download: bool = False,
 ) -> Comparison:
     """Make every run of the plan that is not finished, then write the table and the page in `out`.
 
-    A store that runs are to read and that is not there yet is made first: `onlooker` is told of it.
+    A teacher cache that runs are to read and that is not there yet is made first: `onlooker` is told of it.
 
     A cell that fails is marked with its reason and tried again by the next call; its teacher's failure fails it too.
 
@@ -50,30 +50,32 @@ def reproduce(
             f"processes: expected one for a study, got {distributed.launched()}; `--print-commands` gives the line of "
             "each run, to be started with several"
         )
-    watch.open(len(plan.runs))
+    callback.open(len(plan.runs))
     try:
         for cell in plan.runs:
             if not cell.record.finished:
                 how = {"device": device, "workers": workers, "download": download}
-                _make(cell, plan, out, watch=watch, onlooker=onlooker or Unwatched(), **how)
+                _make(cell, plan, out, callback=callback, cache_callback=cache_callback or SilentCacheCallback(), **how)
                 write_tables(plan, out)
-            watch.close_cell(cell.name, cell.record.read_result(), failure(out, cell))
+            callback.close_cell(cell.name, cell.record.read_result(), failure(out, cell))
     finally:
-        watch.close()
+        callback.close()
     comparison = write_tables(plan, out)
     write_page(plan, out, comparison)
     return comparison
 
 
-def _make(cell: Cell, plan: Plan, out: Path, *, watch: StudyWatch, onlooker: Onlooker, **how: Any) -> None:
+def _make(
+    cell: PlannedRun, plan: Plan, out: Path, *, callback: StudyProgress, cache_callback: CacheCallback, **how: Any
+) -> None:
     """Train one cell; what goes wrong is written beside the cells."""
     mark = _mark(out, cell)
     try:
         if cell.teacher is not None and not cell.teacher.record.finished:
             raise ValueError(f"{cell.teacher.name} is not finished")
         if cell.recipe.teacher_cache is not None:
-            make_store(cell.recipe, watch=onlooker, **how)
-        train(cell.recipe, out=cell.folder, resume=cell.record.begun, watch=watch, **how)
+            make_teacher_cache(cell.recipe, callback=cache_callback, **how)
+        train(cell.recipe, out=cell.folder, resume=cell.record.begun, callback=callback, **how)
     except FAILURES as error:
         mark_failure(mark, error)
     else:
@@ -88,11 +90,11 @@ def mark_failure(mark: Path, error: BaseException) -> str:
     return reason
 
 
-def _mark(out: Path, cell: Cell) -> Path:
+def _mark(out: Path, cell: PlannedRun) -> Path:
     return out / "failures" / f"{cell.folder.name}.txt"
 
 
-def failure(out: Path, cell: Cell) -> str | None:
+def failure(out: Path, cell: PlannedRun) -> str | None:
     """Why the cell's last attempt failed; None where it did not, or where the run was finished since."""
     mark = _mark(out, cell)
     return mark.read_text(encoding="utf-8") if mark.is_file() and not cell.record.finished else None
@@ -163,7 +165,7 @@ def write_reports(comparison: Comparison, out: Path, name: str, records: Sequenc
 
 
 def commands(plan: Plan, processes: int = 1) -> list[str]:
-    """One line a run: the teachers' first, the stores' that are to be made, then the others', in any order.
+    """One line a run: the teachers' first, the teacher caches' that are to be made, then the others', in any order.
 
     Empty lines stand between what must be finished before what follows begins.
 
@@ -177,7 +179,7 @@ def commands(plan: Plan, processes: int = 1) -> list[str]:
     """
     teachers = [_command(cell, processes) for cell in plan.teachers]
     stores = {cell.recipe.teacher_cache: cell.recipe for cell in plan.runs if cell.recipe.teacher_cache is not None}
-    asking = [_store_command(recipe) for store, recipe in stores.items() if not is_whole(Path(str(store)))]
+    asking = [_store_command(recipe) for store, recipe in stores.items() if not is_complete(Path(str(store)))]
     return [
         *teachers,
         "",
@@ -187,7 +189,7 @@ def commands(plan: Plan, processes: int = 1) -> list[str]:
 
 
 def _store_command(recipe: Recipe) -> str:
-    """The line that makes the store a run reads."""
+    """The line that makes the teacher cache a run reads."""
     given = {
         "data": recipe.data,
         "teacher": recipe.teacher,
@@ -202,7 +204,7 @@ def _store_command(recipe: Recipe) -> str:
     return shlex.join(["pldistill", "cache", *words, *flags, *trusted])
 
 
-def _command(cell: Cell, processes: int) -> str:
+def _command(cell: PlannedRun, processes: int) -> str:
     recipe, words = cell.recipe, ["pldistill", "train"]
     if processes > 1:
         if recipe.accumulate % processes:

@@ -3,7 +3,7 @@
 For each teacher (a column) and each row the axes are searched one after the other with seed 0: every value of the first
 axis, then, at its best one, every value of the second, and so on. While the best value is at an edge of an axis that
 grows, the next one beyond is tried. What is best on the held-out images is then run with the other seeds; the test
-images have no say. Every teacher is asked once: all runs, of all seeds, read one store of its answers and see the
+images have no say. Every teacher runs once: all runs, of all seeds, read one teacher cache of its answers and see the
 same augmented views of the images, so that what differs is the loss.
 
 Several processes may work on one search at the same time: each takes rows that no other one has.
@@ -26,9 +26,9 @@ from pldistill.reports.entries import Comparison, Entry
 from pldistill.reports.layouts import Verdicts
 from pldistill.specs import unknown
 from pldistill.studies.runner import FAILURES, mark_failure, write_reports
-from pldistill.studies.study import Cell, Fields, address, narrowed, scaled
-from pldistill.training.cache_teacher import Onlooker, make_store
-from pldistill.training.progress import StudyWatch
+from pldistill.studies.study import Fields, PlannedRun, narrowed, recipe_hash, scaled
+from pldistill.training.cache_teacher import CacheCallback, make_teacher_cache
+from pldistill.training.progress import StudyProgress
 from pldistill.training.run import train
 
 SCALE = "scale"  # an axis: the factor on all of a method's weights, the task's too
@@ -128,18 +128,18 @@ class Job:
     rows: tuple[str, ...]
     seeds: int
 
-    def teacher(self, column: str) -> Cell:
+    def teacher(self, column: str) -> PlannedRun:
         """The run of a column's teacher."""
         fields = {"data": self.data, "method": "ce", "seed": 0, **self.size.teachers[column]}
         recipe = make_recipe(fields)
-        folder = self.out / "teachers" / f"{column}-{address(recipe)}"
-        return Cell("teacher", column, 1.0, (None, recipe.student), recipe, folder)
+        folder = self.out / "teachers" / f"{column}-{recipe_hash(recipe)}"
+        return PlannedRun("teacher", column, 1.0, (None, recipe.student), recipe, folder)
 
     def store(self, column: str) -> Path:
-        """The folder of a column's stored answers."""
+        """The folder of a column's cached outputs."""
         return self.out / "stores" / f"{self.teacher(column).folder.name}-views{self.size.views}"
 
-    def cell(self, column: str, row: str, values: Mapping[str, float], seed: int) -> Cell:
+    def cell(self, column: str, row: str, values: Mapping[str, float], seed: int) -> PlannedRun:
         """One run: a row with a value on each of its axes."""
         own = self.search.rows[row].fields
         chosen = {name: value for name, value in values.items() if name not in (SCALE, TERM)}
@@ -156,8 +156,8 @@ class Job:
         name = "-".join([row, *(f"{axis}{value:g}" for axis, value in values.items()), f"seed{seed}"])
         # What asks no teacher is the same from every one, and run once.
         place = column if needs else "no-teacher"
-        folder = self.out / "cells" / place / f"{name}-{address(recipe, teacher.recipe if needs else None)}"
-        return Cell(
+        folder = self.out / "cells" / place / f"{name}-{recipe_hash(recipe, teacher.recipe if needs else None)}"
+        return PlannedRun(
             row, column, factor, (teacher.models[1], recipe.student), recipe, folder, teacher if needs else None
         )
 
@@ -201,11 +201,11 @@ class Job:
             return -1.0 if self.mark(cell).is_file() else None
         return result["holdout_last"]
 
-    def mark(self, cell: Cell) -> Path:
+    def mark(self, cell: PlannedRun) -> Path:
         """Where it is written why a run failed."""
         return self.out / "failures" / f"{cell.folder.name}.txt"
 
-    def left(self, column: str, row: str) -> Cell | None:
+    def left(self, column: str, row: str) -> PlannedRun | None:
         """The next run of a row, None where all are done."""
         tried, point = self.searched(column, row)
         if point is not None:
@@ -251,8 +251,8 @@ def lay_out(
 def run_search(
     job: Job,
     *,
-    watch: StudyWatch,
-    onlooker: Onlooker,
+    callback: StudyProgress,
+    cache_callback: CacheCallback,
     device: str = "auto",
     workers: int = 2,
     download: bool = False,
@@ -267,10 +267,10 @@ def run_search(
     locks.mkdir(parents=True, exist_ok=True)
     for column in job.columns:
         with FileLock(locks / f"{column}.lock"):
-            _prepare(job, column, watch=watch, onlooker=onlooker, **how)
+            _prepare(job, column, callback=callback, cache_callback=cache_callback, **how)
     for mark in (job.out / "failures").glob("*.txt"):
         mark.unlink()  # what failed before is tried again
-    watch.open(sum(len(axis.values) for _, row in _pairs(job) for axis in job.axes(row)))
+    callback.open(sum(len(axis.values) for _, row in _pairs(job) for axis in job.axes(row)))
     try:
         waiting = list(_pairs(job))
         while waiting:
@@ -281,14 +281,14 @@ def run_search(
                 try:
                     with lock:
                         while (cell := job.left(column, row)) is not None:
-                            _make(job, cell, watch, how)
+                            _make(job, cell, callback, how)
                 except Timeout:
                     continue  # another process has it
                 waiting.remove((column, row))
             if len(waiting) == begun:
                 time.sleep(_WAIT)
     finally:
-        watch.close()
+        callback.close()
     return write(job, page=True)
 
 
@@ -300,28 +300,28 @@ def _place(job: Job, column: str, row: str) -> str:
     return job.cell(column, row, {}, 0).folder.parent.name + "-" + row
 
 
-def _prepare(job: Job, column: str, *, watch: StudyWatch, onlooker: Onlooker, **how: Any) -> None:
+def _prepare(job: Job, column: str, *, callback: StudyProgress, cache_callback: CacheCallback, **how: Any) -> None:
     """Train a column's teacher and ask it once."""
     teacher = job.teacher(column)
     if not teacher.record.finished:
-        watch.open(1)
+        callback.open(1)
         try:
-            train(teacher.recipe, out=teacher.folder, resume=teacher.record.begun, watch=watch, **how)
-            watch.close_cell(f"{column} {teacher.name}", teacher.record.read_result(), None)
+            train(teacher.recipe, out=teacher.folder, resume=teacher.record.begun, callback=callback, **how)
+            callback.close_cell(f"{column} {teacher.name}", teacher.record.read_result(), None)
         finally:
-            watch.close()
+            callback.close()
     cells = [job.cell(column, row, {}, 0) for row in job.rows]
     for cell in [cell for cell in cells if cell.recipe.teacher_cache is not None][:1]:
-        make_store(cell.recipe, watch=onlooker, **how)
+        make_teacher_cache(cell.recipe, callback=cache_callback, **how)
 
 
-def _make(job: Job, cell: Cell, watch: StudyWatch, how: Mapping[str, Any]) -> None:
+def _make(job: Job, cell: PlannedRun, callback: StudyProgress, how: Mapping[str, Any]) -> None:
     failure = None
     try:
-        train(cell.recipe, out=cell.folder, resume=cell.record.begun, watch=watch, **how)
+        train(cell.recipe, out=cell.folder, resume=cell.record.begun, callback=callback, **how)
     except FAILURES as error:
         failure = mark_failure(job.mark(cell), error)
-    watch.close_cell(cell.folder.name.rpartition("-")[0], cell.record.read_result(), failure)
+    callback.close_cell(cell.folder.name.rpartition("-")[0], cell.record.read_result(), failure)
     write(job)
 
 

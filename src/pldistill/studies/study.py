@@ -94,7 +94,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedRun:
     """One run of a study.
 
     Attributes:
@@ -113,7 +113,7 @@ class Cell:
     models: tuple[str | None, str]
     recipe: Recipe
     folder: Path
-    teacher: Cell | None = None
+    teacher: PlannedRun | None = None
 
     @property
     def record(self) -> RunRecord:
@@ -139,19 +139,19 @@ class Plan:
     rows: tuple[str, ...]
     scales: tuple[float, ...]
     seeds: int
-    cells: tuple[Cell, ...]
+    cells: tuple[PlannedRun, ...]
 
     @property
-    def teachers(self) -> tuple[Cell, ...]:
+    def teachers(self) -> tuple[PlannedRun, ...]:
         """The teachers that the study trains, each once."""
         return tuple(_unique(cell.teacher for cell in self.cells if cell.teacher is not None))
 
     @property
-    def runs(self) -> tuple[Cell, ...]:
+    def runs(self) -> tuple[PlannedRun, ...]:
         """Teachers and cells, in that order; what several rows share is there once."""
         return (*self.teachers, *_unique(self.cells))
 
-    def teacher_of(self, column: str) -> Cell | None:
+    def teacher_of(self, column: str) -> PlannedRun | None:
         """The run of a column's teacher, where the study trains one."""
         return next((cell.teacher for cell in self.cells if cell.column == column and cell.teacher is not None), None)
 
@@ -182,10 +182,11 @@ def plan(
         seeds: runs of a cell.
         validation: training images to hold out, on which "best" is then chosen.
         sweep: factors on every method's whole loss, beside the default, 1.
-        teacher_cache: where the stores are of the methods that need logits alone; `{teacher}` in it stands for the
-            model's name. All seeds share a teacher's store: their runs have augment_seed 0. With `{seed}`, which stands
+        teacher_cache: where the teacher caches are of the methods that need logits alone; `{teacher}` in it stands for
+        the
+            model's name. All seeds share a teacher's cache: their runs have augment_seed 0. With `{seed}`, which stands
             for the run's, there is one for each.
-        views: of every student's images, so that what has a store is fairly compared with what has none.
+        views: of every student's images, so that what has a teacher cache is fairly compared with what has none.
 
     Raises:
         ValueError: for a name that the study has not, data that nobody named, or stores without a number of views.
@@ -204,7 +205,9 @@ def plan(
     if sweep and validation is None:
         raise ValueError("sweep_scale: expected --validation N beside it, images to choose on, got none")
     if teacher_cache is not None and views is None:
-        raise ValueError("teacher_cache: expected --views N beside it, for the runs that have no store too, got none")
+        raise ValueError(
+            "teacher_cache: expected --views N beside it, for the runs that have no teacher cache too, got none"
+        )
     factors = (1.0, *sorted({factor for factor in sweep if factor != 1}))
     whole = narrowed(spec, validation=validation)
     setting = {**study.setting, **chosen.setting}
@@ -261,7 +264,7 @@ class _Place:
         return self.study.pairs[self.column] if self.scale.models is None else self.scale.models(self.row, self.column)
 
 
-def _cell(place: _Place, setting: Fields, whole: str) -> Cell:
+def _cell(place: _Place, setting: Fields, whole: str) -> PlannedRun:
     """A run; `whole` are the images that its teacher learns from, if it is trained here."""
     study, row, (teacher_model, student) = place.study, place.row, place.models
     own = study.by_pair(row, place.column, setting)
@@ -280,33 +283,33 @@ def _cell(place: _Place, setting: Fields, whole: str) -> Cell:
             store = place.cache.replace("{teacher}", teacher_model)
             fields["teacher_cache"] = store.replace("{seed}", str(fields["seed"]))
     if place.cache is not None and "{seed}" not in place.cache:
-        fields["augment_seed"] = 0  # one store for all seeds, and the same crops for what has none
+        fields["augment_seed"] = 0  # one teacher cache for all seeds, and the same crops for what has none
     recipe = make_recipe(fields)
     if place.factor != 1:
         recipe = scaled(recipe, place.factor)
     # Named by what is run, not by row and column: tables that share a run share its folder.
     models = _as_file("-".join([teacher_model, student] if recipe.teacher else [student]))
     times = "" if place.factor == 1 else f"-x{place.factor:g}"
-    name = f"{recipe.method}{times}-seed{recipe.seed}-{address(recipe, teacher and teacher.recipe)}"
+    name = f"{recipe.method}{times}-seed{recipe.seed}-{recipe_hash(recipe, teacher and teacher.recipe)}"
     folder = place.out / "cells" / models / name
-    return Cell(row, place.column, place.factor, (teacher_model, student), recipe, folder, teacher)
+    return PlannedRun(row, place.column, place.factor, (teacher_model, student), recipe, folder, teacher)
 
 
-def _teacher(place: _Place, setting: Fields) -> Cell:
+def _teacher(place: _Place, setting: Fields) -> PlannedRun:
     # A pair's own learning rate is its student's: the large model trains at the study's.
     model = place.models[0]
     recipe = make_recipe({**setting, **place.scale.teacher, "student": model, "method": "ce"})
-    folder = place.out / "teachers" / f"{_as_file(model)}-{address(recipe)}"
-    return Cell("teacher", place.column, 1.0, (None, model), recipe, folder)
+    folder = place.out / "teachers" / f"{_as_file(model)}-{recipe_hash(recipe)}"
+    return PlannedRun("teacher", place.column, 1.0, (None, model), recipe, folder)
 
 
 def _as_file(model: str) -> str:
     return model.replace("/", "_").replace(":", "-")
 
 
-def _unique(cells: Iterable[Cell]) -> Iterable[Cell]:
+def _unique(cells: Iterable[PlannedRun]) -> Iterable[PlannedRun]:
     """The first cell of each folder."""
-    found: dict[Path, Cell] = {}
+    found: dict[Path, PlannedRun] = {}
     for cell in cells:
         found.setdefault(cell.folder, cell)
     return found.values()
@@ -327,8 +330,8 @@ def scaled(recipe: Recipe, factor: float, *, task: bool = True) -> Recipe:
     return recipe.model_copy(update={"weights": weights})
 
 
-def address(recipe: Recipe, teacher: Recipe | None = None) -> str:
-    """Ten hexadecimal digits of what a run computes, wherever its images, its teacher's folder and its store lie.
+def recipe_hash(recipe: Recipe, teacher: Recipe | None = None) -> str:
+    """Ten hexadecimal digits of what a run computes, wherever its images, its teacher's folder and cache lie.
 
     Fields and options at their default have no part in it, so one that is added later leaves every address as it was.
     """
@@ -340,7 +343,7 @@ def address(recipe: Recipe, teacher: Recipe | None = None) -> str:
     if not content["task_options"]:
         del content["task_options"]
     if teacher is not None:
-        content["teacher"] = address(teacher)
+        content["teacher"] = recipe_hash(teacher)
     if recipe.teacher_cache is not None:
         content["teacher_cache"] = Path(recipe.teacher_cache).name
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]

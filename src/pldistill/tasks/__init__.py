@@ -31,7 +31,7 @@ class Pair:
 
     Attributes:
         student: the student's outputs, float32.
-        teacher: the teacher's about the same, constant, float32; None where nobody is asked.
+        teacher: the teacher's about the same, constant, float32; None where there is no teacher.
         labels: `(N,)` int64, of the rows of both.
         own: gives the task's own terms when they are wanted.
         hits: how many rows the student got right.
@@ -49,7 +49,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Where a run's batches go: the device, and how many processes read images for it."""
 
     device: torch.device
@@ -121,7 +121,7 @@ class Task(ABC, Generic[Data, AnyNet]):
         """Give what a model says to one image, to read shapes from; ValueError for one that it cannot take."""
 
     @abstractmethod
-    def loaders(self, recipe: Recipe, data: Data, place: Place) -> Loaders:
+    def loaders(self, recipe: Recipe, data: Data, place: Placement) -> Loaders:
         """Open the run's batches."""
 
     @abstractmethod
@@ -132,12 +132,12 @@ class Task(ABC, Generic[Data, AnyNet]):
 
     @abstractmethod
     def examine(
-        self, recipe: Recipe, data: Data, teacher: Teacher, most: int, place: Place, autocast: Autocast
+        self, recipe: Recipe, data: Data, teacher: Teacher, most: int, place: Placement, autocast: Autocast
     ) -> tuple[int, Tensor, int]:
         """Ask the teacher about up to `most` validation images: its hits, the labels `(N,)`, of how many classes."""
 
     def sample(
-        self, recipe: Recipe, data: Data, teacher: Teacher, most: int, place: Place, autocast: Autocast
+        self, recipe: Recipe, data: Data, teacher: Teacher, most: int, place: Placement, autocast: Autocast
     ) -> tuple[Tensor, Tensor] | None:
         """Ask the teacher about up to `most` labelled training samples as the first epoch shows them.
 
@@ -159,7 +159,7 @@ class Task(ABC, Generic[Data, AnyNet]):
 
     @abstractmethod
     def measure(
-        self, folder: Path, recipe: Recipe, spec: str | None, batch_size: int, place: Place, autocast: Autocast
+        self, folder: Path, recipe: Recipe, spec: str | None, batch_size: int, place: Placement, autocast: Autocast
     ) -> Figures:
         """Measure the model in a finished run's folder on the validation split of `spec`, by default the run's."""
 

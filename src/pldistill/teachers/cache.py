@@ -1,12 +1,12 @@
-"""A teacher that was asked once: its answers are read from a store that `pldistill cache` made, and no model is there.
+"""A teacher that ran once: its outputs are read from a cache that `pldistill cache` made, and no model is there.
 
-Epoch e shows view e modulo V, V being the recipe's `views`, at most the views of the store. A crop follows from
-(augment_seed, view, id), so a store is for one augment_seed, and for runs of any seed that have it. Of mixed images
-no answer is stored: the two images' answers are looked up and mixed as the pixels are, t = λ t_a + (1 - λ) t_b.
+Epoch e shows view e modulo V, V being the recipe's `views`, at most the views of the cache. A crop follows from
+(augment_seed, view, id), so a cache is for one augment_seed, and for runs of any seed that have it. Of mixed images
+nothing is stored: the two images' outputs are looked up and mixed as the pixels are, t = λ t_a + (1 - λ) t_b.
 Logits, not probabilities, for the reason that an `Ensemble` has: t / τ is then the mixture at every temperature τ, and
 the order of the classes is the same at all.
 
-On disk a store says of itself whose answers it holds:
+On disk a teacher cache says of itself whose answers it holds:
 
     header.json       whose answers these are, about which images, in which form; each whole file with its SHA-256
     view-0000.bin     a record for each training image as view 0 shows it, in the order of the split; and so on
@@ -50,12 +50,13 @@ from pldistill.teachers.live import Teacher, open_teacher
 from pldistill.types import Batch, Outputs
 
 FORMAT = 1
+_OLD_NAMES = {"pictures": "images", "validation_pictures": "validation_images"}  # in headers of older caches
 HEADER, VALIDATION = "header.json", "validation.bin"
 _LOWEST = torch.finfo(torch.float16).min
 
 
 @dataclass(frozen=True)
-class Form:
+class RecordFormat:
     """What a record holds.
 
     Attributes:
@@ -136,8 +137,8 @@ def _column(records: Tensor, start: int, count: int, dtype: torch.dtype) -> Tens
 
 
 @dataclass(frozen=True)
-class About:
-    """What a store says of itself: all that its answers depend on.
+class CacheMetadata:
+    """What a teacher cache says of itself: all that its answers depend on.
 
     Attributes:
         teacher: its text, as the recipe named it.
@@ -184,14 +185,14 @@ class About:
     batch_size: int
 
     @property
-    def form(self) -> Form:
+    def form(self) -> RecordFormat:
         """The training images' records."""
-        return Form(self.classes, self.places, self.temperature)
+        return RecordFormat(self.classes, self.places, self.temperature)
 
     @property
-    def validation_form(self) -> Form:
+    def validation_form(self) -> RecordFormat:
         """The validation images' records."""
-        return Form(self.classes, self.classes)
+        return RecordFormat(self.classes, self.classes)
 
     def sizes(self) -> dict[str, int]:
         """Every file with its bytes."""
@@ -207,9 +208,9 @@ def view_file(view: int) -> str:
 
 @dataclass(frozen=True)
 class Header:
-    """A store's header: what it is about, the SHA-256 of each file that is whole, and the one that is being written."""
+    """A cache's header: what it is about, the SHA-256 of each file that is whole, and the one that is being written."""
 
-    about: About
+    about: CacheMetadata
     whole: Mapping[str, str]
     under_way: Mapping[str, int]
 
@@ -221,36 +222,37 @@ class Header:
 
 
 def read_header(folder: Path) -> Header:
-    """The header of a store, finished or not.
+    """The header of a teacher cache, finished or not.
 
     Raises:
         ValueError: where there is none, or one of another format.
     """
     path = folder / HEADER
     if not path.is_file():
-        raise ValueError(f"teacher_cache: expected a store that `pldistill cache` made, got {str(folder)!r}")
+        raise ValueError(f"teacher_cache: expected a teacher cache that `pldistill cache` made, got {str(folder)!r}")
     try:
         content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
             raise KeyError(content["format"])
-        return Header(About(**content["about"]), dict(content["whole"]), dict(content["under_way"]))
+        about = {_OLD_NAMES.get(name, name): value for name, value in content["about"].items()}
+        return Header(CacheMetadata(**about), dict(content["whole"]), dict(content["under_way"]))
     except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{path}: expected a header of format {FORMAT}; make the store anew") from None
+        raise ValueError(f"{path}: expected a header of format {FORMAT}; make the teacher cache anew") from None
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a store is there and finished; its files are not read."""
+def is_complete(folder: Path) -> bool:
+    """Whether a teacher cache is there and finished; its files are not read."""
     if not (folder / HEADER).is_file():
         return False
     header = read_header(folder)
     return set(header.about.sizes()) <= set(header.whole)
 
 
-def open_store(folder: Path) -> About:
-    """Check every file of a store, reading it whole once, and say what it is about.
+def open_store(folder: Path) -> CacheMetadata:
+    """Check every file of a teacher cache, reading it whole once, and say what it is about.
 
     Raises:
-        ValueError: for a store that is not finished, and for a file that is missing or damaged.
+        ValueError: for a teacher cache that is not finished, and for a file that is missing or damaged.
     """
     header = read_header(folder)
     for name, size in header.about.sizes().items():
@@ -277,17 +279,17 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def map_records(path: Path, form: Form) -> Tensor:
+def map_records(path: Path, form: RecordFormat) -> Tensor:
     """`(N, bytes of a record)` uint8, read from the disk as it is asked for."""
     size = path.stat().st_size
     return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(-1, form.dtype.itemsize)
 
 
-class StoredTeacher(Teacher):
-    """Answers for images that the store knows, by view and id, on the batch's device; float32 logits, no features.
+class CachedTeacher(Teacher):
+    """Answers for images that the cache knows, by view and id, on the batch's device; float32 logits, no features.
 
     Args:
-        about: what the store says of itself.
+        about: what the teacher cache says of itself.
         files: one for each view, or the validation images' alone.
         form: of their records.
         ids: `(N,)` int64, the images' in the order of the records.
@@ -296,11 +298,11 @@ class StoredTeacher(Teacher):
 
     def __init__(
         self,
-        about: About,
+        about: CacheMetadata,
         files: Sequence[Path],
-        form: Form,
+        form: RecordFormat,
         ids: Tensor,
-        validation: StoredTeacher | None = None,
+        validation: CachedTeacher | None = None,
     ) -> None:
         self.members = ()
         self.about = about
@@ -358,11 +360,11 @@ class StoredTeacher(Teacher):
         return list(self._near.values())
 
 
-def with_store(recipe: Recipe) -> Recipe:
-    """The recipe, where it has a store, with that one's teacher and number of views if it names none.
+def with_cache(recipe: Recipe) -> Recipe:
+    """The recipe, where it has a teacher cache, with that one's teacher and number of views if it names none.
 
     Raises:
-        ValueError: where there is no store, or one with fewer views.
+        ValueError: where there is no teacher cache, or one with fewer views.
     """
     if recipe.teacher_cache is None:
         return recipe
@@ -373,13 +375,13 @@ def with_store(recipe: Recipe) -> Recipe:
     return make_recipe({"teacher": about.teacher, "views": about.views, **given})
 
 
-def open_stored(recipe: Recipe, dataset: Dataset, augment: Augment) -> StoredTeacher:
+def open_cached(recipe: Recipe, dataset: Dataset, augment: Augment) -> CachedTeacher:
     """Open the recipe's store, read it whole once, and check that its answers are those that the run would ask for.
 
-    A teacher that is named otherwise than the store's, or whose run is there, is opened and must be the same.
+    A teacher that is named otherwise than the teacher cache's, or whose run is there, is opened and must be the same.
 
     Raises:
-        ValueError: for a store that is damaged or not finished; for answers about other images, of another
+        ValueError: for a teacher cache that is damaged or not finished; for answers about other images, of another
             augmentation, seed, precision or teacher; for a method that needs more than is stored.
     """
     assert recipe.teacher_cache is not None
@@ -393,16 +395,16 @@ def open_stored(recipe: Recipe, dataset: Dataset, augment: Augment) -> StoredTea
         assert teacher is not None
         _same("teacher", recipe.teacher, teacher.fingerprint(), about.teacher_sha256, recipe)
     open_store(folder)
-    validation = StoredTeacher(about, [folder / VALIDATION], about.validation_form, dataset.val.ids)
+    validation = CachedTeacher(about, [folder / VALIDATION], about.validation_form, dataset.val.ids)
     files = [folder / view_file(view) for view in range(about.views)]
-    return StoredTeacher(about, files, about.form, dataset.train.ids, validation)
+    return CachedTeacher(about, files, about.form, dataset.train.ids, validation)
 
 
-def _fits(about: About, recipe: Recipe, dataset: Dataset, augment: Augment) -> None:
+def _fits(about: CacheMetadata, recipe: Recipe, dataset: Dataset, augment: Augment) -> None:
     """Refuse answers about other images than the run's."""
     for what, ours, theirs in (
         ("augment_seed", recipe.view_seed, about.seed),
-        # Where the recipe leaves the precision to the machine, the teacher's is the store's.
+        # Where the recipe leaves the precision to the machine, the teacher's is the teacher cache's.
         ("amp", about.amp if recipe.amp == "auto" else recipe.amp, about.amp),
         ("image_size", dataset.image_size, about.image_size),
         ("augmentation", asdict(augment), about.augment),
@@ -430,23 +432,23 @@ def _same(what: str, named: Any, ours: Any, theirs: Any, recipe: Recipe) -> None
         )
 
 
-def _suffices(about: About, recipe: Recipe) -> None:
+def _suffices(about: CacheMetadata, recipe: Recipe) -> None:
     """Refuse a method that needs places that are not stored."""
     if about.form.whole:
         return
     found = f"the {about.places} of {about.classes} in {recipe.teacher_cache!r}"
     if recipe.mixup or recipe.cutmix:
-        raise ValueError(f"mixup and cutmix: expected a store of all classes (--top-k all), got {found}")
+        raise ValueError(f"mixup and cutmix: expected a teacher cache of all classes (--top-k all), got {found}")
     tail = methods.find(recipe.method).tail_temperature
     temperature = None if tail is None else tail(recipe.options)
     if temperature is None:
         known = ", ".join(name for name, spec in methods.METHODS.items() if spec.tail_temperature is not None)
         raise ValueError(
-            f"method {recipe.method!r}: expected a store of all classes (--top-k all), got {found}; the mass of the "
-            f"others is enough for {known}, without standardized logits"
+            f"method {recipe.method!r}: expected a teacher cache of all classes (--top-k all), got {found}; the "
+            f"mass of the others is enough for {known}, without standardized logits"
         )
     if temperature != about.temperature:
         raise ValueError(
-            f"temperature: expected the store's, {about.temperature:g}, at which the mass of the classes that are not "
-            f"stored is known ({found}), got {temperature:g}"
+            f"temperature: expected the teacher cache's, {about.temperature:g}, at which the mass of the classes "
+            f"that are not stored is known ({found}), got {temperature:g}"
         )

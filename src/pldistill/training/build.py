@@ -15,10 +15,10 @@ from pldistill import distributed, methods, precision
 from pldistill.methods import Method
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
-from pldistill.tasks import Place, Task, make_task
+from pldistill.tasks import Placement, Task, make_task
 from pldistill.teachers.live import Teacher
 from pldistill.training.distiller import Distiller
-from pldistill.training.loop import Loop, Watch
+from pldistill.training.loop import Callback, Loop
 from pldistill.training.optim import make_optimizer
 from pldistill.types import Outputs
 
@@ -49,9 +49,9 @@ def make_accelerator(amp: str, device: str) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=True)
     patience = InitProcessGroupKwargs(timeout=_PATIENCE)
     accelerator = Accelerator(mixed_precision="no", cpu=on_cpu, kwargs_handlers=[patience])
-    distributed.everywhere(lambda: _check(accelerator, amp, device))
+    distributed.run_on_all(lambda: _check(accelerator, amp, device))
     resolved = precision.resolve(amp, accelerator.device)
-    if amp == "auto" and distributed.count() > 1:
+    if amp == "auto" and distributed.world_size() > 1:
         resolved = "bf16" if all(each == "bf16" for each in distributed.gather(resolved)) else "off"
     if resolved != "off":  # known with the device alone, so Accelerate is told in a second call
         AcceleratorState._reset_state(reset_partial_state=False)
@@ -69,10 +69,10 @@ def _check(accelerator: Accelerator, amp: str, device: str) -> None:
         raise ValueError(
             f"accelerate: expected data-parallel processes (DDP), got {accelerator.distributed_type.value}"
         )
-    if distributed.count() != distributed.launched():
+    if distributed.world_size() != distributed.launched():
         raise ValueError(
             f"processes: expected the {distributed.launched()} that were launched to meet on "
-            f"{accelerator.device.type!r}, got {distributed.count()} alone"
+            f"{accelerator.device.type!r}, got {distributed.world_size()} alone"
         )
     if device not in ("auto", accelerator.device.type):
         raise ValueError(f"device: expected {device!r} on this machine, found only {accelerator.device.type!r}")
@@ -81,7 +81,7 @@ def _check(accelerator: Accelerator, amp: str, device: str) -> None:
 
 
 def assemble(
-    recipe: Recipe, data: Any, run: RunRecord, accelerator: Accelerator, *, workers: int, watch: Watch
+    recipe: Recipe, data: Any, run: RunRecord, accelerator: Accelerator, *, workers: int, callback: Callback
 ) -> Loop:
     """Build all that the recipe names and put it on the accelerator's device; talks to no other process.
 
@@ -107,7 +107,7 @@ def assemble(
         # Without a term some parameters may have no part in the loss, and DDP must not wait for their gradients.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         accelerator.ddp_handler = unused  # pyright: ignore[reportAttributeAccessIssue]
-    loaders = task.loaders(recipe, data, Place(accelerator.device, workers))
+    loaders = task.loaders(recipe, data, Placement(accelerator.device, workers))
     # Of what the student draws in training, whoever the teacher is; each process draws for other images.
     torch.manual_seed((recipe.seed + _STRIDE * distributed.rank()) % 2**64)
     return Loop(
@@ -122,7 +122,7 @@ def assemble(
         optimizer=make_optimizer(recipe, bare),
         accelerator=accelerator,
         record=run,
-        watch=watch,
+        callback=callback,
     )
 
 

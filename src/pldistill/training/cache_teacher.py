@@ -1,4 +1,4 @@
-"""Ask a teacher once: its answers for every view of the training images, and for the validation images, to files.
+"""Run a teacher once: its answers for every view of the training images, and for the validation images, to files.
 
 Whatever ends it, the same call goes on where it was, and leaves the same bytes as one that nothing ended.
 """
@@ -23,7 +23,7 @@ from pldistill.recipe import Recipe
 from pldistill.specs import data_label
 from pldistill.tasks.classification.task import augmentation
 from pldistill.teachers import cache
-from pldistill.teachers.cache import About, Form, Header
+from pldistill.teachers.cache import CacheMetadata, Header, RecordFormat
 from pldistill.teachers.live import Teacher, open_teacher
 from pldistill.training.build import make_accelerator, precision_of
 from pldistill.training.preflight import Warns, preflight
@@ -34,15 +34,15 @@ BATCH = 256  # images asked about at a time, where nobody says
 SYNC_EVERY = 10.0  # seconds: what a plug pulled costs
 
 
-class Onlooker(Warns, Protocol):
-    """Who looks on while a store is made."""
+class CacheCallback(Warns, Protocol):
+    """Who looks on while a teacher cache is made."""
 
-    def begin(self, about: About, done: int) -> None: ...
+    def begin(self, about: CacheMetadata, done: int) -> None: ...
     def asked(self, images: int) -> None: ...
     def end(self) -> None: ...
 
 
-class Unwatched:
+class SilentCacheCallback:
     """Nobody looks on."""
 
     def warn(self, message: str) -> None:
@@ -51,7 +51,7 @@ class Unwatched:
     def tell(self, message: str) -> None:
         """Do nothing."""
 
-    def begin(self, about: About, done: int) -> None:
+    def begin(self, about: CacheMetadata, done: int) -> None:
         """Do nothing."""
 
     def asked(self, images: int) -> None:
@@ -69,7 +69,7 @@ class _File:
     split: Split
     view: int
     augment: Augment | None
-    form: Form
+    form: RecordFormat
 
 
 @dataclass
@@ -77,11 +77,11 @@ class _Making:
     """What it takes to fill the files."""
 
     folder: Path
-    about: About
+    about: CacheMetadata
     teacher: Teacher
     accelerator: Accelerator
     workers: int
-    watch: Onlooker
+    callback: CacheCallback
     interrupts: Interrupts
 
     def batches(self, file: _File, start: int) -> Iterator[Batch]:
@@ -111,7 +111,7 @@ class _Making:
                     logits = self.teacher(batch).logits
                 out.write(self._encoded(file, batch, logits).tobytes())
                 done += len(batch.labels)
-                self.watch.asked(len(batch.labels))
+                self.callback.asked(len(batch.labels))
                 stop = self.interrupts.received
                 if stop is not None or time.monotonic() - synced > SYNC_EVERY:
                     _sync(out)
@@ -137,7 +137,7 @@ class _Making:
             raise ValueError(f"teacher {self.about.teacher!r}, {file.name}: {error}") from None
 
 
-def store_answers(
+def cache_teacher(
     recipe: Recipe,
     out: Path,
     *,
@@ -147,16 +147,17 @@ def store_answers(
     device: str = "auto",
     workers: int = 2,
     download: bool = False,
-    watch: Onlooker,
-) -> About:
+    callback: CacheCallback,
+) -> CacheMetadata:
     """Ask the recipe's teacher about `views` views of every training image, and once about the validation images.
 
     Of the recipe count the data, the teacher, augment_seed, augmentation, image size, amp and batch size; student and
-    method have no part in it. What `out` holds of the same store is kept, if its SHA-256 is right, and gone on with.
+    method have no part in it. What `out` holds of the same teacher cache is kept, if its SHA-256 is right, and gone on
+    with.
 
     Args:
         recipe: a run's.
-        out: the store's folder: new, empty, or the same store's.
+        out: the teacher cache's folder: new, empty, or the same teacher cache's.
         views: V.
         places: K, how many classes of a training image; None is all.
         temperature: T, at which the mass of the classes that are left out is exact; 1 where none is.
@@ -164,11 +165,11 @@ def store_answers(
         watch: who looks on.
 
     Raises:
-        ValueError: for what does not fit, a disk without room, another store's folder, and several processes.
+        ValueError: for what does not fit, a disk without room, another teacher cache's folder, and several processes.
         Interrupted: after SIGINT or SIGTERM; the same call goes on.
     """
     if distributed.launched() > 1:
-        raise ValueError(f"processes: expected one to make a store, got {distributed.launched()}")
+        raise ValueError(f"processes: expected one to make a teacher cache, got {distributed.launched()}")
     accelerator = make_accelerator(recipe.amp, device)
     dataset = open_images(recipe, download)
     teacher = open_teacher(recipe, dataset)
@@ -179,28 +180,28 @@ def store_answers(
     places = len(dataset.classes) if places is None else places
     if not 1 <= places <= len(dataset.classes):
         raise ValueError(f"top_k: expected 1 to the data's {len(dataset.classes)} classes, or all, got {places}")
-    form = Form(len(dataset.classes), places, 1.0 if places == len(dataset.classes) else temperature)
+    form = RecordFormat(len(dataset.classes), places, 1.0 if places == len(dataset.classes) else temperature)
     about = _about(recipe, dataset, teacher, form, views, accelerator)
     header = _begin(out, about)
-    preflight(recipe, dataset, teacher, accelerator=accelerator, workers=workers, watch=watch)
+    preflight(recipe, dataset, teacher, accelerator=accelerator, workers=workers, callback=callback)
     augment = augmentation(recipe, dataset)
     files = [_File(cache.view_file(view), dataset.train, view, augment, form) for view in range(views)]
     files.append(_File(cache.VALIDATION, dataset.val, 0, None, about.validation_form))
-    watch.begin(about, _done(files, header))
+    callback.begin(about, _done(files, header))
     header.write(out)
     try:
         with Interrupts() as interrupts:
-            making = _Making(out, about, teacher, accelerator, workers, watch, interrupts)
+            making = _Making(out, about, teacher, accelerator, workers, callback, interrupts)
             for file in files:
                 if file.name not in header.whole:
                     header = making.fill(file, header)
     finally:
-        watch.end()
+        callback.end()
     return about
 
 
-def make_store(recipe: Recipe, *, watch: Onlooker, **how: Any) -> None:
-    """Make the store that a run's recipe names, of as many views as the recipe has, unless it is there and whole.
+def make_teacher_cache(recipe: Recipe, *, callback: CacheCallback, **how: Any) -> None:
+    """Make the teacher cache that a run's recipe names, of as many views as the recipe has, unless it is complete.
 
     Args:
         recipe: a run's, with a teacher, a teacher_cache and views.
@@ -209,19 +210,19 @@ def make_store(recipe: Recipe, *, watch: Onlooker, **how: Any) -> None:
     assert recipe.teacher_cache is not None
     assert recipe.views is not None
     store = Path(recipe.teacher_cache)
-    if cache.is_whole(store):
+    if cache.is_complete(store):
         return
     # Runs of any seed that have this augmentation read it.
     asked = {"teacher_cache": None, "batch_size": BATCH, "seed": 0, "augment_seed": recipe.view_seed}
-    store_answers(recipe.model_copy(update=asked), store, views=recipe.views, watch=watch, **how)
+    cache_teacher(recipe.model_copy(update=asked), store, views=recipe.views, callback=callback, **how)
 
 
 def _about(
-    recipe: Recipe, dataset: Dataset, teacher: Teacher, form: Form, views: int, accelerator: Accelerator
-) -> About:
+    recipe: Recipe, dataset: Dataset, teacher: Teacher, form: RecordFormat, views: int, accelerator: Accelerator
+) -> CacheMetadata:
     assert recipe.teacher is not None
     named = recipe.teacher if recipe.teacher_checkpoint is None else f"{recipe.teacher}@{recipe.teacher_checkpoint}"
-    return About(
+    return CacheMetadata(
         teacher=named,
         teacher_sha256=teacher.fingerprint(),
         models=[
@@ -253,13 +254,15 @@ def _about(
     )  # fmt: skip
 
 
-def _begin(out: Path, about: About) -> Header:
+def _begin(out: Path, about: CacheMetadata) -> Header:
     """The header to go on from: what is whole and sound, and what was begun. Refuses a disk without room."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         header = cache.read_header(out)
         for name, ours in asdict(about).items():
             if (theirs := asdict(header.about)[name]) != ours:
-                raise ValueError(f"out: {str(out)!r} holds another store: expected {name} {ours!r}, got {theirs!r}")
+                raise ValueError(
+                    f"out: {str(out)!r} holds another teacher cache: expected {name} {ours!r}, got {theirs!r}"
+                )
         sizes = about.sizes()
         whole = {
             name: digest

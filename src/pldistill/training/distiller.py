@@ -18,7 +18,7 @@ from pldistill.tasks import Ask, Pair, Task, mixed
 
 
 class Step(NamedTuple):
-    """What a step gives: the terms to log, raw and weighted, and two counts of rows (images, or regions).
+    """What a step gives: the terms to log, raw and weighted, and two counts of rows (images, or RoIs).
 
     `hits` are those that the student got right, `labelled` those that have a label to be right about.
     """
@@ -67,7 +67,10 @@ class Distiller(nn.Module):
     def _terms(self, pair: Pair, weights: Mapping[str, float]) -> dict[str, Tensor]:
         student, teacher = pair.student, pair.teacher
         if self.joined:  # only where the labels do not matter, so neither does what they were mixed with
-            student, teacher = distributed.join(student), teacher and distributed.join(teacher)
+            student, teacher = (
+                distributed.all_gather_with_grad(student),
+                teacher and distributed.all_gather_with_grad(teacher),
+            )
             return self.method(student, teacher, distributed.join_rows(pair.labels))
         if len(pair.labels) == 0 and self.method.reads_labels:  # a mean over nothing would be NaN
             return {name: student.logits.sum() for name in weights if name not in self.task.own}
@@ -82,7 +85,7 @@ class NonFiniteLoss(ArithmeticError):
     """A term of the loss became NaN or infinite."""
 
 
-class Tally:
+class EpochMetrics:
     """Sums over the images seen so far in an epoch; a checkpoint in mid-epoch carries them."""
 
     def __init__(self, device: torch.device) -> None:
@@ -116,15 +119,15 @@ class Tally:
     def agree(self, signal: int | None) -> int | None:
         """Let all processes know the first bad steps of any of them, and the signal that any of them received."""
         bad = list(self.first_bad.values())
-        flags = distributed.least(torch.stack([*bad, torch.tensor(-(signal or 0), device=self.device)]))
+        flags = distributed.all_reduce_min(torch.stack([*bad, torch.tensor(-(signal or 0), device=self.device)]))
         self.first_bad = dict(zip(self.first_bad, flags, strict=False))
         return -int(flags[-1].item()) or None
 
-    def joined(self) -> Tally:
+    def joined(self) -> EpochMetrics:
         """Give the tally of all processes together."""
-        whole = Tally(self.device)
+        whole = EpochMetrics(self.device)
         whole.batches, whole.seconds, whole.first_bad = self.batches, self.seconds, self.first_bad
-        sums = distributed.total({**self.sums, "seen": torch.tensor(self.seen, device=self.device)})
+        sums = distributed.all_reduce_sum({**self.sums, "seen": torch.tensor(self.seen, device=self.device)})
         whole.seen = int(sums.pop("seen").item())
         whole.sums = sums
         return whole

@@ -22,9 +22,9 @@ from pldistill.recipe import Ramp, Recipe
 from pldistill.record import RunRecord
 from pldistill.teachers.live import Teacher
 from pldistill.training import checkpoint
-from pldistill.training.distiller import Tally
+from pldistill.training.distiller import EpochMetrics
 from pldistill.training.optim import learning_rate
-from pldistill.types import Batch, Scenes
+from pldistill.types import Batch, DetectionBatch
 
 
 class Batches(Protocol):
@@ -36,13 +36,13 @@ class Batches(Protocol):
     def epoch(self, view: int, start: int = 0) -> Iterator[Any]: ...
 
 
-class Watch(Protocol):
+class Callback(Protocol):
     """Who looks on. Called from the loop; may print, may not change anything."""
 
     def warn(self, message: str) -> None: ...
     def tell(self, message: str) -> None: ...
     def begin(self, title: str, epochs: int, done: int, batches: int) -> None: ...
-    def step(self, epoch: int, tally: Tally) -> None: ...
+    def step(self, epoch: int, tally: EpochMetrics) -> None: ...
     def epoch(self, row: dict[str, Any]) -> None: ...
     def end(self) -> None: ...
 
@@ -69,9 +69,9 @@ class Loop:
     optimizer: torch.optim.Optimizer
     accelerator: Accelerator
     record: RunRecord
-    watch: Watch
+    callback: Callback
     distiller: nn.Module = field(init=False)
-    tally: Tally = field(init=False)
+    tally: EpochMetrics = field(init=False)
     epoch: int = field(init=False, default=0)
 
     # How long, in seconds, the loop goes without reading numbers back from a GPU; several processes do so at the same
@@ -80,7 +80,7 @@ class Loop:
     AGREE_EVERY = 10
 
     def __post_init__(self) -> None:
-        self.tally = Tally(self.accelerator.device)
+        self.tally = EpochMetrics(self.accelerator.device)
         self.steps = -(-len(self.loader) // self.recipe.accumulate)
 
     def run(self) -> None:
@@ -91,14 +91,14 @@ class Loop:
             NonFiniteLoss: at a NaN or infinite term; the checkpoint of the last good epoch stays.
         """
         self.prepare()
-        self.watch.begin(self.record.folder.name, self.recipe.epochs, self.epoch, len(self.loader))
+        self.callback.begin(self.record.folder.name, self.recipe.epochs, self.epoch, len(self.loader))
         try:
-            with Interrupts(patient=distributed.count() > 1) as interrupts:
+            with Interrupts(patient=distributed.world_size() > 1) as interrupts:
                 while self.epoch < self.recipe.epochs:
                     self._train_epoch(interrupts)
                     self._close_epoch()
         finally:
-            self.watch.end()
+            self.callback.end()
 
     def prepare(self) -> None:
         """Hand what is trained to Accelerate; several processes meet here."""
@@ -123,11 +123,11 @@ class Loop:
                 continue
             if due := began - looked > self.LOOK_EVERY:
                 looked = began
-                self.watch.step(self.epoch, self.tally)
+                self.callback.step(self.epoch, self.tally)
             if self._looks(due):
                 self._look(interrupts)
 
-    def _learn(self, batch: Batch | Scenes, weights: dict[str, float], began: float) -> bool:
+    def _learn(self, batch: Batch | DetectionBatch, weights: dict[str, float], began: float) -> bool:
         """Add a batch's gradient; after the last batch of a step take the step, and say so."""
         number, every = self.tally.batches, self.recipe.accumulate
         group = self.loader.joined[number - number % every :][:every]
@@ -135,7 +135,7 @@ class Loop:
         with nullcontext() if last else self.accelerator.no_sync(self.distiller):
             step = self.distiller(batch, self.teacher, weights)
             # Gradients are averaged over the processes. So each mean counts as its images among all of the step's.
-            part = len(batch) * distributed.count() / sum(group)
+            part = len(batch) * distributed.world_size() / sum(group)
             self.accelerator.backward(step.loss if part == 1 else part * step.loss)
         if last:
             self._step()
@@ -158,32 +158,32 @@ class Loop:
         """Whether it is time to look; on a CPU reading a number costs nothing, so a bad one is caught at its step."""
         if self.accelerator.device.type == "cpu":
             return True
-        return due if distributed.count() == 1 else self.step % self.AGREE_EVERY == 0
+        return due if distributed.world_size() == 1 else self.step % self.AGREE_EVERY == 0
 
     def _look(self, interrupts: Interrupts) -> None:
         signal = interrupts.received
-        if distributed.count() > 1:
+        if distributed.world_size() > 1:
             signal = self.tally.agree(signal)
         self.tally.check(self.epoch)
         if signal is not None:
             self._stop(signal)
 
     def _close_epoch(self) -> None:
-        if distributed.count() > 1:
+        if distributed.world_size() > 1:
             self.tally.agree(None)
         self.tally.check(self.epoch)
         began = time.monotonic()
         tally = self.tally.joined()
         row: dict[str, Any] = {"epoch": self.epoch + 1, "lr": self.optimizer.param_groups[0]["lr"], **tally.row()}
-        distributed.share_buffers(self.evaluated)
+        distributed.broadcast_buffers(self.evaluated)
         row |= self.validate(self.evaluated)
         row["seconds"] = tally.seconds + time.monotonic() - began
-        if distributed.first():
+        if distributed.is_main_process():
             self.record.append_epoch(row)
         self.epoch += 1
-        self.tally = Tally(self.accelerator.device)
+        self.tally = EpochMetrics(self.accelerator.device)
         save_state(self)
-        self.watch.epoch(row)
+        self.callback.epoch(row)
 
     def _stop(self, signal: int) -> None:
         save_state(self)
@@ -199,7 +199,7 @@ class Loop:
 def save_state(loop: Loop) -> None:
     """Write the folder's checkpoint: the first of several processes does, with what is each one's own."""
     own, *others = distributed.gather(_own(loop))
-    if not distributed.first():
+    if not distributed.is_main_process():
         return
     scaler, average = loop.accelerator.scaler, loop.average
     state = {
@@ -217,11 +217,11 @@ def save_state(loop: Loop) -> None:
 def restore_state(loop: Loop) -> None:
     """Go on from the folder's checkpoint; where there is none, from the beginning."""
     state = checkpoint.load(loop.record.folder / "checkpoint")
-    if distributed.first():
+    if distributed.is_main_process():
         loop.record.truncate(state["epoch"] if state is not None else 0)
     if state is None:
         return
-    own = state if distributed.first() else state["others"][distributed.rank() - 1]
+    own = state if distributed.is_main_process() else state["others"][distributed.rank() - 1]
     loop.epoch = state["epoch"]
     loop.tally.load_state_dict(own["tally"])
     loop.bare.load_state_dict(state["distiller"])

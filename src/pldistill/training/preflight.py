@@ -30,7 +30,7 @@ from pldistill import distributed, models, precision
 from pldistill.losses import pld_weights
 from pldistill.methods import find
 from pldistill.recipe import Recipe
-from pldistill.tasks import Place, Task, make_task
+from pldistill.tasks import Placement, Task, make_task
 from pldistill.teachers.live import LiveTeacher, Teacher
 from pldistill.training.loop import Loop
 
@@ -48,7 +48,7 @@ class Warns(Protocol):
 
 
 def preflight(
-    recipe: Recipe, data: Any, teacher: Teacher | None, *, accelerator: Accelerator, workers: int, watch: Warns
+    recipe: Recipe, data: Any, teacher: Teacher | None, *, accelerator: Accelerator, workers: int, callback: Warns
 ) -> dict[str, Any] | None:
     """Check the teacher on the accelerator's device, and give what was found for the run's record.
 
@@ -60,10 +60,10 @@ def preflight(
     if teacher is None:
         return None
     task = make_task(recipe)
-    models = [_describe(member, task, data, watch) for member in teacher.members]
+    models = [_describe(member, task, data, callback) for member in teacher.members]
     if recipe.trust_teacher:
         return {"models": models, "trusted": True}
-    place = Place(accelerator.device, workers)
+    place = Placement(accelerator.device, workers)
     with torch.no_grad():
         hits, labels, classes = task.examine(recipe, data, teacher.at_validation(), IMAGES, place, accelerator.autocast)
     images, commonest = len(labels), int(labels.bincount().amax()) if len(labels) else 0
@@ -74,7 +74,7 @@ def preflight(
         f"{100 * chance:.1f} % (p = {p:.2g})"
     )
     if binomial_tail(images, images, chance) >= LEVEL:
-        watch.warn(f"teacher {recipe.teacher!r}: too few validation {task.rows} to tell it from chance: {said}")
+        callback.warn(f"teacher {recipe.teacher!r}: too few validation {task.rows} to tell it from chance: {said}")
     elif p >= LEVEL:
         raise ValueError(
             f"teacher {recipe.teacher!r}: expected better than chance, p < {LEVEL}, got {said}; look at its classes "
@@ -82,15 +82,15 @@ def preflight(
         )
     weights = _weights(recipe, task, data, teacher, place, accelerator)
     accuracy = 100 * hits / max(images, 1)
-    watch.tell(f"teacher: {accuracy:.1f} % of {images} validation {task.rows} right (chance {100 * chance:.1f} %)")
+    callback.tell(f"teacher: {accuracy:.1f} % of {images} validation {task.rows} right (chance {100 * chance:.1f} %)")
     for line in _about_weights(recipe, weights):
-        watch.tell(line)
+        callback.tell(line)
     found = {"models": models, "trusted": False, "hits": hits, "images": images, "chance": chance, "p": p}
     return found if weights is None else {**found, "weights": weights}
 
 
 def _weights(
-    recipe: Recipe, task: Task[Any, Any], data: Any, teacher: Teacher, place: Place, accelerator: Accelerator
+    recipe: Recipe, task: Task[Any, Any], data: Any, teacher: Teacher, place: Placement, accelerator: Accelerator
 ) -> dict[str, Any] | None:
     """What a teacher gives the ranks of training samples: the label's mean part of the weight, and their entropy.
 
@@ -146,13 +146,13 @@ def binomial_tail(hits: int, count: int, chance: float) -> float:
     return min(1.0, math.fsum(math.exp(term) for term in terms))
 
 
-def _describe(member: LiveTeacher, task: Task[Any, Any], data: Any, watch: Warns) -> dict[str, Any]:
+def _describe(member: LiveTeacher, task: Task[Any, Any], data: Any, callback: Warns) -> dict[str, Any]:
     """Let a model try one image; give its input size and statistics, which it keeps whatever the data's are."""
     model = member.model
     task.probe(model, data)
     side = member.image_size
     if side is not None and not 1 / _FAR <= side / data.image_size <= _FAR:
-        watch.warn(
+        callback.warn(
             f"the teacher's {type(model.model).__name__} was trained on images of {side} pixels a side and is shown "
             f"{data.image_size} (--image-size)"
         )
@@ -170,11 +170,11 @@ def introduction(loop: Loop, data: Any, env: dict[str, Any]) -> list[str]:
         f"student: {recipe.student}, {_millions(loop.evaluated.model)}",
     ]
     if loop.teacher is not None:
-        where = " (its answers are read from a store)" if recipe.teacher_cache is not None else ""
+        where = " (its answers are read from a teacher cache)" if recipe.teacher_cache is not None else ""
         lines.append(f"teacher: {recipe.teacher}, {loop.teacher.count_parameters() / 1e6:,.2f} M parameters{where}")
     lines.append(f"device: {_device(loop)}, {precision.NAMES[env['precision']]} (amp {recipe.amp})")
     alone, whole = loop.steps, loop.steps * recipe.epochs
-    together = recipe.batch_size * distributed.count() * recipe.accumulate
+    together = recipe.batch_size * distributed.world_size() * recipe.accumulate
     lines.append(f"steps: {alone:,} an epoch of {together:,} images each, {whole:,} in {recipe.epochs} epochs")
     if loop.epoch or loop.step:
         lines.append(f"resumed: epoch {loop.epoch + 1} of {recipe.epochs}, after step {loop.step} of {alone}")
@@ -187,7 +187,7 @@ def _millions(model: torch.nn.Module) -> str:
 
 def _device(loop: Loop) -> str:
     device = loop.accelerator.device
-    together = f", {distributed.count()} processes" if distributed.count() > 1 else ""
+    together = f", {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}{together}"
     threads = f"{torch.get_num_threads()} threads" if torch.get_num_threads() > 1 else "1 thread"

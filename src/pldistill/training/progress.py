@@ -1,4 +1,4 @@
-"""Who looks on a run: nobody, or a terminal."""
+"""Callbacks that show a run: none, or a progress bar in a terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pldistill import distributed
 from pldistill.record import METRICS, duration, percent, score_in
-from pldistill.teachers.cache import About
-from pldistill.training.distiller import Tally
+from pldistill.teachers.cache import CacheMetadata
+from pldistill.training.distiller import EpochMetrics
 
 
-class Silent:
+class SilentCallback:
     """Shows nothing."""
 
     def warn(self, message: str) -> None:
@@ -27,7 +27,7 @@ class Silent:
     def begin(self, title: str, epochs: int, done: int, batches: int) -> None:
         """Do nothing."""
 
-    def step(self, epoch: int, tally: Tally) -> None:
+    def step(self, epoch: int, tally: EpochMetrics) -> None:
         """Do nothing."""
 
     def epoch(self, row: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ class Silent:
         """Do nothing."""
 
 
-class Terminal:
+class ProgressBar:
     """A bar over the whole run with images a second, time left and terms, and a line for each epoch.
 
     Where the output is no terminal, a line every `LINE_EVERY` seconds stands in for the bar.
@@ -71,10 +71,10 @@ class Terminal:
         self.bar.start()
         self.console.print(f"[bold]{title}[/]: {epochs} epochs of {batches} steps" + (f", {done} done" if done else ""))
 
-    def step(self, epoch: int, tally: Tally) -> None:
+    def step(self, epoch: int, tally: EpochMetrics) -> None:
         """Move the bar."""
         terms = " ".join(f"{name} {term['weighted']:.4g}" for name, term in tally.terms().items())
-        rate = f"{distributed.count() * tally.seen / tally.seconds:,.0f} images/s"
+        rate = f"{distributed.world_size() * tally.seen / tally.seconds:,.0f} images/s"
         done = epoch * self.batches + tally.batches
         self.bar.update(self.task, completed=done, terms=terms, rate=rate)
         now = time.monotonic()
@@ -129,7 +129,7 @@ def _scores(row: Mapping[str, Any]) -> str:
     return f"val top-1 {row['top1']:5.2f} %{kl}"
 
 
-class StudyWatch(Terminal):
+class StudyProgress(ProgressBar):
     """One display for many runs: a bar over all of them above the bar of the run that is going on, a line for each."""
 
     def tell(self, message: str) -> None:
@@ -169,8 +169,8 @@ class StudyWatch(Terminal):
         self.bar.stop()
 
 
-class Shown:
-    """A line that says how large the store will be, and a bar over all that is asked."""
+class CacheProgress:
+    """A line that says how large the teacher cache will be, and a bar over all that is asked."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -193,7 +193,7 @@ class Shown:
         """Print what is about to be done."""
         self.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-    def begin(self, about: About, done: int) -> None:
+    def begin(self, about: CacheMetadata, done: int) -> None:
         """Say the size and open the bar."""
         count = about.views * about.images + about.validation_images
         already = f"; {done:,} of {count:,} images were asked before" if done else ""
@@ -210,8 +210,8 @@ class Shown:
         self.bar.stop()
 
 
-def size_line(about: About) -> str:
-    """What a store takes on the disk, and of what."""
+def size_line(about: CacheMetadata) -> str:
+    """What a teacher cache takes on the disk, and of what."""
     record, total = about.form.dtype.itemsize, sum(about.sizes().values())
     return (
         f"{total / 1e6:,.1f} MB: {about.views} views of {about.images:,} images, {about.places} of "

@@ -14,12 +14,12 @@ from pldistill.data.augment import read_image
 from pldistill.models import NormalizedModel
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
-from pldistill.tasks import Place, make_task
-from pldistill.teachers.cache import with_store
+from pldistill.tasks import Placement, make_task
+from pldistill.teachers.cache import with_cache
 from pldistill.training.build import assemble, make_accelerator, precision_of
-from pldistill.training.loop import Loop, Watch, restore_state
+from pldistill.training.loop import Callback, Loop, restore_state
 from pldistill.training.preflight import introduction, preflight
-from pldistill.training.progress import Silent
+from pldistill.training.progress import SilentCallback
 
 if TYPE_CHECKING:
     from pldistill.tasks.detection.weights import LoadedDetector
@@ -85,7 +85,7 @@ def train(
     device: str = "auto",
     workers: int = 2,
     download: bool = False,
-    watch: Watch | None = None,
+    callback: Callback | None = None,
 ) -> Run:
     """Train the recipe's student and leave a run folder.
 
@@ -106,33 +106,33 @@ def train(
         Interrupted: after SIGINT or SIGTERM, with the state saved.
         NonFiniteLoss: at a NaN or infinite term; the last good checkpoint stays.
     """
-    recipe = with_store(recipe)
+    recipe = with_cache(recipe)
     run = RunRecord(Path(out) if out is not None else Path("runs") / recipe.name())
     accelerator = make_accelerator(_recorded_precision(run, recipe) if resume else recipe.amp, device)
-    if distributed.on_first(lambda: _finished(run, recipe, resume)):
+    if distributed.run_on_main(lambda: _finished(run, recipe, resume)):
         return Run(run)
     data = open_images(recipe, download)
-    shown = watch if watch is not None and distributed.first() else Silent()
+    shown = callback if callback is not None and distributed.is_main_process() else SilentCallback()
     for note in (precision.warning(recipe.amp, accelerator.device), *make_task(recipe).notes(data)):
         if note is not None:
             shown.warn(note)
-    loop = distributed.everywhere(lambda: assemble(recipe, data, run, accelerator, workers=workers, watch=shown))
-    env = record.environment(device=accelerator.device, world_size=distributed.count())
+    loop = distributed.run_on_all(lambda: assemble(recipe, data, run, accelerator, workers=workers, callback=shown))
+    env = record.environment(device=accelerator.device, world_size=distributed.world_size())
     env["precision"] = precision_of(accelerator)
     if not resume:  # a run that goes on has asked, and its teacher must be the same
-        env["preflight"] = distributed.everywhere(
-            lambda: preflight(recipe, data, loop.teacher, accelerator=accelerator, workers=workers, watch=shown)
+        env["preflight"] = distributed.run_on_all(
+            lambda: preflight(recipe, data, loop.teacher, accelerator=accelerator, workers=workers, callback=shown)
         )
     asked = loop.teacher.record() if loop.teacher is not None else {"teacher_sha256": None}
-    distributed.on_first(lambda: _open_folder(run, recipe, {**env, **asked}, resume))
+    distributed.run_on_main(lambda: _open_folder(run, recipe, {**env, **asked}, resume))
     if resume:
-        distributed.everywhere(lambda: restore_state(loop))
+        distributed.run_on_all(lambda: restore_state(loop))
     for line in introduction(loop, data, env):
         shown.tell(line)
     loop.run()
     if loop.teacher is not None and loop.teacher.fingerprint() != asked["teacher_sha256"]:
         raise AssertionError("the teacher's weights or buffers changed during training")
-    distributed.on_first(lambda: _finish(loop, data))
+    distributed.run_on_main(lambda: _finish(loop, data))
     return Run(run)
 
 
@@ -152,7 +152,7 @@ def evaluate(
     accelerator = make_accelerator("auto" if wanted == "bf16" else "off", device)
     if wanted == "fp16" and accelerator.device.type == "cuda":
         accelerator = make_accelerator(wanted, device)
-    place = Place(accelerator.device, workers)
+    place = Placement(accelerator.device, workers)
     figures = make_task(run.recipe).measure(run.folder, run.recipe, data, batch_size, place, accelerator.autocast)
     return {**figures, "precision": precision_of(accelerator)}
 
@@ -183,10 +183,10 @@ def _recorded_precision(run: RunRecord, recipe: Recipe) -> str:
 def open_images(recipe: Recipe, download: bool) -> Any:
     """Open the data in every process; the first of several downloads what is missing before the others look for it."""
     task = make_task(recipe)
-    if download and distributed.count() > 1:
-        distributed.on_first(lambda: task.open(recipe, download=True).spec)
+    if download and distributed.world_size() > 1:
+        distributed.run_on_main(lambda: task.open(recipe, download=True).spec)
         download = False
-    return distributed.everywhere(lambda: task.open(recipe, download=download))
+    return distributed.run_on_all(lambda: task.open(recipe, download=download))
 
 
 def _finished(run: RunRecord, recipe: Recipe, resume: bool) -> bool:

@@ -183,7 +183,7 @@ class Validation:
             answers = teacher_logits[number] if teacher_logits else None
             for name, value in _measure(logits.float(), batch.labels, answers).items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
-        return {name: value.item() / loader.num_samples for name, value in distributed.total(sums).items()}
+        return {name: value.item() / loader.num_samples for name, value in distributed.all_reduce_sum(sums).items()}
 
     def _ask_teacher(self) -> None:
         if self.teacher is None or self._teacher_logits:

@@ -28,9 +28,9 @@ from pldistill.data import (
 from pldistill.data.folder import in_words
 from pldistill.models import NormalizedModel
 from pldistill.recipe import Recipe
-from pldistill.tasks import Ask, Autocast, Figures, Loaders, Pair, Place, Task, evenly, first, float32, mixed
+from pldistill.tasks import Ask, Autocast, Figures, Loaders, Pair, Placement, Task, evenly, first, float32, mixed
 from pldistill.tasks.classification.metrics import Validation
-from pldistill.teachers.cache import open_stored
+from pldistill.teachers.cache import open_cached
 from pldistill.teachers.live import Teacher, open_teacher
 from pldistill.types import UNLABELLED, Batch, Outputs
 
@@ -101,7 +101,7 @@ class Classification(Task[Dataset, NormalizedModel]):
 
     def teacher(self, recipe: Recipe, data: Dataset) -> Teacher | None:
         stored = recipe.teacher_cache is not None
-        return open_stored(recipe, data, augmentation(recipe, data)) if stored else open_teacher(recipe, data)
+        return open_cached(recipe, data, augmentation(recipe, data)) if stored else open_teacher(recipe, data)
 
     def columns(self, data: Dataset) -> int:
         return len(data.classes)
@@ -112,7 +112,7 @@ class Classification(Task[Dataset, NormalizedModel]):
     def probe(self, model: NormalizedModel, data: Dataset) -> Outputs:
         return models.probe(model, data.image_size)
 
-    def loaders(self, recipe: Recipe, data: Dataset, place: Place) -> Loaders:
+    def loaders(self, recipe: Recipe, data: Dataset, place: Placement) -> Loaders:
         show = partial(_loader, batch_size=recipe.batch_size, image_size=data.image_size, place=place)
         train = show(
             data.train,
@@ -130,7 +130,7 @@ class Classification(Task[Dataset, NormalizedModel]):
         return Validation(loaders.val, teacher and teacher.at_validation(), autocast, loaders.holdout)
 
     def examine(
-        self, recipe: Recipe, data: Dataset, teacher: Teacher, most: int, place: Place, autocast: Autocast
+        self, recipe: Recipe, data: Dataset, teacher: Teacher, most: int, place: Placement, autocast: Autocast
     ) -> tuple[int, Tensor, int]:
         some = data.val.subset(evenly(len(data.val), most))
         alone = make_loader(  # each process looks at all of them
@@ -151,7 +151,7 @@ class Classification(Task[Dataset, NormalizedModel]):
         return hits, some.labels, len(data.classes)
 
     def sample(
-        self, recipe: Recipe, data: Dataset, teacher: Teacher, most: int, place: Place, autocast: Autocast
+        self, recipe: Recipe, data: Dataset, teacher: Teacher, most: int, place: Placement, autocast: Autocast
     ) -> tuple[Tensor, Tensor] | None:
         labelled = (data.train.labels != UNLABELLED).nonzero()[:, 0]
         some = data.train.subset(labelled[evenly(len(labelled), most)])
@@ -197,7 +197,7 @@ class Classification(Task[Dataset, NormalizedModel]):
         }
 
     def measure(
-        self, folder: Path, recipe: Recipe, spec: str | None, batch_size: int, place: Place, autocast: Autocast
+        self, folder: Path, recipe: Recipe, spec: str | None, batch_size: int, place: Placement, autocast: Autocast
     ) -> Figures:
         """Give top1 and top5 in percent, val_loss in nats and the number of images."""
         loaded = models.load_folder(folder)
@@ -211,7 +211,7 @@ class Classification(Task[Dataset, NormalizedModel]):
                 )
             return _loader(data.val, batch_size=batch_size, image_size=loaded.image_size, place=place)
 
-        loader = distributed.everywhere(open_loader)
+        loader = distributed.run_on_all(open_loader)
         model = NormalizedModel(loaded.model, mean=loaded.mean, std=loaded.std).to(place.device)
         figures = Validation(loader, None, autocast)(model)
         return {**{name: figures[name] for name in ("top1", "top5", "val_loss")}, "images": loader.num_samples}
@@ -222,7 +222,7 @@ def _loader(
     *,
     batch_size: int,
     image_size: int,
-    place: Place,
+    place: Placement,
     augment: Augment | None = None,
     seed: int = 0,
     shuffle: bool = False,
@@ -238,7 +238,7 @@ def _loader(
         device=place.device,
         workers=place.workers,
         rank=distributed.rank(),
-        world=distributed.count(),
+        world=distributed.world_size(),
         **training,
     )
 

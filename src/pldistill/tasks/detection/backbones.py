@@ -29,7 +29,7 @@ TORCHVISION: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class Body(NamedTuple):
+class Backbone(NamedTuple):
     """What a pyramid stands on.
 
     Attributes:
@@ -67,7 +67,7 @@ class _Cut(nn.ModuleDict):
         return maps
 
 
-def build_body(name: str, *, pretrained: bool, norm: str) -> Body:
+def build_backbone(name: str, *, pretrained: bool, norm: str) -> Backbone:
     """Build a body by its model's name, torchvision's before timm's.
 
     Args:
@@ -90,10 +90,10 @@ def build_body(name: str, *, pretrained: bool, norm: str) -> Body:
     return body._replace(model=with_norm(body.model, norm))
 
 
-def _torchvision(name: str, pretrained: bool) -> Body:
+def _torchvision(name: str, pretrained: bool) -> Backbone:
     model: Any = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
     layers, stages = model.features if name == "mobilenet_v2" else model, TORCHVISION[name]
-    return Body(_Cut(layers, stages), [_width(layers.get_submodule(stage)) for stage in stages], list(stages))
+    return Backbone(_Cut(layers, stages), [_width(layers.get_submodule(stage)) for stage in stages], list(stages))
 
 
 def _width(stage: nn.Module) -> int:
@@ -103,7 +103,7 @@ def _width(stage: nn.Module) -> int:
     return [layer.out_channels for layer in last.modules() if isinstance(layer, nn.Conv2d)][-1]
 
 
-def _timm(name: str, pretrained: bool) -> Body:
+def _timm(name: str, pretrained: bool) -> Backbone:
     architecture, _, tag = name.partition(".")
     if not is_model(architecture):
         raise ValueError(unknown("backbone", name, [*TORCHVISION, *timm.list_models()]))
@@ -129,7 +129,7 @@ def _timm(name: str, pretrained: bool) -> Body:
     model = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=picked)
     modules, names = [listed.info[number]["module"] for number in picked], dict(model.named_modules())
     stages = [module if module in names else module.replace(".", "_") for module in modules]
-    return Body(model, [listed.info[number]["num_chs"] for number in picked], stages)
+    return Backbone(model, [listed.info[number]["num_chs"] for number in picked], stages)
 
 
 def with_norm(module: nn.Module, norm: str) -> nn.Module:

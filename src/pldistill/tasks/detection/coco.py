@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from pldistill.data.sampling import uniform
-from pldistill.tasks.detection.dataset import Annotations, BoxData, BoxSplit, Objects, StoredBoxes
+from pldistill.tasks.detection.dataset import Annotations, BoxAnnotations, BoxData, BoxSplit, StoredBoxes
 
 SIDES = {"train": ("train", "train2017"), "val": ("val", "val2017", "valid")}
 _THINNEST = 1 / 64  # pixels; a thinner box can lose its area in float32
@@ -39,7 +39,7 @@ class Read(NamedTuple):
     categories: tuple[Category, ...]
     train: StoredBoxes
     val: StoredBoxes
-    oddities: dict[str, int]
+    data_warnings: dict[str, int]
 
 
 def coco(root: Path, train: int | None = None) -> Read:
@@ -57,20 +57,22 @@ def coco(root: Path, train: int | None = None) -> Read:
     """
     if not root.is_dir():
         raise ValueError(f"coco: expected a folder, got {root}, which is not one")
-    oddities: Counter[str] = Counter()
+    data_warnings: Counter[str] = Counter()
     files = {side: _annotation_file(root, side) for side in SIDES}
     contents = {side: _content(file) for side, file in files.items()}
     categories = _categories(files["train"], contents["train"])
     _agree(files, categories, _categories(files["val"], contents["val"]))
     splits = {
-        side: _split(root, side, files[side], contents.pop(side), [category.id for category in categories], oddities)
+        side: _split(
+            root, side, files[side], contents.pop(side), [category.id for category in categories], data_warnings
+        )
         for side in SIDES
     }
     both = len(set(splits["train"].paths) & set(splits["val"].paths))
-    oddities["images that are in train and in val"] = both
+    data_warnings["images that are in train and in val"] = both
     if train is not None:
         splits["train"] = splits["train"].subset(_kept(len(splits["train"]), train))
-    return Read(categories, splits["train"], splits["val"], {what: n for what, n in oddities.items() if n})
+    return Read(categories, splits["train"], splits["val"], {what: n for what, n in data_warnings.items() if n})
 
 
 def _kept(count: int, train: int) -> list[int]:
@@ -143,7 +145,7 @@ def _agree(files: dict[str, Path], train: Sequence[Category], val: Sequence[Cate
 
 
 def _split(
-    root: Path, side: str, file: Path, content: dict[str, Any], category_ids: list[int], oddities: Counter[str]
+    root: Path, side: str, file: Path, content: dict[str, Any], category_ids: list[int], data_warnings: Counter[str]
 ) -> StoredBoxes:
     rows = {_whole(file, row, "id"): row for row in content["images"]}
     if len(rows) < len(content["images"]):
@@ -155,17 +157,17 @@ def _split(
     sizes = [(_whole(file, rows[image], "height"), _whole(file, rows[image], "width")) for image in images]
     names = [str(rows[image].get("file_name")) for image in images]
     found = _boxes(file, content["annotations"], dict(zip(images, sizes, strict=True)), category_ids)
-    oddities.update({f"{what} in {side}": count for what, count in found.oddities.items()})
-    oddities[f"images without boxes in {side}"] = int((found.counts == 0).sum())
-    oddities[f"classes without boxes in {side}"] = len(category_ids) - len(found.objects.labels.unique())
+    data_warnings.update({f"{what} in {side}": count for what, count in found.data_warnings.items()})
+    data_warnings[f"images without boxes in {side}"] = int((found.counts == 0).sum())
+    data_warnings[f"classes without boxes in {side}"] = len(category_ids) - len(found.objects.labels.unique())
     annotations = Annotations(torch.tensor(sizes), found.objects, found.counts, tuple(images), tuple(names))
     return StoredBoxes(_paths(root, side, file, names), annotations)
 
 
 class _Found(NamedTuple):
-    objects: Objects
+    objects: BoxAnnotations
     counts: torch.Tensor
-    oddities: Counter[str]
+    data_warnings: Counter[str]
 
 
 def _boxes(
@@ -174,8 +176,8 @@ def _boxes(
     """The annotations of the images of these sizes, image by image in that order, as the file has them within."""
     labels = {number: label for label, number in enumerate(category_ids, start=1)}
     places = {image: place for place, image in enumerate(sizes)}
-    oddities: Counter[str] = Counter()
-    oddities["annotation ids that are used again"] = len(rows) - len({str(row.get("id")) for row in rows})
+    data_warnings: Counter[str] = Counter()
+    data_warnings["annotation ids that are used again"] = len(rows) - len({str(row.get("id")) for row in rows})
     kept: list[tuple[int, list[float], int, float, bool]] = []
     for row in rows:
         box, area = _box(file, row), row.get("area")
@@ -184,29 +186,29 @@ def _boxes(
             raise ValueError(f"{file}: category {row['category_id']} of {_shown(row)} is not among its categories")
         place = places.get(_whole(file, row, "image_id"))
         if place is None:
-            oddities["annotations of images that are not listed, left out,"] += 1
+            data_warnings["annotations of images that are not listed, left out,"] += 1
             continue
         inside = _within(box, *sizes[row["image_id"]])
         if min(inside[2] - inside[0], inside[3] - inside[1]) < _THINNEST:
-            oddities["boxes without area, left out,"] += 1
+            data_warnings["boxes without area, left out,"] += 1
             continue
         if inside != box and max(abs(one - other) for one, other in zip(inside, box, strict=True)) > _ROUNDING:
-            oddities["boxes out of bounds, clipped,"] += 1
+            data_warnings["boxes out of bounds, clipped,"] += 1
         crowd = bool(row.get("iscrowd", 0))
-        oddities["crowds, not learned from,"] += crowd
+        data_warnings["crowds, not learned from,"] += crowd
         area = float(area) if isinstance(area, (int, float)) and area > 0 else _area(inside)
         kept.append((place, inside, label, area, crowd))
     kept.sort(key=lambda row: row[0])
     if not kept:
         raise ValueError(f"{file}: expected at least one box with an area in a listed image, got none")
     at, boxes, label_of, areas, crowds = zip(*kept, strict=True)
-    objects = Objects(
+    objects = BoxAnnotations(
         torch.tensor(boxes, dtype=torch.float64),
         torch.tensor(label_of),
         torch.tensor(areas, dtype=torch.float64),
         torch.tensor(crowds),
     )
-    return _Found(objects, torch.bincount(torch.tensor(at), minlength=len(sizes)), oddities)
+    return _Found(objects, torch.bincount(torch.tensor(at), minlength=len(sizes)), data_warnings)
 
 
 def _box(file: Path, row: dict[str, Any]) -> list[float]:

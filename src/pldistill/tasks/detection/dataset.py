@@ -1,6 +1,6 @@
 """Images with boxes: splits of them, and what a detector must know to read them.
 
-Batches of them are resized and mirrored as (seed, view, id) say, whoever computes it.
+Batches of them are resized and mirrored as (seed, view, id) say, whichever process computes it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pldistill.data.augment import flips, open_image
 from pldistill.data.dataset import Triple
 from pldistill.data.loader import Workers, check_place, divided
 from pldistill.data.sampling import order, uniform
-from pldistill.types import Boxes, Scenes
+from pldistill.types import DetectionBatch, DetectionTargets
 
 
-class Objects(NamedTuple):
+class BoxAnnotations(NamedTuple):
     """What is known of an image's objects.
 
     Attributes:
@@ -38,9 +38,9 @@ class Objects(NamedTuple):
     areas: Tensor
     crowd: Tensor
 
-    def at(self, which: Tensor | slice) -> Objects:
+    def at(self, which: Tensor | slice) -> BoxAnnotations:
         """Some of them: at these positions, where this mask is true, or in this stretch."""
-        return Objects(*(column[which] for column in self))
+        return BoxAnnotations(*(column[which] for column in self))
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Annotations:
     """
 
     sizes: Tensor
-    objects: Objects
+    objects: BoxAnnotations
     counts: Tensor
     image_ids: tuple[int, ...]
     names: tuple[str, ...]
@@ -81,7 +81,7 @@ class BoxSplit(ABC):
 
     Attributes:
         annotations: what is known of them; `sizes`, `image_ids` and `names` are its columns.
-        ids: `(N,)` int64, what names an image for ever: its index in the whole split, kept by `subset`.
+        ids: `(N,)` int64, what names an image forever: its index in the whole split, kept by `subset`.
     """
 
     def __init__(self, annotations: Annotations, ids: Tensor | None = None) -> None:
@@ -95,7 +95,7 @@ class BoxSplit(ABC):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def objects(self, place: int) -> Objects:
+    def objects(self, place: int) -> BoxAnnotations:
         """Give the objects of the image at this position."""
         first = self._ends[place - 1] if place else 0
         return self.annotations.objects.at(slice(first, self._ends[place]))
@@ -178,7 +178,7 @@ class BoxData:
     hflip: bool
     train: BoxSplit
     val: BoxSplit
-    oddities: Mapping[str, int]
+    data_warnings: Mapping[str, int]
 
 
 Sides = int | tuple[int, int]
@@ -208,14 +208,16 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return pixels.round_().to(torch.uint8, memory_format=torch.contiguous_format)
 
 
-def targets(objects: Objects, size: tuple[int, int], shown: tuple[int, int], *, mirrored: bool) -> Boxes:
+def targets(
+    objects: BoxAnnotations, size: tuple[int, int], shown: tuple[int, int], *, mirrored: bool
+) -> DetectionTargets:
     """What there is to learn in an image of `size` (height, width), in pixels of it as `shown`: all but crowds."""
     some = objects.at(~objects.crowd)
     down, across = shown[0] / size[0], shown[1] / size[1]
     boxes = some.boxes * torch.tensor([across, down, across, down], dtype=torch.float64)
     if mirrored:
         boxes = torch.stack([shown[1] - boxes[:, 2], boxes[:, 1], shown[1] - boxes[:, 0], boxes[:, 3]], 1)
-    return Boxes(boxes.float(), some.labels)
+    return DetectionTargets(boxes.float(), some.labels)
 
 
 @dataclass(frozen=True)
@@ -242,14 +244,14 @@ class _Packed(NamedTuple):
     labels: Tensor
     counts: list[int]
 
-    def unpack(self, device: torch.device) -> tuple[tuple[Tensor, ...], tuple[Boxes, ...]]:
+    def unpack(self, device: torch.device) -> tuple[tuple[Tensor, ...], tuple[DetectionTargets, ...]]:
         """The images `(3, H, W)` and what lies in each, on the device."""
         pixels, boxes, labels = (part.to(device, non_blocking=True) for part in (self.pixels, self.boxes, self.labels))
         images = pixels.split([math.prod(size) for size in self.sizes])
         found = zip(boxes.split(self.counts), labels.split(self.counts), strict=True)
         return (
             tuple(image.view(size) for image, size in zip(images, self.sizes, strict=True)),
-            tuple(Boxes(*each) for each in found),
+            tuple(DetectionTargets(*each) for each in found),
         )
 
 
@@ -273,7 +275,7 @@ class _Reading(torch.utils.data.Dataset):
             counts=[len(found.labels) for _, found in shown],
         )
 
-    def _scene(self, place: int, side: int, mirrored: bool) -> tuple[Tensor, Boxes]:
+    def _scene(self, place: int, side: int, mirrored: bool) -> tuple[Tensor, DetectionTargets]:
         image = self._split.image(place)
         height, width = image.shape[1:]
         shown = resized(height, width, side, self._show.max_side)
@@ -300,7 +302,7 @@ class BoxLoader:
         """Batches in a view."""
         return len(self._bounds)
 
-    def epoch(self, view: int, start: int = 0) -> Iterator[Scenes]:
+    def epoch(self, view: int, start: int = 0) -> Iterator[DetectionBatch]:
         """The batches of this view from the `start`-th on: what an uninterrupted epoch gives after `start` batches.
 
         Raises:
@@ -311,13 +313,13 @@ class BoxLoader:
         places = order(show.seed, view, self._ids) if show.shuffle else torch.arange(count)
         return self._scenes(view, [places[first:last] for first, last in self._bounds[start:]])
 
-    def _scenes(self, view: int, parts: list[Tensor]) -> Iterator[Scenes]:
+    def _scenes(self, view: int, parts: list[Tensor]) -> Iterator[DetectionBatch]:
         device = self._show.device
         read = self._workers.read([(view, at.numpy()) for at in parts])
         for at, packed in zip(parts, read, strict=True):
             images, found = packed.unpack(device)
             sizes = tuple((height, width) for height, width in self._sizes[at].tolist())
-            yield Scenes(images=images, targets=found, ids=self._ids[at].to(device), view=view, sizes=sizes)
+            yield DetectionBatch(images=images, targets=found, ids=self._ids[at].to(device), view=view, sizes=sizes)
 
 
 def make_box_loader(

@@ -1,4 +1,4 @@
-"""A detector in the pieces that a task asks one by one: maps of an image, what is said of regions, what is found."""
+"""A detector in the pieces that a task asks one by one: maps of an image, what is said of RoIs, what is found."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 from pldistill.data.dataset import normalize
 from pldistill.methods.base import Option
 from pldistill.specs import unknown
-from pldistill.tasks.detection.backbones import Body, build_body
-from pldistill.types import Detections, Outputs, Scenes
+from pldistill.tasks.detection.backbones import Backbone, build_backbone
+from pldistill.types import DetectionBatch, Detections, Outputs
 
 LEVELS = ("fpn0", "fpn1", "fpn2", "fpn3")
 HEADS = ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred")
 _RATIOS, _CELLS = (0.5, 1.0, 2.0), 7
 
 
-class Pyramid(nn.Module):
+class BackboneWithFPN(nn.Module):
     """A body and the feature pyramid on it; the names of its weights are torchvision's."""
 
-    def __init__(self, body: Body, out_channels: int) -> None:
+    def __init__(self, body: Backbone, out_channels: int) -> None:
         super().__init__()
         self.body = body.model
         self.fpn = FeaturePyramidNetwork(body.channels, out_channels, LastLevelMaxPool())
@@ -62,7 +62,7 @@ def build_detector(
 
     Args:
         backbone: the body's model.
-        columns: logits of a region, the background among them.
+        columns: logits of an RoI, the background among them.
         options: of detection (`task_options.DETECTION`).
         pretrained: start the body from its published ImageNet weights.
 
@@ -70,13 +70,13 @@ def build_detector(
         ValueError: what `build_body` refuses.
     """
     number = {name: int(value) for name, value in options.items() if isinstance(value, int)}
-    body = build_body(backbone, pretrained=pretrained, norm=str(options["norm"]))
+    body = build_backbone(backbone, pretrained=pretrained, norm=str(options["norm"]))
     body.freeze(number["trainable_layers"])
     width = number["fpn_channels"]
     sides = tuple((number["anchor"] * 2**level,) for level in range(5))
     anchors = AnchorGenerator(sides, (_RATIOS,) * len(sides))
     model = FasterRCNN(
-        Pyramid(body, width),
+        BackboneWithFPN(body, width),
         rpn_anchor_generator=anchors,
         rpn_head=ProposalHead(width, len(_RATIOS)),
         rpn_pre_nms_top_n_train=number["pre_nms"],
@@ -164,7 +164,7 @@ class Detector(nn.Module):
         return {tap: maps[tap.removeprefix("fpn")] for tap in self.taps}
 
     def about(self, maps: Mapping[str, Tensor], regions: Sequence[Tensor], images: ImageList) -> tuple[Tensor, Tensor]:
-        """Give logits `(R, K)` and box offsets `(R, 4 K)` of the regions, those of all images one after the other."""
+        """Give logits `(R, K)` and box offsets `(R, 4 K)` of the RoIs, those of all images one after the other."""
         heads = self.model.roi_heads
         pooled = heads.box_roi_pool(maps, list(regions), images.image_sizes)
         return heads.box_predictor(heads.box_head(pooled))
@@ -173,10 +173,10 @@ class Detector(nn.Module):
         """Give the labels' columns alone, in the labels' order, unless the unused ones are to stand."""
         return logits if self.unused or len(self.columns) == self.width else logits[:, self.columns]
 
-    def answer(self, batch: Scenes) -> Outputs:
-        """Say what the batch's regions are, and give the levels that are listened to. The proposals are not asked for.
+    def answer(self, batch: DetectionBatch) -> Outputs:
+        """Say what the batch's RoIs are, and give the levels that are listened to. The proposals are not asked for.
 
-        A model that is asked for its levels alone, about no regions, has no rows.
+        A model that is asked for its levels alone, about no RoIs, has no rows.
         """
         assert batch.regions is not None
         images = self.pad(batch.images)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pldistill.data.augment import open_image
 from pldistill.record import RunRecord
-from pldistill.tasks.detection.dataset import BoxData, Objects, make_box_loader, resize, resized
+from pldistill.tasks.detection.dataset import BoxAnnotations, BoxData, make_box_loader, resize, resized
 from pldistill.tasks.detection.faster_rcnn import Detector
 from pldistill.tasks.detection.weights import load_detector
 from pldistill.types import Detections
@@ -80,7 +80,7 @@ def as_boxes(found: Detections, classes: Sequence[str]) -> list[dict[str, Any]]:
     return sorted(boxes, key=lambda each: -each["score"])
 
 
-def _as_truth(objects: Objects, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _as_truth(objects: BoxAnnotations, classes: Sequence[str]) -> list[dict[str, Any]]:
     """What lies in an image, but for crowds."""
     some = objects.at(~objects.crowd)
     rows = zip(some.labels.tolist(), some.boxes.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""`scenes`: characters of many sizes, faces and colors strewn on textured canvases; made in seconds, no download.
+"""`scenes`: characters of many sizes, faces and colors scattered on textured canvases; made in seconds, no download.
 
 Other characters lie among them and belong to no class. Every image follows from (seed, split, index), and no two
 splits share a draw.
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from pldistill.data.embedded import FACES, large
 from pldistill.data.sampling import uniform
 from pldistill.files import cache_folder, write_whole
-from pldistill.tasks.detection.dataset import Annotations, DrawnBoxes, Objects
+from pldistill.tasks.detection.dataset import Annotations, BoxAnnotations, DrawnBoxes
 
 VERSION = 1  # part of the cache file's name: raise it when an image changes
 SIZE = 96
@@ -28,7 +28,7 @@ MEAN = (0.5, 0.5, 0.5)  # of the default training split
 STD = (0.2, 0.2, 0.2)
 
 CLASSES = tuple("ABEFHKMRS248")  # some alike: E and F, B and 8, H and K, S and 2
-OTHERS = tuple("CDJLTUVX57?&+")  # strewn among them, of no class
+OTHERS = tuple("CDJLTUVX57?&+")  # scattered among them, of no class
 
 _LEAST, _LARGEST = 16, 46  # a character's longest side, in pixels
 _MOST, _OTHERS = 5, 2  # characters in an image, of a class and of none
@@ -66,7 +66,7 @@ def _cached(count: int, seed: int, split: str) -> DrawnBoxes:
 
 def _split(images: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor) -> DrawnBoxes:
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    objects = Objects(boxes, labels, areas, torch.zeros(len(labels), dtype=torch.bool))
+    objects = BoxAnnotations(boxes, labels, areas, torch.zeros(len(labels), dtype=torch.bool))
     numbers = tuple(range(1, len(images) + 1))
     names = tuple(f"{number:012d}.png" for number in numbers)
     return DrawnBoxes(images, Annotations(torch.full((len(images), 2), SIZE), objects, counts, numbers, names))

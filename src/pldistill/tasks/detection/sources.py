@@ -42,37 +42,37 @@ def open_boxes(spec: str, *, image_size: int | None = None, max_side: int | None
     return data
 
 
-def _open_coco(asked: Request) -> BoxData:
-    found = coco(asked.path, **asked.options)
+def _open_coco(request: Request) -> BoxData:
+    found = coco(request.path, **request.options)
     return BoxData(
-        spec=asked.spec,
+        spec=request.spec,
         classes=tuple(category.name for category in found.categories),
         category_ids=tuple(category.id for category in found.categories),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        image_size=asked.image_size or COCO_SIZE,
+        image_size=request.image_size or COCO_SIZE,
         max_side=MAX_SIDE,
         hflip=True,
         train=found.train,
         val=found.val,
-        oddities=MappingProxyType(found.oddities),
+        data_warnings=MappingProxyType(found.data_warnings),
     )
 
 
-def _open_scenes(asked: Request) -> BoxData:
-    train, val = drawn.scenes(**asked.options)
+def _open_scenes(request: Request) -> BoxData:
+    train, val = drawn.scenes(**request.options)
     return BoxData(
-        spec=asked.spec,
+        spec=request.spec,
         classes=drawn.CLASSES,
         category_ids=tuple(range(1, len(drawn.CLASSES) + 1)),
         mean=drawn.MEAN,
         std=drawn.STD,
-        image_size=asked.image_size or drawn.SIZE,
+        image_size=request.image_size or drawn.SIZE,
         max_side=MAX_SIDE,
         hflip=False,
         train=train,
         val=val,
-        oddities=MappingProxyType({}),
+        data_warnings=MappingProxyType({}),
     )
 
 
@@ -80,7 +80,7 @@ BOX_SOURCES: Mapping[str, Source[BoxData]] = MappingProxyType(
     {
         "scenes": Source(
             "scenes[:train=3000,val=500,seed=0]",
-            "characters of 12 classes strewn on textured canvases, 96 x 96, drawn here in seconds; no download",
+            "characters of 12 classes scattered on textured canvases, 96 x 96, drawn here in seconds; no download",
             _open_scenes,
             has_path=False,
             options=("train", "val", "seed"),

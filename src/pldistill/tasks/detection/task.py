@@ -1,8 +1,8 @@
-"""Object detection: the student proposes and samples regions once, and both models say what these are.
+"""Object detection: the student proposes and samples RoIs once, and both models say what these are.
 
     1. the student's maps, its proposals and its sample of them with their labels, the background 0
     2. the student's box head on the sample, for its own losses and for the method
-    3. the teacher's backbone, pyramid and box head on the same regions
+    3. the teacher's backbone, pyramid and box head on the same RoIs
 
 as the public code for DKD does it on COCO (mdistiller), but that the student's head runs once.
 """
@@ -27,7 +27,7 @@ from pldistill.methods.detection import OWN
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.task_options import short_sides
-from pldistill.tasks import Ask, Autocast, Figures, Loaders, Pair, Place, Task, evenly, first, float32
+from pldistill.tasks import Ask, Autocast, Figures, Loaders, Pair, Placement, Task, evenly, first, float32
 from pldistill.tasks.detection.dataset import BoxData, BoxLoader, make_box_loader
 from pldistill.tasks.detection.faster_rcnn import LEVELS, Detector, build_detector
 from pldistill.tasks.detection.metrics import COLUMNS, DetectorValidation
@@ -36,13 +36,13 @@ from pldistill.tasks.detection.sources import open_boxes
 from pldistill.tasks.detection.teachers import DetectorTeacher, backbone_of, columns_of, open_detector
 from pldistill.tasks.detection.weights import PUBLISHED, from_checkpoint, load_detector, published, save_detector
 from pldistill.teachers.live import Teacher
-from pldistill.types import Boxes, Outputs, Scenes
+from pldistill.types import DetectionBatch, DetectionTargets, Outputs
 
 _BOXES_A_IMAGE = 16  # so many fewer images do where each has several boxes
 
 
 class Detection(Task[BoxData, Detector]):
-    """Boxes with labels; a row is a region. The own terms are torchvision's four, and rows are hits as regions are."""
+    """Boxes with labels; a row is an RoI. The own terms are torchvision's four, and rows are hits as RoIs are."""
 
     own = tuple(OWN)
     rows = "boxes"
@@ -50,8 +50,8 @@ class Detection(Task[BoxData, Detector]):
     def __init__(self, options: Mapping[str, Option]) -> None:
         self.options = options
 
-    def pair(self, student: Detector, teacher: Ask | None, batch: Scenes) -> Pair:
-        """Ask the student for regions and what they are, and the teacher what it says of the same."""
+    def pair(self, student: Detector, teacher: Ask | None, batch: DetectionBatch) -> Pair:
+        """Ask the student for RoIs and what they are, and the teacher what it says of the same."""
         images = student.pad(batch.images)
         maps = student.maps(images)
         targets = [{"boxes": each.boxes, "labels": student.columns[each.labels]} for each in batch.targets]
@@ -92,7 +92,7 @@ class Detection(Task[BoxData, Detector]):
         return data
 
     def notes(self, data: BoxData) -> list[str]:
-        odd = ", ".join(f"{count} {what}" for what, count in data.oddities.items())
+        odd = ", ".join(f"{count} {what}" for what, count in data.data_warnings.items())
         return [f"data {data.spec!r}: {odd}"] if odd else []
 
     def student(self, recipe: Recipe, data: BoxData) -> Detector:
@@ -130,15 +130,15 @@ class Detection(Task[BoxData, Detector]):
         side, device = data.image_size, model.mean.device
         black = torch.zeros(3, side, side, dtype=torch.uint8, device=device)
         whole = torch.tensor([[0.0, 0.0, side, side]], device=device)
-        none = Boxes(whole[:0], torch.zeros(0, dtype=torch.int64, device=device))
-        scene = Scenes((black,), (none,), torch.zeros(1, dtype=torch.int64), 0, ((side, side),), (whole,))
+        none = DetectionTargets(whole[:0], torch.zeros(0, dtype=torch.int64, device=device))
+        scene = DetectionBatch((black,), (none,), torch.zeros(1, dtype=torch.int64), 0, ((side, side),), (whole,))
         try:
             return model.eval().answer(scene)
         finally:
             for module, flag in training.items():
                 module.training = flag
 
-    def loaders(self, recipe: Recipe, data: BoxData, place: Place) -> Loaders:
+    def loaders(self, recipe: Recipe, data: BoxData, place: Placement) -> Loaders:
         sides = short_sides(self.options) or data.image_size
         hflip = data.hflip if recipe.hflip is None else recipe.hflip
         train = make_box_loader(
@@ -152,7 +152,7 @@ class Detection(Task[BoxData, Detector]):
             device=place.device,
             workers=place.workers,
             rank=distributed.rank(),
-            world=distributed.count(),
+            world=distributed.world_size(),
         )
         return Loaders(train, _scored(data, recipe.batch_size, place))
 
@@ -164,7 +164,7 @@ class Detection(Task[BoxData, Detector]):
         return DetectorValidation(loaders.val, data, asked, autocast)
 
     def examine(
-        self, recipe: Recipe, data: BoxData, teacher: Teacher, most: int, place: Place, autocast: Autocast
+        self, recipe: Recipe, data: BoxData, teacher: Teacher, most: int, place: Placement, autocast: Autocast
     ) -> tuple[int, Tensor, int]:
         """Ask the teacher what stands in the true boxes of fewer images, which have several each."""
         some = data.val.subset(evenly(len(data.val), max(1, most // _BOXES_A_IMAGE)).tolist())
@@ -210,7 +210,7 @@ class Detection(Task[BoxData, Detector]):
         }
 
     def measure(
-        self, folder: Path, recipe: Recipe, spec: str | None, batch_size: int, place: Place, autocast: Autocast
+        self, folder: Path, recipe: Recipe, spec: str | None, batch_size: int, place: Placement, autocast: Autocast
     ) -> Figures:
         """Give COCO's six columns in percent and the number of images."""
         loaded = load_detector(folder)
@@ -224,14 +224,14 @@ class Detection(Task[BoxData, Detector]):
                 )
             return data
 
-        data = distributed.everywhere(open_)
+        data = distributed.run_on_all(open_)
         figures = DetectorValidation(_scored(data, batch_size, place), data, None, autocast)(
             loaded.model.to(place.device)
         )
         return {**{name: figures[name] for name in COLUMNS}, "images": len(data.val)}
 
 
-def _scored(data: BoxData, batch_size: int, place: Place, *, alone: bool = False) -> BoxLoader:
+def _scored(data: BoxData, batch_size: int, place: Placement, *, alone: bool = False) -> BoxLoader:
     """The validation images, each process's part of them, or all for each."""
     return make_box_loader(
         data.val,
@@ -244,7 +244,7 @@ def _scored(data: BoxData, batch_size: int, place: Place, *, alone: bool = False
         device=place.device,
         workers=place.workers,
         rank=0 if alone else distributed.rank(),
-        world=1 if alone else distributed.count(),
+        world=1 if alone else distributed.world_size(),
     )
 
 

@@ -1,4 +1,4 @@
-"""Who is asked about regions: `teacher(scenes) -> Outputs`, where the scenes say which regions.
+"""Teachers of detectors: `teacher(scenes) -> Outputs`, where the scenes say which RoIs.
 
 A teacher is named by the run folder of a detector; by `fasterrcnn:BACKBONE` with a checkpoint (`NAME@FILE`, or the
 recipe's `teacher_checkpoint`); by `fasterrcnn:resnet50.coco_v1`, which brings torchvision's weights; or by
@@ -21,11 +21,11 @@ from pldistill.tasks.detection.dataset import BoxData
 from pldistill.tasks.detection.faster_rcnn import Detector, build_detector
 from pldistill.tasks.detection.weights import PUBLISHED, from_checkpoint, load_detector, published, read_shape
 from pldistill.teachers.live import LiveTeacher
-from pldistill.types import Outputs, Scenes
+from pldistill.types import DetectionBatch, Outputs
 
 
 class DetectorTeacher(LiveTeacher):
-    """A detector in eval mode, asked under `no_grad` about regions that another one proposed.
+    """A detector in eval mode, asked under `no_grad` about RoIs that another one proposed.
 
     Its backbone, pyramid and box head run; its own proposals are never asked for.
     """
@@ -36,7 +36,7 @@ class DetectorTeacher(LiveTeacher):
         super().__init__(model)  # pyright: ignore[reportArgumentType]  # fixed and put in eval mode as any model
 
     @torch.no_grad()
-    def __call__(self, batch: Scenes) -> Outputs:
+    def __call__(self, batch: DetectionBatch) -> Outputs:
         return self.model.answer(batch)
 
 

@@ -36,7 +36,7 @@ class Shape:
     """What a file of weights says of the model it is for.
 
     Attributes:
-        columns: logits of a region, the background among them.
+        columns: logits of an RoI, the background among them.
         options: those of `task_options.DETECTION` that show in the weights.
     """
 
