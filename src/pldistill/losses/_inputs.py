@@ -199,6 +199,14 @@ def to_rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.dim() == 2 else tensor.movedim(1, -1).flatten(0, -2)
 
 
+def savable(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The same tensors as autograd will keep them: of those made under `torch.inference_mode()`, copies.
+
+    Everything that a loss hands to autograd and that may come from a teacher or a user goes through here.
+    """
+    return tuple(tensor.clone() if tensor.is_inference() else tensor for tensor in tensors)
+
+
 def computing_dtype(*tensors: Tensor) -> torch.dtype:
     """float32, or float64 where any tensor is: half precision is never computed in."""
     dtype = torch.float32

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pldistill.losses._inputs import computing_dtype, is_eager_cpu
+from pldistill.losses._inputs import computing_dtype, is_eager_cpu, savable
 
 Compute = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -31,7 +31,8 @@ class Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor, labels: Tensor, compute: Compute) -> Tensor:
         loss, gradient = compute(student, teacher, labels)
-        ctx.save_for_backward(student, teacher, labels)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(*savable(student, teacher, labels))
         ctx.compute, ctx.kept, ctx.dtype = compute, [gradient], student.dtype
         return loss
 
