@@ -44,12 +44,23 @@ def test_module_and_function_have_the_same_options_and_defaults(loss):
 
 
 def test_defaults():
-    assert repr(PLDLoss()) == "PLDLoss(temperature=1.0, reduction='mean', ignore_index=-100, label_weight=0.0)"
-    assert repr(ListMLELoss()) == "ListMLELoss(weights='uniform', reduction='mean', ignore_index=-100)"
-    assert repr(PListMLELoss()) == "PListMLELoss(normalize=False, reduction='mean', ignore_index=-100)"
-    assert repr(KDLoss()) == "KDLoss(temperature=4.0, tau_squared=True, reduction='mean', ignore_index=-100)"
-    assert repr(DKDLoss()) == "DKDLoss(alpha=1.0, beta=8.0, temperature=4.0, reduction='mean', ignore_index=-100)"
-    assert repr(DISTLoss()) == "DISTLoss(beta=2.0, gamma=2.0, temperature=4.0, reduction='mean', ignore_index=-100)"
+    assert (
+        repr(PLDLoss())
+        == "PLDLoss(temperature=1.0, reduction='mean', ignore_index=-100, label_weight=0.0, class_dim=1)"
+    )
+    assert repr(ListMLELoss()) == "ListMLELoss(weights='uniform', reduction='mean', ignore_index=-100, class_dim=1)"
+    assert repr(PListMLELoss()) == "PListMLELoss(normalize=False, reduction='mean', ignore_index=-100, class_dim=1)"
+    assert (
+        repr(KDLoss()) == "KDLoss(temperature=4.0, tau_squared=True, reduction='mean', ignore_index=-100, class_dim=1)"
+    )
+    assert (
+        repr(DKDLoss())
+        == "DKDLoss(alpha=1.0, beta=8.0, temperature=4.0, reduction='mean', ignore_index=-100, class_dim=1)"
+    )
+    assert (
+        repr(DISTLoss())
+        == "DISTLoss(beta=2.0, gamma=2.0, temperature=4.0, reduction='mean', ignore_index=-100, class_dim=1)"
+    )
 
 
 def test_options_are_attributes():

@@ -154,8 +154,8 @@ def test_module_takes_its_weights_along():
     module = PlackettLuceKLLoss(stage_weights=torch.tensor([0.5, 0.5, 0.0]))
     assert not module.state_dict()
     assert module.to("meta").stage_weights.device.type == "meta"
-    known = "PlackettLuceKLLoss(temperature=4.0, stage_weights=2, reduction='mean', ignore_index=-100)"
-    assert repr(PlackettLuceKLLoss()) == known
+    known = "temperature=4.0, stage_weights=2, reduction='mean', ignore_index=-100, class_dim=1"
+    assert repr(PlackettLuceKLLoss()) == f"PlackettLuceKLLoss({known})"
 
 
 def test_stages_of_the_method():

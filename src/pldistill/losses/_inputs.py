@@ -1,7 +1,8 @@
 """What the losses refuse, with which words; a batch of any shape as rows of classes; pairs of activations.
 
 Every loss is written for (M, C) alone. A *row* is one sample, or one position of one sample where the logits have
-shape (N, C, d1, ...).
+shape (N, C, d1, ...). The classes lie along dim `class_dim` of whatever has the logits' shape; `to_rows` and
+`from_rows` move them.
 
 Shapes, dtypes, devices and options are looked at always. Values inside tensors (is a label in range?) are looked at
 only for eager CPU tensors: anywhere else the look would stop the device or break the compiled graph.
@@ -79,80 +80,101 @@ def _is_finite_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool) and float("-inf") < float(value) < float("inf")
 
 
-def check_logits(name: str, logits: object) -> None:
+def check_class_dim(class_dim: object) -> None:
+    if isinstance(class_dim, bool) or not isinstance(class_dim, int):
+        raise ValueError(f"class_dim must be an integer, got {class_dim!r}")
+
+
+def _along(class_dim: int) -> str:
+    return f"the classes are expected along dim {class_dim} (class_dim={class_dim})"
+
+
+def check_logits(name: str, logits: object, class_dim: int) -> None:
+    check_class_dim(class_dim)
     check_tensor(name, logits)
     assert isinstance(logits, Tensor)
     if not logits.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {logits.dtype}")
-    if logits.dim() < 2 or logits.shape[1] == 0:
-        raise ValueError(f"{name} must have shape (N, C) or (N, C, d1, ...) with C >= 1, got {tuple(logits.shape)}")
+    shape = tuple(logits.shape)
+    if logits.dim() >= 2 and not -logits.dim() <= class_dim < logits.dim():
+        least, most = -logits.dim(), logits.dim() - 1
+        raise ValueError(f"class_dim must be in {least}..{most} for {name} of shape {shape}, got {class_dim}")
+    if logits.dim() < 2 or logits.shape[class_dim] == 0:
+        known = (
+            "(N, C) or (N, C, d1, ...)" if class_dim == 1 else "(N, C) or (N, d1, ...) and one more for the classes,"
+        )
+        raise ValueError(f"{name} must have shape {known} with C >= 1, got {shape}; {_along(class_dim)}")
 
 
-def check_pair(student_logits: Tensor, teacher_logits: Tensor) -> None:
-    check_logits("student_logits", student_logits)
-    check_logits("teacher_logits", teacher_logits)
-    check_alike("teacher_logits", teacher_logits, "student_logits", student_logits)
+def check_pair(student_logits: Tensor, teacher_logits: Tensor, class_dim: int) -> None:
+    check_logits("student_logits", student_logits, class_dim)
+    check_logits("teacher_logits", teacher_logits, class_dim)
+    check_alike("teacher_logits", teacher_logits, "student_logits", student_logits, class_dim)
 
 
-def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor, class_dim: int) -> None:
     """Refuse two tensors of different shapes, with a word of its own for class counts, the usual mistake."""
     if tensor.device != other.device:
         raise ValueError(f"{name} is on {tensor.device} but {other_name} on {other.device}")
     if tensor.shape == other.shape:
         return
-    if tensor.dim() == other.dim() and tensor.shape[1] != other.shape[1]:
-        counts = f"{tensor.shape[1]} classes but {other_name} {other.shape[1]}"
-        raise ValueError(f"{name} has {counts}: shapes {tuple(tensor.shape)} and {tuple(other.shape)}")
-    raise ValueError(f"{name} must have {other_name}'s shape {tuple(other.shape)}, got {tuple(tensor.shape)}")
+    along = _along(class_dim)
+    if tensor.dim() == other.dim() and tensor.shape[class_dim] != other.shape[class_dim]:
+        counts = f"{tensor.shape[class_dim]} classes but {other_name} {other.shape[class_dim]}"
+        raise ValueError(f"{name} has {counts}: shapes {tuple(tensor.shape)} and {tuple(other.shape)}; {along}")
+    raise ValueError(f"{name} must have {other_name}'s shape {tuple(other.shape)}, got {tuple(tensor.shape)}; {along}")
 
 
-def check_labels(labels: object, logits: Tensor, ignore_index: int) -> None:
+def check_labels(labels: object, logits: Tensor, ignore_index: int, class_dim: int) -> None:
     """Refuse labels that do not belong to `logits`.
 
     Raises:
-        ValueError: not an integer tensor of shape (N, d1, ...) on the device of `logits`.
+        ValueError: not an integer tensor on the device of `logits`, of their shape without the classes.
         IndexError: a label outside 0..C-1 that is not `ignore_index` (eager CPU tensors only).
     """
     _check_integers("labels", labels, "class indices")
     assert isinstance(labels, Tensor)
-    expected = logits.shape[:1] + logits.shape[2:]
+    expected = _positions(logits, class_dim)
     if labels.shape != expected:
-        shapes = f"{tuple(expected)} for logits of shape {tuple(logits.shape)}"
-        raise ValueError(f"labels must have shape {shapes}, got {tuple(labels.shape)}")
+        fitting = [dim for dim in range(logits.dim()) if labels.shape == _positions(logits, dim)]
+        told = f"; the labels fit class_dim={fitting[0]}" if len(fitting) == 1 else ""
+        shapes = f"{expected} for logits of shape {tuple(logits.shape)}, got {tuple(labels.shape)}"
+        raise ValueError(f"labels must have shape {shapes}; {_along(class_dim)}{told}")
     if labels.device != logits.device:
         raise ValueError(f"labels are on {labels.device} but the logits on {logits.device}")
     if is_eager_cpu(labels):
-        _check_range("labels", labels, logits.shape[1], ignore_index)
+        _check_range("labels", labels, logits.shape[class_dim], ignore_index)
 
 
-def check_ranking(ranking: object, logits: Tensor, ignore_index: int) -> None:
-    """Refuse what is not, along dim 1, permutations of the class indices (eager CPU) or rows of `ignore_index`."""
+def check_ranking(ranking: object, logits: Tensor, ignore_index: int, class_dim: int) -> None:
+    """Refuse what is not, along `class_dim`, permutations of the classes (eager CPU) or rows of `ignore_index`."""
     _check_integers("ranking", ranking, "class indices")
     assert isinstance(ranking, Tensor)
-    check_alike("ranking", ranking, "student_logits", logits)
+    check_alike("ranking", ranking, "student_logits", logits, class_dim)
     if not is_eager_cpu(ranking):
         return
-    _check_range("ranking", ranking, logits.shape[1], ignore_index)
+    _check_range("ranking", ranking, logits.shape[class_dim], ignore_index)
     ignored = ranking == ignore_index
-    seen = torch.zeros_like(ranking).scatter_(1, ranking.masked_fill(ignored, 0).long(), 1)
-    wrong = (seen == 0).any(1) & ~ignored.all(1)
+    seen = torch.zeros_like(ranking).scatter_(class_dim, ranking.masked_fill(ignored, 0).long(), 1)
+    wrong = (seen == 0).any(class_dim) & ~ignored.all(class_dim)
     if wrong.any():
         at = tuple(wrong.nonzero()[0].tolist())
-        found = ranking.movedim(1, -1)[at].tolist()
+        found = ranking.movedim(class_dim, -1)[at].tolist()
         raise ValueError(
             f"ranking must hold every class once in each row, got {found[:8]} (of {len(found)}) in row {at}"
         )
 
 
-def check_weights(name: str, weights: object, logits: Tensor) -> None:
+def check_weights(name: str, weights: object, logits: Tensor, class_dim: int) -> None:
     """Refuse weights that are not non-negative constants, one for each rank, for all rows or for each row."""
     check_tensor(name, weights)
     assert isinstance(weights, Tensor)
     if not weights.is_floating_point():
         raise ValueError(f"{name} must be floating point, got {weights.dtype}")
-    if weights.shape != logits.shape and weights.shape != logits.shape[1:2]:
-        shapes = f"{tuple(logits.shape)} or {tuple(logits.shape[1:2])}"
-        raise ValueError(f"{name} must have shape {shapes}, got {tuple(weights.shape)}")
+    for_all = logits.shape[class_dim : class_dim + 1 or None]
+    if weights.shape != logits.shape and weights.shape != for_all:
+        shapes = f"{tuple(logits.shape)} or {tuple(for_all)}, got {tuple(weights.shape)}"
+        raise ValueError(f"{name} must have shape {shapes}; {_along(class_dim)}")
     if weights.device != logits.device:
         raise ValueError(f"{name} are on {weights.device} but student_logits on {logits.device}")
     if weights.requires_grad and torch.is_grad_enabled():
@@ -194,9 +216,18 @@ def _check_range(name: str, indices: Tensor, classes: int, ignore_index: int) ->
         raise IndexError(f"{name} must be in 0..{classes - 1} or ignore_index={ignore_index}, got {got}")
 
 
-def to_rows(tensor: Tensor) -> Tensor:
-    """(N, C, d1, ...) -> (N * d1 * ..., C)."""
-    return tensor if tensor.dim() == 2 else tensor.movedim(1, -1).flatten(0, -2)
+def to_rows(tensor: Tensor, class_dim: int) -> Tensor:
+    """(N, C, d1, ...) -> (N * d1 * ..., C), C being along `class_dim`."""
+    if tensor.dim() == 2 and class_dim in (1, -1):
+        return tensor
+    return tensor.movedim(class_dim, -1).flatten(0, -2)
+
+
+def _positions(logits: Tensor, class_dim: int) -> tuple[int, ...]:
+    """(N, d1, ...), the shape of the logits without the classes."""
+    sizes = list(logits.shape)
+    del sizes[class_dim]
+    return tuple(sizes)
 
 
 def savable(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -225,11 +256,11 @@ def blank(tensor: Tensor, kept: Tensor | None) -> Tensor:
     return tensor if kept is None else tensor.masked_fill(~kept.view(-1, *[1] * (tensor.dim() - 1)), 0)
 
 
-def reduce_rows(losses: Tensor, kept: Tensor | None, reduction: str, logits: Tensor) -> Tensor:
+def reduce_rows(losses: Tensor, kept: Tensor | None, reduction: str, logits: Tensor, class_dim: int) -> Tensor:
     """Reduce (M,) losses as torch's cross_entropy does: the mean is over the rows that count, NaN if there are none."""
     losses = blank(losses, kept)
     if reduction == "none":
-        return losses.view(logits.shape[:1] + logits.shape[2:])
+        return losses.view(_positions(logits, class_dim))
     if reduction == "sum":
         return losses.sum()
     return losses.mean() if kept is None else _mean_over(losses.sum(), kept)
@@ -241,9 +272,9 @@ def _mean_over(total: Tensor, kept: Tensor) -> Tensor:
     return (total / count.clamp(min=1)).masked_fill(count == 0, math.nan)
 
 
-def from_rows(rows: Tensor, like: Tensor) -> Tensor:
-    """(M, C) -> the shape of `like`, (N, C, d1, ...)."""
-    return rows.view(like.shape[:1] + like.shape[2:] + rows.shape[1:]).movedim(-1, 1)
+def from_rows(rows: Tensor, like: Tensor, class_dim: int) -> Tensor:
+    """(M, C) -> the shape of `like`, (N, C, d1, ...), C being along `class_dim`."""
+    return rows.view(*_positions(like, class_dim), rows.shape[1]).movedim(-1, class_dim)
 
 
 def check_maps(student: object, teacher: object) -> None:

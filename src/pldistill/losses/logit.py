@@ -40,6 +40,7 @@ def kd(
     tau_squared: bool = True,
     reduction: str = "mean",
     ignore_index: int = -100,
+    class_dim: int = 1,
 ) -> Tensor:
     """Knowledge distillation, forward KL: τ² Σ_i q_i (log q_i - log p_i).
 
@@ -53,6 +54,7 @@ def kd(
         tau_squared: False drops the factor τ² (the PLD paper's Appendix G).
         reduction: "mean" over rows that are not left out, "sum", or "none" for (N, d1, ...).
         ignore_index: the label of rows to leave out.
+        class_dim: the dimension of the classes, where it is not dim 1, as in (N, d1, ..., C) with -1.
 
     Raises:
         ValueError: shapes, dtypes or options do not fit.
@@ -60,7 +62,7 @@ def kd(
 
     Source: Hinton et al., "Distilling the knowledge in a neural network" (2015); PLD paper, Sec. 3.1.
     """
-    options = (temperature, tau_squared, reduction, ignore_index)
+    options = (temperature, tau_squared, reduction, ignore_index, class_dim)
     return _divergence_loss(lambda log_p, log_q: _kl(log_q, log_p), student_logits, teacher_logits, labels, *options)
 
 
@@ -73,12 +75,13 @@ def reverse_kl(
     tau_squared: bool = True,
     reduction: str = "mean",
     ignore_index: int = -100,
+    class_dim: int = 1,
 ) -> Tensor:
     """Reverse KL: τ² Σ_i p_i (log p_i - log q_i). A class that the teacher alone rules out costs +inf.
 
     Args, errors: as `kd`. Source: PLD paper, Appendix G.
     """
-    options = (temperature, tau_squared, reduction, ignore_index)
+    options = (temperature, tau_squared, reduction, ignore_index, class_dim)
     return _divergence_loss(_kl, student_logits, teacher_logits, labels, *options)
 
 
@@ -91,12 +94,13 @@ def jensen_shannon(
     tau_squared: bool = True,
     reduction: str = "mean",
     ignore_index: int = -100,
+    class_dim: int = 1,
 ) -> Tensor:
     """Jensen-Shannon divergence: τ² ½ (KL(q || m) + KL(p || m)), m = (p + q) / 2, at most τ² log 2.
 
     Args, errors: as `kd`. Source: PLD paper, Appendix G (which gives no formula; this is the usual one, in nats).
     """
-    options = (temperature, tau_squared, reduction, ignore_index)
+    options = (temperature, tau_squared, reduction, ignore_index, class_dim)
     return _divergence_loss(_jensen_shannon, student_logits, teacher_logits, labels, *options)
 
 
@@ -110,6 +114,7 @@ def dkd(
     temperature: float = 4.0,
     reduction: str = "mean",
     ignore_index: int = -100,
+    class_dim: int = 1,
 ) -> Tensor:
     """Decoupled KD: τ² (α KL(b_q || b_p) + β KL(q̂ || p̂)), b = [p_y, 1 - p_y], p̂ = softmax over the classes but y.
 
@@ -120,20 +125,22 @@ def dkd(
         alpha: α >= 0, the target-class term. beta: β >= 0, the non-target term; 8 is the original's value for
             ResNet32x4/8x4 and ResNet50/MobileNetV2 on CIFAR-100 (6 and 2 for its other pairs).
         labels: y, (N, d1, ...), integers in 0..C-1 or `ignore_index`.
-        student_logits, teacher_logits, temperature, reduction, ignore_index: as `kd`, and errors too.
+        student_logits, teacher_logits, temperature, reduction, ignore_index, class_dim: as `kd`, and errors too.
 
     Source: Zhao et al., "Decoupled knowledge distillation" (2022).
     """
     check_factor("alpha", alpha)
     check_factor("beta", beta)
     check_reduction(reduction)
-    student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index)
+    student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index, class_dim)
     classes = torch.arange(student.shape[1], device=student.device)
     target = classes == blank(labels.flatten(), kept)[:, None]
     b_p, log_p, student_alone = _decouple(student, target, temperature)
     b_q, log_q, teacher_alone = _decouple(teacher, target, temperature)
     others = _kl(log_q, log_p).masked_fill(student_alone | teacher_alone, 0)
-    return reduce_rows(temperature**2 * (alpha * _kl(b_q, b_p) + beta * others), kept, reduction, student_logits)
+    return reduce_rows(
+        temperature**2 * (alpha * _kl(b_q, b_p) + beta * others), kept, reduction, student_logits, class_dim
+    )
 
 
 def dist(
@@ -146,6 +153,7 @@ def dist(
     temperature: float = 4.0,
     reduction: str = "mean",
     ignore_index: int = -100,
+    class_dim: int = 1,
 ) -> Tensor:
     """DIST: τ² (β (1 - mean_n r(p_n, q_n)) + γ (1 - mean_c r(p_:c, q_:c))), r Pearson's correlation.
 
@@ -157,19 +165,19 @@ def dist(
         beta: β >= 0, inter-class term. gamma: γ >= 0, intra-class term. Defaults: the PLD paper's for CIFAR-100.
         labels: (N, d1, ...); rows of `ignore_index` take no part in either correlation.
         reduction: "mean" alone, as the loss is no sum over samples.
-        student_logits, teacher_logits, temperature, ignore_index: as `kd`, and errors too. Positions are rows.
+        student_logits, teacher_logits, temperature, ignore_index, class_dim: as `kd`, errors too. Positions are rows.
 
     Source: Huang et al., "Knowledge distillation from a stronger teacher" (2022).
     """
     check_factor("beta", beta)
     check_factor("gamma", gamma)
     check_dist_reduction(reduction)
-    student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index)
+    student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index, class_dim)
     p, q = _log_softmax(student, temperature).exp(), _log_softmax(teacher, temperature).exp()
     part = ~((student == -math.inf) & (teacher == -math.inf))
     part = part if kept is None else part & kept[:, None]
-    inter = reduce_rows(1 - _pearson(p, q, part, dim=1), part.any(1), "mean", student_logits)
-    intra = reduce_rows(1 - _pearson(p, q, part, dim=0), part.any(0), "mean", student_logits)
+    inter = reduce_rows(1 - _pearson(p, q, part, dim=1), part.any(1), "mean", student_logits, class_dim)
+    intra = reduce_rows(1 - _pearson(p, q, part, dim=0), part.any(0), "mean", student_logits, class_dim)
     return temperature**2 * (beta * inter + gamma * intra)
 
 
@@ -178,13 +186,14 @@ def check_dist_reduction(reduction: object) -> None:
         raise ValueError(f"reduction must be 'mean' for dist, which couples the samples of a batch, got {reduction!r}")
 
 
-def standardize(logits: Tensor) -> Tensor:
+def standardize(logits: Tensor, *, class_dim: int = 1) -> Tensor:
     """Logit standardisation over the classes: (z - mean z) / (1e-7 + std z), std with C - 1 in the denominator.
 
     Put it around both nets' logits inside a distillation loss. Masked classes (-inf) stay so, and out of mean and std.
 
     Args:
         logits: z, (N, C) or (N, C, d1, ...) with C >= 2, floating point.
+        class_dim: the dimension of the classes, where it is not dim 1.
 
     Returns:
         The same shape, in float32, or float64 for float64.
@@ -194,15 +203,15 @@ def standardize(logits: Tensor) -> Tensor:
 
     Source: Sun et al., "Logit standardization in knowledge distillation" (2024).
     """
-    check_logits("logits", logits)
-    if logits.shape[1] < 2:
+    check_logits("logits", logits, class_dim)
+    if logits.shape[class_dim] < 2:
         raise ValueError(f"logits must have at least 2 classes to be standardised, got shape {tuple(logits.shape)}")
     logits = logits.to(computing_dtype(logits))
     masked = logits == -math.inf
-    z = (logits - _finite_top(logits)).masked_fill(masked, 0)
-    count = (~masked).sum(1, keepdim=True)
-    centred = (z - z.sum(1, keepdim=True) / count.clamp(min=1)).masked_fill(masked, 0)
-    std = torch.linalg.vector_norm(centred, dim=1, keepdim=True) / (count - 1).clamp(min=1).to(z.dtype).sqrt()
+    z = (logits - _finite_top(logits, class_dim)).masked_fill(masked, 0)
+    count = (~masked).sum(class_dim, keepdim=True)
+    centred = (z - z.sum(class_dim, keepdim=True) / count.clamp(min=1)).masked_fill(masked, 0)
+    std = torch.linalg.vector_norm(centred, dim=class_dim, keepdim=True) / (count - 1).clamp(min=1).to(z.dtype).sqrt()
     return (centred / (1e-7 + std)).masked_fill(masked, -math.inf)
 
 
@@ -215,27 +224,33 @@ def _divergence_loss(
     tau_squared: bool,
     reduction: str,
     ignore_index: int,
+    class_dim: int,
 ) -> Tensor:
     """τ² times a divergence that takes log p and log q."""
     check_flag("tau_squared", tau_squared)
     check_reduction(reduction)
-    student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index)
+    student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index, class_dim)
     losses = divergence(_log_softmax(student, temperature), _log_softmax(teacher, temperature))
-    return reduce_rows(temperature**2 * losses if tau_squared else losses, kept, reduction, student_logits)
+    return reduce_rows(temperature**2 * losses if tau_squared else losses, kept, reduction, student_logits, class_dim)
 
 
 def _rows(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None, temperature: float, ignore_index: int
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None,
+    temperature: float,
+    ignore_index: int,
+    class_dim: int,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Check what all losses here share; return student and teacher as rows to compute with, and which are kept."""
-    check_pair(student_logits, teacher_logits)
+    check_pair(student_logits, teacher_logits, class_dim)
     check_temperature(temperature)
     check_ignore_index(ignore_index)
     if labels is not None:
-        check_labels(labels, student_logits, ignore_index)
+        check_labels(labels, student_logits, ignore_index, class_dim)
     dtype = computing_dtype(student_logits, teacher_logits)
     kept = None if labels is None else kept_rows(labels, ignore_index)
-    student, teacher = (to_rows(logits).to(dtype) for logits in (student_logits, teacher_logits.detach()))
+    student, teacher = (to_rows(logits, class_dim).to(dtype) for logits in (student_logits, teacher_logits.detach()))
     return blank(student, kept), blank(teacher, kept), kept
 
 
@@ -244,8 +259,8 @@ def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax((logits - _finite_top(logits)) / temperature, 1)
 
 
-def _finite_top(logits: Tensor) -> Tensor:
-    top = logits.detach().amax(1, keepdim=True)
+def _finite_top(logits: Tensor, dim: int = 1) -> Tensor:
+    top = logits.detach().amax(dim, keepdim=True)
     return top.masked_fill(top == -math.inf, 0)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pldistill.losses import logit, ranking, stagewise
 from pldistill.losses._inputs import (
     check_choice,
+    check_class_dim,
     check_factor,
     check_flag,
     check_fraction,
@@ -29,6 +30,7 @@ _CHECKS = {
     "temperature": check_temperature,
     "reduction": check_reduction,
     "ignore_index": check_ignore_index,
+    "class_dim": check_class_dim,
     "weights": partial(check_choice, "weights", known=ranking.LISTMLE_WEIGHTS),
     "stage_weights": check_stage_weights,
     "normalize": partial(check_flag, "normalize"),
@@ -66,9 +68,14 @@ class PLDLoss(_Loss):
         reduction: str = "mean",
         ignore_index: int = -100,
         label_weight: float = 0.0,
+        class_dim: int = 1,
     ):
         super().__init__(
-            temperature=temperature, reduction=reduction, ignore_index=ignore_index, label_weight=label_weight
+            temperature=temperature,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            label_weight=label_weight,
+            class_dim=class_dim,
         )
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -85,9 +92,15 @@ class DecoupledPLDLoss(_Loss):
         beta: float = 3.0,
         reduction: str = "mean",
         ignore_index: int = -100,
+        class_dim: int = 1,
     ):
         super().__init__(
-            temperature=temperature, alpha=alpha, beta=beta, reduction=reduction, ignore_index=ignore_index
+            temperature=temperature,
+            alpha=alpha,
+            beta=beta,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
         )
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -97,8 +110,8 @@ class DecoupledPLDLoss(_Loss):
 class ListMLELoss(_Loss):
     """ListMLE on the teacher-optimal ranking, `ranking.listmle`; `weights` is "uniform" (1/C) or "sum" (1)."""
 
-    def __init__(self, weights: str = "uniform", reduction: str = "mean", ignore_index: int = -100):
-        super().__init__(weights=weights, reduction=reduction, ignore_index=ignore_index)
+    def __init__(self, weights: str = "uniform", reduction: str = "mean", ignore_index: int = -100, class_dim: int = 1):
+        super().__init__(weights=weights, reduction=reduction, ignore_index=ignore_index, class_dim=class_dim)
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         return ranking.listmle(student_logits, teacher_logits, labels, **self._options())
@@ -107,8 +120,8 @@ class ListMLELoss(_Loss):
 class PListMLELoss(_Loss):
     """Position-aware ListMLE, `ranking.p_listmle`; from C = 129 on, float32 needs `normalize=True`."""
 
-    def __init__(self, normalize: bool = False, reduction: str = "mean", ignore_index: int = -100):
-        super().__init__(normalize=normalize, reduction=reduction, ignore_index=ignore_index)
+    def __init__(self, normalize: bool = False, reduction: str = "mean", ignore_index: int = -100, class_dim: int = 1):
+        super().__init__(normalize=normalize, reduction=reduction, ignore_index=ignore_index, class_dim=class_dim)
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         return ranking.p_listmle(student_logits, teacher_logits, labels, **self._options())
@@ -126,9 +139,14 @@ class PlackettLuceKLLoss(_Loss):
         stage_weights: str | int | Tensor = 2,
         reduction: str = "mean",
         ignore_index: int = -100,
+        class_dim: int = 1,
     ):
         super().__init__(
-            temperature=temperature, stage_weights=stage_weights, reduction=reduction, ignore_index=ignore_index
+            temperature=temperature,
+            stage_weights=stage_weights,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
         )
         if isinstance(stage_weights, Tensor):
             del self.stage_weights
@@ -142,10 +160,19 @@ class KDLoss(_Loss):
     """Knowledge distillation by forward KL, `logit.kd`: the distillation term alone, without cross-entropy."""
 
     def __init__(
-        self, temperature: float = 4.0, tau_squared: bool = True, reduction: str = "mean", ignore_index: int = -100
+        self,
+        temperature: float = 4.0,
+        tau_squared: bool = True,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
     ):
         super().__init__(
-            temperature=temperature, tau_squared=tau_squared, reduction=reduction, ignore_index=ignore_index
+            temperature=temperature,
+            tau_squared=tau_squared,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
         )
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -156,10 +183,19 @@ class ReverseKLLoss(_Loss):
     """Distillation by reverse KL, `logit.reverse_kl`."""
 
     def __init__(
-        self, temperature: float = 4.0, tau_squared: bool = True, reduction: str = "mean", ignore_index: int = -100
+        self,
+        temperature: float = 4.0,
+        tau_squared: bool = True,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
     ):
         super().__init__(
-            temperature=temperature, tau_squared=tau_squared, reduction=reduction, ignore_index=ignore_index
+            temperature=temperature,
+            tau_squared=tau_squared,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
         )
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -170,10 +206,19 @@ class JensenShannonLoss(_Loss):
     """Distillation by the Jensen-Shannon divergence, `logit.jensen_shannon`."""
 
     def __init__(
-        self, temperature: float = 4.0, tau_squared: bool = True, reduction: str = "mean", ignore_index: int = -100
+        self,
+        temperature: float = 4.0,
+        tau_squared: bool = True,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
     ):
         super().__init__(
-            temperature=temperature, tau_squared=tau_squared, reduction=reduction, ignore_index=ignore_index
+            temperature=temperature,
+            tau_squared=tau_squared,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
         )
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -190,9 +235,15 @@ class DKDLoss(_Loss):
         temperature: float = 4.0,
         reduction: str = "mean",
         ignore_index: int = -100,
+        class_dim: int = 1,
     ):
         super().__init__(
-            alpha=alpha, beta=beta, temperature=temperature, reduction=reduction, ignore_index=ignore_index
+            alpha=alpha,
+            beta=beta,
+            temperature=temperature,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
         )
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -209,10 +260,16 @@ class DISTLoss(_Loss):
         temperature: float = 4.0,
         reduction: str = "mean",
         ignore_index: int = -100,
+        class_dim: int = 1,
     ):
         logit.check_dist_reduction(reduction)
         super().__init__(
-            beta=beta, gamma=gamma, temperature=temperature, reduction=reduction, ignore_index=ignore_index
+            beta=beta,
+            gamma=gamma,
+            temperature=temperature,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
         )
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Tensor:

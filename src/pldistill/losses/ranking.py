@@ -57,6 +57,7 @@ def plackett_luce(
     *,
     reduction: str = "mean",
     ignore_index: int = -100,
+    class_dim: int = 1,
 ) -> Tensor:
     """Weighted Plackett-Luce negative log-likelihood of a ranking: -Σ_k α_k log p_k.
 
@@ -71,6 +72,7 @@ def plackett_luce(
         weights: α >= 0, the same shape, or (C,) for all rows: `weights[n, k]` belongs to place k, not to class k.
         reduction: "mean" over rows that are not left out, "sum", or "none" for (N, d1, ...).
         ignore_index: marks the rows to leave out, which count neither in value nor in number.
+        class_dim: the dimension of the classes (of places, in ranking and weights), where it is not dim 1.
 
     Raises:
         ValueError: shapes, dtypes or options do not fit; weights require grad; a row of the ranking is no permutation;
@@ -79,20 +81,22 @@ def plackett_luce(
 
     Source: Sec. 3.2, 4.2 and Appendix A.
     """
-    check_logits("student_logits", student_logits)
+    check_logits("student_logits", student_logits, class_dim)
     check_ignore_index(ignore_index)
-    check_ranking(ranking, student_logits, ignore_index)
-    check_weights("weights", weights, student_logits)
+    check_ranking(ranking, student_logits, ignore_index, class_dim)
+    check_weights("weights", weights, student_logits, class_dim)
     check_reduction(reduction)
-    rows = to_rows(ranking)
+    rows = to_rows(ranking, class_dim)
     kept = rows[:, 0] != ignore_index
     anything = torch.arange(rows.shape[1], device=rows.device)
     rows = torch.where(kept[:, None], rows, anything)
-    weights = weights if weights.dim() == 1 else to_rows(weights)
-    return _reduced(student_logits, rows, weights, kept, reduction)
+    weights = weights if weights.dim() == 1 else to_rows(weights, class_dim)
+    return _reduced(student_logits, rows, weights, kept, reduction, class_dim)
 
 
-def teacher_optimal_ranking(teacher_logits: Tensor, labels: Tensor, *, ignore_index: int = -100) -> Tensor:
+def teacher_optimal_ranking(
+    teacher_logits: Tensor, labels: Tensor, *, ignore_index: int = -100, class_dim: int = 1
+) -> Tensor:
     """π* = (y, argsort(t) \\ {y}): the label first, then the other classes by descending teacher logit.
 
     Of equal logits the lower class index comes first; NaN ranks as +inf.
@@ -100,21 +104,21 @@ def teacher_optimal_ranking(teacher_logits: Tensor, labels: Tensor, *, ignore_in
     Args:
         teacher_logits: t, (N, C) or (N, C, d1, ...), floating point.
         labels: y, (N, d1, ...), integers in 0..C-1, or `ignore_index`, whose row is filled with it.
+        class_dim: the dimension of the classes, where it is not dim 1.
 
     Returns:
-        int64, the shape of `teacher_logits`: class at place k along dim 1.
+        int64, the shape of `teacher_logits`: class at place k along `class_dim`.
 
     Raises:
         ValueError, IndexError: as `plackett_luce`.
 
     Source: Sec. 4.1.
     """
-    check_logits("teacher_logits", teacher_logits)
+    check_logits("teacher_logits", teacher_logits, class_dim)
     check_ignore_index(ignore_index)
-    check_labels(labels, teacher_logits, ignore_index)
-    kept = kept_rows(labels, ignore_index)
-    ranking = _teacher_optimal(to_rows(teacher_logits), blank(labels.flatten(), kept))
-    return from_rows(ranking.masked_fill(~kept[:, None], ignore_index), teacher_logits)
+    check_labels(labels, teacher_logits, ignore_index, class_dim)
+    ranking, kept = _ranking(teacher_logits, labels, ignore_index, class_dim)
+    return from_rows(ranking.masked_fill(~kept[:, None], ignore_index), teacher_logits, class_dim)
 
 
 def pld(
@@ -126,6 +130,7 @@ def pld(
     label_weight: float = 0.0,
     reduction: str = "mean",
     ignore_index: int = -100,
+    class_dim: int = 1,
 ) -> Tensor:
     """Plackett-Luce distillation: Σ_k q_{π*_k} (log Σ_{l>=k} exp(s_{π*_l}) - s_{π*_k}), q = softmax(t / τ).
 
@@ -140,14 +145,14 @@ def pld(
         label_weight: a floor w in [0, 1] of the label's weight, pldistill's own: where q_y < w, the label has w and the
             other ranks q_k (1 - w) / (1 - q_y). A teacher that is sure of another class leaves the label next to
             nothing. 0, no floor, is the paper's.
-        reduction, ignore_index: as `plackett_luce`, and derivatives and errors too.
+        reduction, ignore_index, class_dim: as `plackett_luce`, and derivatives and errors too.
 
     Source: Sec. 4.2. Half-precision inputs are computed in float32 or wider.
     """
     check_temperature(temperature)
     check_fraction("label_weight", label_weight)
     weighting = kernels.Weighting(label_weight)
-    return _pld(student_logits, teacher_logits, labels, temperature, weighting, reduction, ignore_index)
+    return _pld(student_logits, teacher_logits, labels, temperature, weighting, reduction, ignore_index, class_dim)
 
 
 def decoupled_pld(
@@ -160,6 +165,7 @@ def decoupled_pld(
     beta: float = 3.0,
     reduction: str = "mean",
     ignore_index: int = -100,
+    class_dim: int = 1,
 ) -> Tensor:
     """PLD whose two parts are weighted apart: α (-log p_1) + β Σ_{k>1} q_k / (1 - q_y) (-log p_k), q = softmax(t / τ).
 
@@ -169,7 +175,7 @@ def decoupled_pld(
     from either part. It is to PLD what DKD is to KD. Convex, as `plackett_luce` is with any weights.
 
     Args:
-        student_logits, teacher_logits, labels, reduction, ignore_index: as `pld`, and derivatives and errors too.
+        student_logits, teacher_logits, labels, reduction, ignore_index, class_dim, derivatives, errors: as `pld`.
         temperature: τ > 0, of the weights of the ranks behind the label.
         alpha: the weight of the label's choice, at least 0.
         beta: that of all ranks behind it together, at least 0; nothing where there is one class.
@@ -180,21 +186,26 @@ def decoupled_pld(
     check_factor("alpha", alpha)
     check_factor("beta", beta)
     weighting = kernels.Weighting(alpha, beta)
-    return _pld(student_logits, teacher_logits, labels, temperature, weighting, reduction, ignore_index)
+    return _pld(student_logits, teacher_logits, labels, temperature, weighting, reduction, ignore_index, class_dim)
 
 
 def pld_weights(
-    teacher_logits: Tensor, labels: Tensor, *, temperature: float = 1.0, label_weight: float = 0.0
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 1.0,
+    label_weight: float = 0.0,
+    class_dim: int = 1,
 ) -> Tensor:
     """The weights α that `pld` gives the ranks: α_k = q_{π*_k}, q = softmax(t / τ), with its floor for the label.
 
     Args:
-        teacher_logits: t, (N, C), floating point.
-        labels: y, (N,), integers in 0..C-1.
-        temperature, label_weight: as `pld`.
+        teacher_logits: t, (N, C) or (N, C, d1, ...), floating point.
+        labels: y, (N, d1, ...), integers in 0..C-1.
+        temperature, label_weight, class_dim: as `pld`.
 
     Returns:
-        (N, C), float32, or float64 where t is: the weight of each rank, the label's first; a row sums to 1.
+        The shape of t, float32, or float64 where t is: the weight of each rank, the label's first; a row sums to 1.
 
     Raises:
         ValueError, IndexError: as `pld`.
@@ -203,8 +214,9 @@ def pld_weights(
     """
     check_temperature(temperature)
     check_fraction("label_weight", label_weight)
-    ranking = teacher_optimal_ranking(teacher_logits, labels)
-    return _weights(teacher_logits.detach(), ranking, temperature, kernels.Weighting(label_weight))
+    ranking = to_rows(teacher_optimal_ranking(teacher_logits, labels, class_dim=class_dim), class_dim)
+    rows = to_rows(teacher_logits.detach(), class_dim)
+    return from_rows(_weights(rows, ranking, temperature, kernels.Weighting(label_weight)), teacher_logits, class_dim)
 
 
 def _pld(
@@ -215,20 +227,21 @@ def _pld(
     weighting: kernels.Weighting,
     reduction: str,
     ignore_index: int,
+    class_dim: int,
 ) -> Tensor:
     """The Plackett-Luce loss of the teacher-optimal ranking, its ranks weighted by the teacher: by a kernel, if any."""
-    _check(student_logits, teacher_logits, labels, reduction, ignore_index)
+    _check(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
     options = {"temperature": temperature, "ignore_index": ignore_index, "reduction": reduction}
     has_kernel = kernels.kernel_for(student_logits, teacher_logits, weighting) is not None
     if is_plain_eager(student_logits, teacher_logits, labels) and has_kernel:
         compute = partial(_by_kernel, **options, weighting=weighting)
-        loss = Fused.apply(*_as_rows(student_logits, teacher_logits, labels), compute)
+        loss = Fused.apply(*_as_rows(student_logits, teacher_logits, labels, class_dim), compute)
     elif torch.compiler.is_compiling() and has_kernel and weighting == kernels.BY_TEACHER:
-        loss, _ = _operator(*_as_rows(student_logits, teacher_logits, labels), **options)
+        loss, _ = _operator(*_as_rows(student_logits, teacher_logits, labels, class_dim), **options)
     else:
-        ranking, kept = _ranking(teacher_logits, labels, ignore_index)
-        weights = _weights(to_rows(teacher_logits.detach()), ranking, temperature, weighting)
-        return _reduced(student_logits, ranking, weights, kept, reduction)
+        ranking, kept = _ranking(teacher_logits, labels, ignore_index, class_dim)
+        weights = _weights(to_rows(teacher_logits.detach(), class_dim), ranking, temperature, weighting)
+        return _reduced(student_logits, ranking, weights, kept, reduction, class_dim)
     return loss.view(labels.shape) if reduction == "none" else loss
 
 
@@ -240,21 +253,24 @@ def listmle(
     weights: str = "uniform",
     reduction: str = "mean",
     ignore_index: int = -100,
+    class_dim: int = 1,
 ) -> Tensor:
     """ListMLE on the teacher-optimal ranking: Σ_k α_k (log Σ_{l>=k} exp(s_{π*_l}) - s_{π*_k}), all α_k alike.
 
     Args:
         weights: "uniform", α_k = 1/C, the PLD paper's Sec. 5.2.2; or "sum", α_k = 1, the original plain sum. Classes
             that both nets mask with -inf are neither weighted nor counted in C.
-        student_logits, teacher_logits, labels, reduction, ignore_index: as `pld`, and errors too.
+        student_logits, teacher_logits, labels, reduction, ignore_index, class_dim: as `pld`, and errors too.
 
     Source: Xia et al., "Listwise approach to learning to rank" (2008); Sec. 4.1, 5.2.2.
     """
     check_choice("weights", weights, LISTMLE_WEIGHTS)
-    ranking, kept = checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
-    place, count = _places(student_logits, teacher_logits, ranking)
+    ranking, kept = checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
+    place, count = _places(student_logits, teacher_logits, ranking, class_dim)
     alpha = (place > 0).to(computing_dtype(student_logits, teacher_logits))
-    return _reduced(student_logits, ranking, alpha / count if weights == "uniform" else alpha, kept, reduction)
+    return _reduced(
+        student_logits, ranking, alpha / count if weights == "uniform" else alpha, kept, reduction, class_dim
+    )
 
 
 def p_listmle(
@@ -265,13 +281,14 @@ def p_listmle(
     normalize: bool = False,
     reduction: str = "mean",
     ignore_index: int = -100,
+    class_dim: int = 1,
 ) -> Tensor:
     """Position-aware ListMLE on the teacher-optimal ranking: as `listmle` with α_k = 2^(C-k) - 1, k = 1..C.
 
     Args:
         normalize: divide the weights by their sum, 2^C - 1 - C: finite for any C. Classes that both nets mask with -inf
             are neither weighted nor counted in C.
-        student_logits, teacher_logits, labels, reduction, ignore_index: as `pld`.
+        student_logits, teacher_logits, labels, reduction, ignore_index, class_dim: as `pld`.
 
     Raises:
         ValueError: also where the weights overflow: not normalised, from C = 129 in float32, from C = 1025 in float64
@@ -281,7 +298,7 @@ def p_listmle(
     Source: Lan et al., "Position-aware ListMLE" (2014); Sec. 4.2.
     """
     check_flag("normalize", normalize)
-    ranking, kept = checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
+    ranking, kept = checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
     dtype, classes = computing_dtype(student_logits, teacher_logits), ranking.shape[1]
     most = math.frexp(torch.finfo(dtype).max)[1]  # 2^most is the first power of two that overflows
     if not normalize and classes > most:
@@ -289,33 +306,37 @@ def p_listmle(
             f"the weights 2^(C-k) - 1 overflow {dtype} for C = {classes} classes (at most {most}); "
             "normalize=True divides them by their sum"
         )
-    place, count = _places(student_logits, teacher_logits, ranking)
+    place, count = _places(student_logits, teacher_logits, ranking, class_dim)
     weights = _position_weights(place.double(), count.double(), normalize)
-    return _reduced(student_logits, ranking, weights.masked_fill(place == 0, 0).to(dtype), kept, reduction)
+    return _reduced(student_logits, ranking, weights.masked_fill(place == 0, 0).to(dtype), kept, reduction, class_dim)
 
 
 def checked_ranking(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, reduction: str, ignore_index: int
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, reduction: str, ignore_index: int, class_dim: int
 ) -> tuple[Tensor, Tensor]:
     """Check what the losses on π* share; return π* as rows (of anything where left out), and which rows are kept."""
-    _check(student_logits, teacher_logits, labels, reduction, ignore_index)
-    return _ranking(teacher_logits, labels, ignore_index)
+    _check(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
+    return _ranking(teacher_logits, labels, ignore_index, class_dim)
 
 
-def _check(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, reduction: str, ignore_index: int) -> None:
-    check_pair(student_logits, teacher_logits)
+def _check(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, reduction: str, ignore_index: int, class_dim: int
+) -> None:
+    check_pair(student_logits, teacher_logits, class_dim)
     check_reduction(reduction)
     check_ignore_index(ignore_index)
-    check_labels(labels, student_logits, ignore_index)
+    check_labels(labels, student_logits, ignore_index, class_dim)
 
 
-def _ranking(teacher_logits: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+def _ranking(teacher_logits: Tensor, labels: Tensor, ignore_index: int, class_dim: int) -> tuple[Tensor, Tensor]:
     kept = kept_rows(labels, ignore_index)
-    return _teacher_optimal(to_rows(teacher_logits.detach()), blank(labels.flatten(), kept)), kept
+    return _teacher_optimal(to_rows(teacher_logits.detach(), class_dim), blank(labels.flatten(), kept)), kept
 
 
-def _as_rows(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return to_rows(student_logits), to_rows(teacher_logits.detach()), labels.flatten()
+def _as_rows(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, class_dim: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return to_rows(student_logits, class_dim), to_rows(teacher_logits.detach(), class_dim), labels.flatten()
 
 
 def _by_kernel(
@@ -383,9 +404,11 @@ def _softmax(logits: Tensor, temperature: float) -> Tensor:
     return worths / worths.sum(1, keepdim=True, dtype=torch.float64).to(worths.dtype)
 
 
-def _places(student_logits: Tensor, teacher_logits: Tensor, ranking: Tensor) -> tuple[Tensor, Tensor]:
+def _places(student_logits: Tensor, teacher_logits: Tensor, ranking: Tensor, class_dim: int) -> tuple[Tensor, Tensor]:
     """k of each place counted over the classes that not both nets mask (0 for the others), and C, their number."""
-    masked = (to_rows(student_logits.detach()) == -math.inf) & (to_rows(teacher_logits.detach()) == -math.inf)
+    masked = (to_rows(student_logits.detach(), class_dim) == -math.inf) & (
+        to_rows(teacher_logits.detach(), class_dim) == -math.inf
+    )
     part = ~masked.gather(1, ranking)
     return part.cumsum(1).masked_fill(~part, 0), part.sum(1, keepdim=True)
 
@@ -398,9 +421,11 @@ def _position_weights(place: Tensor, count: Tensor, normalize: bool) -> Tensor:
     return (torch.exp2(-place) - torch.exp2(-count)) / total.masked_fill(total == 0, 1)  # 0 / 0 for one class: 0
 
 
-def _reduced(student_logits: Tensor, ranking: Tensor, weights: Tensor, kept: Tensor, reduction: str) -> Tensor:
+def _reduced(
+    student_logits: Tensor, ranking: Tensor, weights: Tensor, kept: Tensor, reduction: str, class_dim: int
+) -> Tensor:
     """The loss of rows, reduced. Rows that are left out weigh nothing, so that loss and gradient are nothing there."""
-    student = to_rows(student_logits)
+    student = to_rows(student_logits, class_dim)
     weights = blank(weights.expand(student.shape), kept)
     losses, _ = PlackettLuce.apply(student, ranking, weights)
-    return reduce_rows(losses, kept, reduction, student_logits)
+    return reduce_rows(losses, kept, reduction, student_logits, class_dim)

@@ -105,6 +105,7 @@ def plackett_luce_kl(
     stage_weights: str | int | Tensor = 2,
     reduction: str = "mean",
     ignore_index: int = -100,
+    class_dim: int = 1,
 ) -> Tensor:
     """KL between the nets' choices along the teacher-optimal ranking: τ² Σ_k w_k KL_k, over the classes left at k.
 
@@ -129,6 +130,7 @@ def plackett_luce_kl(
             a floating-point tensor, >= 0, (C,) for all rows or of the logits' shape: `[n, k]` belongs to place k.
         reduction: "mean" over rows that are not left out, "sum", or "none" for (N, d1, ...).
         ignore_index: marks the rows to leave out, which count neither in value nor in number.
+        class_dim: the dimension of the classes (of places, in weights), where it is not dim 1.
 
     Raises:
         ValueError: shapes, dtypes or options do not fit; weights require grad, are negative or not finite.
@@ -138,17 +140,19 @@ def plackett_luce_kl(
     Source: pldistill's own, not from the paper; built on its Sec. 3.2 and 4.1.
     """
     check_temperature(temperature)
-    ranking, kept = checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index)
-    weights = _weights(stage_weights, student_logits, teacher_logits)
-    student, teacher = (blank(to_rows(z), kept) for z in (student_logits, teacher_logits.detach()))
+    ranking, kept = checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
+    weights = _weights(stage_weights, student_logits, teacher_logits, class_dim)
+    student, teacher = (blank(to_rows(z, class_dim), kept) for z in (student_logits, teacher_logits.detach()))
     losses, _ = StagewiseKL.apply(student, teacher, ranking, weights, temperature)
-    return reduce_rows(losses, kept, reduction, student_logits)
+    return reduce_rows(losses, kept, reduction, student_logits, class_dim)
 
 
-def _weights(stage_weights: str | int | Tensor, student_logits: Tensor, teacher_logits: Tensor) -> Tensor | None:
+def _weights(
+    stage_weights: str | int | Tensor, student_logits: Tensor, teacher_logits: Tensor, class_dim: int
+) -> Tensor | None:
     """w as rows, None for the teacher's mass, which is found with the sums."""
     check_stage_weights(stage_weights)
-    classes = student_logits.shape[1]
+    classes = student_logits.shape[class_dim]
     if isinstance(stage_weights, str):
         return None
     if isinstance(stage_weights, int):
@@ -157,6 +161,6 @@ def _weights(stage_weights: str | int | Tensor, student_logits: Tensor, teacher_
         first = torch.arange(classes, device=student_logits.device) < stage_weights
         weights = first.to(computing_dtype(student_logits, teacher_logits)) / stage_weights
     else:
-        check_weights("stage_weights", stage_weights, student_logits)
-        weights = stage_weights if stage_weights.dim() == 1 else to_rows(stage_weights)
-    return weights.expand(to_rows(student_logits).shape)
+        check_weights("stage_weights", stage_weights, student_logits, class_dim)
+        weights = stage_weights if stage_weights.dim() == 1 else to_rows(stage_weights, class_dim)
+    return weights.expand(to_rows(student_logits, class_dim).shape)
