@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from losses_list import ALL_LOSSES
+from pldistill import losses
 from pldistill.losses import dist, kd, listmle, p_listmle, plackett_luce, pld, standardize, teacher_optimal_ranking
 
 every_loss = pytest.mark.parametrize("loss", ALL_LOSSES, ids=str)
@@ -96,6 +98,43 @@ def test_near_names_are_offered():
 def test_dist_has_the_mean_alone(reduction):
     with pytest.raises(ValueError, match=f"reduction must be 'mean' for dist, which couples .* got '{reduction}'"):
         dist(STUDENT, TEACHER, reduction=reduction)
+
+
+MAPS, SCALE = torch.ones(2, 3, 4, 4), torch.ones(3)
+TENSORS = {
+    "pld_weights": {"teacher_logits": TEACHER, "labels": LABELS},
+    "teacher_optimal_ranking": {"teacher_logits": TEACHER, "labels": LABELS},
+    "plackett_luce": {"student_logits": STUDENT, "ranking": TEACHER.argsort(1), "weights": torch.ones(3)},
+    "standardize": {"logits": STUDENT + torch.arange(3)},
+    "attention_transfer": {"student": MAPS, "teacher": MAPS},
+    "hint": {"student": MAPS, "teacher": MAPS},
+    "vid": {"mean": MAPS, "teacher": MAPS, "log_scale": SCALE},
+    "pkt": {"student": STUDENT, "teacher": TEACHER},
+    "rkd": {"student": STUDENT, "teacher": TEACHER},
+    "sp": {"student": MAPS, "teacher": MAPS},
+}
+ON_LOGITS = {"student_logits": STUDENT, "teacher_logits": TEACHER, "labels": LABELS}
+CALLS = [
+    *((str(loss), loss.function, ON_LOGITS, loss.needs_labels) for loss in ALL_LOSSES),
+    *((str(loss) + " module", loss.module(**loss.options), ON_LOGITS, loss.needs_labels) for loss in ALL_LOSSES),
+    *((name, getattr(losses, name), tensors, True) for name, tensors in TENSORS.items()),
+]
+
+
+@pytest.mark.parametrize(("function", "tensors", "needs_labels"), [c[1:] for c in CALLS], ids=[c[0] for c in CALLS])
+def test_what_is_no_tensor_is_refused_by_its_argument_s_name(function, tensors, needs_labels):
+    function(**tensors)  # as it should be
+    for name in tensors:
+        for value in (None, 3, 1.5, "0", [0, 1], np.zeros((2, 3)), {"logits": STUDENT}, object):
+            if value is None and name == "labels" and not needs_labels:
+                continue
+            with pytest.raises(ValueError, match=rf"^{name} must be a torch.Tensor, got {type(value).__name__}$"):
+                function(**{**tensors, name: value})
+
+
+def test_every_loss_is_asked():
+    asked = {loss.function.__name__ for loss in ALL_LOSSES} | TENSORS.keys()
+    assert asked == {name for name in losses.__all__ if not isinstance(getattr(losses, name), type)}
 
 
 def test_options_are_keywords():

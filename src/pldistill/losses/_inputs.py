@@ -91,10 +91,8 @@ def _along(class_dim: int) -> str:
 
 def check_logits(name: str, logits: object, class_dim: int) -> None:
     check_class_dim(class_dim)
-    check_tensor(name, logits)
+    check_floats(name, logits)
     assert isinstance(logits, Tensor)
-    if not logits.is_floating_point():
-        raise ValueError(f"{name} must be floating point, got {logits.dtype}")
     shape = tuple(logits.shape)
     if logits.dim() >= 2 and not -logits.dim() <= class_dim < logits.dim():
         least, most = -logits.dim(), logits.dim() - 1
@@ -167,10 +165,8 @@ def check_ranking(ranking: object, logits: Tensor, ignore_index: int, class_dim:
 
 def check_weights(name: str, weights: object, logits: Tensor, class_dim: int) -> None:
     """Refuse weights that are not non-negative constants, one for each rank, for all rows or for each row."""
-    check_tensor(name, weights)
+    check_floats(name, weights)
     assert isinstance(weights, Tensor)
-    if not weights.is_floating_point():
-        raise ValueError(f"{name} must be floating point, got {weights.dtype}")
     for_all = logits.shape[class_dim : class_dim + 1 or None]
     if weights.shape != logits.shape and weights.shape != for_all:
         shapes = f"{tuple(logits.shape)} or {tuple(for_all)}, got {tuple(weights.shape)}"
@@ -277,9 +273,9 @@ def from_rows(rows: Tensor, like: Tensor, class_dim: int) -> Tensor:
     return rows.view(*_positions(like, class_dim), rows.shape[1]).movedim(-1, class_dim)
 
 
-def check_maps(student: object, teacher: object) -> None:
-    """Refuse what is not two (N, C, H, W) maps of the same pictures."""
-    _check_pair(student, teacher)
+def check_maps(student: object, teacher: object, name: str = "student") -> None:
+    """Refuse what is not two (N, C, H, W) maps of the same pictures, of which the first is the argument `name`."""
+    _check_pair(student, teacher, name)
     assert isinstance(student, Tensor)
     assert isinstance(teacher, Tensor)
     if student.dim() != 4 or teacher.dim() != 4:
@@ -325,12 +321,16 @@ def unit(vectors: Tensor, dim: int = 1, *, extra: float = 0.0) -> Tensor:
     return vectors / (length.masked_fill(length <= 1e-12, math.inf) + extra)
 
 
-def _check_pair(student: object, teacher: object) -> None:
-    for name, features in (("student", student), ("teacher", teacher)):
-        check_tensor(name, features)
-        assert isinstance(features, Tensor)
-        if not features.is_floating_point():
-            raise ValueError(f"{name} must be floating point, got {features.dtype}")
+def check_floats(name: str, value: object) -> None:
+    check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    if not value.is_floating_point():
+        raise ValueError(f"{name} must be floating point, got {value.dtype}")
+
+
+def _check_pair(student: object, teacher: object, name: str = "student") -> None:
+    check_floats(name, student)
+    check_floats("teacher", teacher)
     assert isinstance(student, Tensor)
     assert isinstance(teacher, Tensor)
     if student.device != teacher.device:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from pldistill.losses._inputs import (
     check_equal,
     check_factor,
+    check_floats,
     check_maps,
     check_samples,
     check_vectors,
@@ -85,8 +86,9 @@ def vid(mean: Tensor, teacher: Tensor, log_scale: Tensor) -> Tensor:
 
     Source: Ahn et al., "Variational information distillation for knowledge transfer" (2019).
     """
-    check_maps(mean, teacher)
+    check_maps(mean, teacher, "mean")
     check_equal(mean, teacher)
+    check_floats("log_scale", log_scale)
     if log_scale.shape != mean.shape[1:2]:
         raise ValueError(
             f"log_scale must be ({mean.shape[1]},) for {shapes(mean, teacher)}, got {tuple(log_scale.shape)}"

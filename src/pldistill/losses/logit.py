@@ -24,6 +24,7 @@ from pldistill.losses._inputs import (
     check_pair,
     check_reduction,
     check_temperature,
+    check_tensor,
     computing_dtype,
     kept_rows,
     reduce_rows,
@@ -132,6 +133,7 @@ def dkd(
     check_factor("alpha", alpha)
     check_factor("beta", beta)
     check_reduction(reduction)
+    check_tensor("labels", labels)  # unlike the other losses here, this one is none without them
     student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index, class_dim)
     classes = torch.arange(student.shape[1], device=student.device)
     target = classes == blank(labels.flatten(), kept)[:, None]
