@@ -180,28 +180,56 @@ def test_goes_backward_again_and_by_any_factor():
     torch.testing.assert_close(thrice, 3 * gradients[1])
 
 
-def test_second_derivative_raises_and_the_factor_has_its_own():
+def test_what_comes_from_above_has_its_own_derivative():
     student, teacher, labels = draw()
     factor = torch.tensor(3.0, requires_grad=True)
     (gradient,) = torch.autograd.grad(factor * pld(student, teacher, labels), student, create_graph=True)
     (plain,) = torch.autograd.grad(pld(student, teacher, labels), student)
     torch.testing.assert_close(torch.autograd.grad(gradient[0, 0], factor, retain_graph=True)[0], plain[0, 0])
-    with pytest.raises(NotImplementedError, match="no second derivative"):
-        gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_second_derivative_is_the_plain_way_s(dtype, reduction):
+    student, teacher, labels = draw(dtype=dtype)
+    labels[2] = -100
+    found = []
+    for way in (patch.object(cpu, "pld", wraps=cpu.pld), kernels.switched_off()):
+        with way as kernel:
+            loss = pld(student, teacher, labels, temperature=2.0, reduction=reduction)
+        assert kernel is None or kernel.called
+        (gradient,) = torch.autograd.grad(loss.square().sum(), student, create_graph=True)
+        found.append(torch.autograd.grad(gradient.square().sum(), student)[0])
+    assert found[1].any()
+    loose = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 3e-3}[dtype]
+    assert (found[0] - found[1]).norm() <= loose * found[1].norm()
+
+
+def test_the_second_derivative_costs_nothing_until_it_is_asked_for():
+    student, teacher, labels = draw()
+    with patch("pldistill.losses.ranking._by_teacher") as places, patch("pldistill.losses.ranking._shares") as shares:
+        pld(student, teacher, labels).backward()
+    assert not places.called
+    assert not shares.called
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
-def test_forward_mode_and_vmap_raise_and_func_grad_is_right():
+def test_transforms_go_the_plain_way():
     student, teacher, labels = draw()
     start = student.detach()
-    for transform in (
-        lambda f: torch.func.jvp(f, (start,), (start,)),
-        lambda f: torch.func.vmap(f)(torch.stack([start, start])),
-    ):
-        with pytest.raises((NotImplementedError, RuntimeError)):
-            transform(lambda s: pld(s, teacher, labels))
-    (gradient,) = torch.autograd.grad(pld(student, teacher, labels), student)
-    torch.testing.assert_close(torch.func.grad(lambda s: pld(s, teacher, labels))(start), gradient)
+
+    def function(s):
+        return pld(s, teacher, labels)
+
+    expected = function(student)
+    (gradient,) = torch.autograd.grad(expected, student)
+    with patch.object(cpu, "pld") as kernel:
+        torch.testing.assert_close(torch.func.grad(function)(start), gradient)
+        torch.testing.assert_close(torch.func.vmap(function)(torch.stack([start, start])), expected.expand(2))
+        value, along = torch.func.jvp(function, (start,), (start,))
+    assert not kernel.called
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(along, (gradient * start).sum())
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

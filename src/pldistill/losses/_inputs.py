@@ -17,19 +17,36 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
+from torch.autograd import forward_ad
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
 def is_eager_cpu(tensor: Tensor) -> bool:
     """Whether values of `tensor` may be looked at, and branched on, for free."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not _is_mapped(tensor)
+
+
+def _is_mapped(tensor: Tensor) -> bool:
+    """Whether `torch.vmap` runs over `tensor`, so that its values are many."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False
 
 
 def is_plain_eager(*tensors: Tensor) -> bool:
-    """Whether what is done to these tensors happens now and once: nobody compiles, traces, maps or fakes them."""
+    """Whether what is done to these tensors happens now and once, and may be differentiated backward alone.
+
+    So nobody compiles, traces, maps or fakes them, or runs torch's forward mode.
+    """
     return (
         not torch.compiler.is_compiling()
+        and forward_ad._current_level < 0
         and not torch.jit.is_tracing()
         and not torch._C._are_functorch_transforms_active()
         and torch._C._len_torch_dispatch_stack() == 0
@@ -173,7 +190,8 @@ def check_weights(name: str, weights: object, logits: Tensor, class_dim: int) ->
         raise ValueError(f"{name} must have shape {shapes}; {_along(class_dim)}")
     if weights.device != logits.device:
         raise ValueError(f"{name} are on {weights.device} but student_logits on {logits.device}")
-    if weights.requires_grad and torch.is_grad_enabled():
+    dual = forward_ad._current_level >= 0 and forward_ad.unpack_dual(weights).tangent is not None
+    if dual or (weights.requires_grad and torch.is_grad_enabled()):
         raise ValueError(f"{name} must not require grad: they are constants of the loss; pass {name}.detach()")
     if is_eager_cpu(weights):
         wrong = ~((weights >= 0) & (weights < math.inf))

@@ -18,6 +18,7 @@ Teachers, labels, rankings and weights are constants: no gradient flows to them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -45,7 +46,7 @@ from pldistill.losses._inputs import (
     reduce_rows,
     to_rows,
 )
-from pldistill.losses._plackett_luce import Fused, PlackettLuce, operator
+from pldistill.losses._plackett_luce import Form, Fused, losses_and_gradient, losses_of, operator
 
 LISTMLE_WEIGHTS = ("uniform", "sum")
 
@@ -63,8 +64,8 @@ def plackett_luce(
 
     Convex in `student_logits`, blind to a constant added to them, at least 0. A place of weight 0 costs nothing,
     whatever stands there (0 log 0 = 0); a class of logit -inf at a place of positive weight costs +inf. Summed in
-    float64; returned in float32, or float64 where an input is. A second or a forward-mode derivative raises, and so
-    does `vmap`; a graph of `torch.compile` refuses the second derivative where and as torch itself does.
+    float64; returned in float32, or float64 where an input is. Has a second derivative, forward mode and `torch.func`;
+    a third derivative raises, and a graph of `torch.compile` refuses the second where and as torch itself does.
 
     Args:
         student_logits: s, (N, C) or (N, C, d1, ...), floating point.
@@ -87,11 +88,10 @@ def plackett_luce(
     check_weights("weights", weights, student_logits, class_dim)
     check_reduction(reduction)
     rows = to_rows(ranking, class_dim)
+    weights = weights.expand(rows.shape) if weights.dim() == 1 else to_rows(weights, class_dim)
     kept = rows[:, 0] != ignore_index
-    anything = torch.arange(rows.shape[1], device=rows.device)
-    rows = torch.where(kept[:, None], rows, anything)
-    weights = weights if weights.dim() == 1 else to_rows(weights, class_dim)
-    return _reduced(student_logits, rows, weights, kept, reduction, class_dim)
+    places = partial(_as_given, ignore_index=ignore_index)
+    return _reduced(student_logits, places, (rows, weights), kept, reduction, class_dim)
 
 
 def teacher_optimal_ranking(
@@ -117,7 +117,7 @@ def teacher_optimal_ranking(
     check_logits("teacher_logits", teacher_logits, class_dim)
     check_ignore_index(ignore_index)
     check_labels(labels, teacher_logits, ignore_index, class_dim)
-    ranking, kept = _ranking(teacher_logits, labels, ignore_index, class_dim)
+    ranking, kept = optimal_rows(to_rows(teacher_logits.detach(), class_dim), labels.flatten(), ignore_index)
     return from_rows(ranking.masked_fill(~kept[:, None], ignore_index), teacher_logits, class_dim)
 
 
@@ -230,18 +230,20 @@ def _pld(
     class_dim: int,
 ) -> Tensor:
     """The Plackett-Luce loss of the teacher-optimal ranking, its ranks weighted by the teacher: by a kernel, if any."""
-    _check(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
+    check_arguments(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
     options = {"temperature": temperature, "ignore_index": ignore_index, "reduction": reduction}
+    places = partial(_by_teacher, temperature=temperature, weighting=weighting, ignore_index=ignore_index)
     has_kernel = kernels.kernel_for(student_logits, teacher_logits, weighting) is not None
+    student, *constants = _as_rows(student_logits, teacher_logits, labels, class_dim)
     if is_plain_eager(student_logits, teacher_logits, labels) and has_kernel:
-        compute = partial(_by_kernel, **options, weighting=weighting)
-        loss = Fused.apply(*_as_rows(student_logits, teacher_logits, labels, class_dim), compute)
+        form = Form(partial(_by_kernel, **options, weighting=weighting), places)
+        shares = partial(_shares, ignore_index=ignore_index, reduction=reduction)
+        loss = Fused.apply(student, *constants, form, shares)
     elif torch.compiler.is_compiling() and has_kernel and weighting == kernels.BY_TEACHER:
-        loss, _ = _operator(*_as_rows(student_logits, teacher_logits, labels, class_dim), **options)
+        loss, _ = _operator(student, *constants, **options)
     else:
-        ranking, kept = _ranking(teacher_logits, labels, ignore_index, class_dim)
-        weights = _weights(to_rows(teacher_logits.detach(), class_dim), ranking, temperature, weighting)
-        return _reduced(student_logits, ranking, weights, kept, reduction, class_dim)
+        kept = kept_rows(labels, ignore_index)
+        return _reduced(student_logits, places, constants, kept, reduction, class_dim)
     return loss.view(labels.shape) if reduction == "none" else loss
 
 
@@ -265,12 +267,11 @@ def listmle(
     Source: Xia et al., "Listwise approach to learning to rank" (2008); Sec. 4.1, 5.2.2.
     """
     check_choice("weights", weights, LISTMLE_WEIGHTS)
-    ranking, kept = checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
-    place, count = _places(student_logits, teacher_logits, ranking, class_dim)
-    alpha = (place > 0).to(computing_dtype(student_logits, teacher_logits))
-    return _reduced(
-        student_logits, ranking, alpha / count if weights == "uniform" else alpha, kept, reduction, class_dim
-    )
+    check_arguments(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
+    _, *constants = _as_rows(student_logits, teacher_logits, labels, class_dim)
+    kept = kept_rows(labels, ignore_index)
+    places = partial(_alike, weights=weights, ignore_index=ignore_index)
+    return _reduced(student_logits, places, constants, kept, reduction, class_dim)
 
 
 def p_listmle(
@@ -298,39 +299,28 @@ def p_listmle(
     Source: Lan et al., "Position-aware ListMLE" (2014); Sec. 4.2.
     """
     check_flag("normalize", normalize)
-    ranking, kept = checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
-    dtype, classes = computing_dtype(student_logits, teacher_logits), ranking.shape[1]
+    check_arguments(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
+    dtype, classes = computing_dtype(student_logits, teacher_logits), student_logits.shape[class_dim]
     most = math.frexp(torch.finfo(dtype).max)[1]  # 2^most is the first power of two that overflows
     if not normalize and classes > most:
         raise ValueError(
             f"the weights 2^(C-k) - 1 overflow {dtype} for C = {classes} classes (at most {most}); "
             "normalize=True divides them by their sum"
         )
-    place, count = _places(student_logits, teacher_logits, ranking, class_dim)
-    weights = _position_weights(place.double(), count.double(), normalize)
-    return _reduced(student_logits, ranking, weights.masked_fill(place == 0, 0).to(dtype), kept, reduction, class_dim)
+    _, *constants = _as_rows(student_logits, teacher_logits, labels, class_dim)
+    kept = kept_rows(labels, ignore_index)
+    places = partial(_by_position, normalize=normalize, ignore_index=ignore_index)
+    return _reduced(student_logits, places, constants, kept, reduction, class_dim)
 
 
-def checked_ranking(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, reduction: str, ignore_index: int, class_dim: int
-) -> tuple[Tensor, Tensor]:
-    """Check what the losses on π* share; return π* as rows (of anything where left out), and which rows are kept."""
-    _check(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
-    return _ranking(teacher_logits, labels, ignore_index, class_dim)
-
-
-def _check(
+def check_arguments(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, reduction: str, ignore_index: int, class_dim: int
 ) -> None:
+    """Check what the losses on π* share."""
     check_pair(student_logits, teacher_logits, class_dim)
     check_reduction(reduction)
     check_ignore_index(ignore_index)
     check_labels(labels, student_logits, ignore_index, class_dim)
-
-
-def _ranking(teacher_logits: Tensor, labels: Tensor, ignore_index: int, class_dim: int) -> tuple[Tensor, Tensor]:
-    kept = kept_rows(labels, ignore_index)
-    return _teacher_optimal(to_rows(teacher_logits.detach(), class_dim), blank(labels.flatten(), kept)), kept
 
 
 def _as_rows(
@@ -359,7 +349,7 @@ def _plain_pld(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, weighting: kernels.Weighting
 ) -> tuple[Tensor, Tensor]:
     ranking = _teacher_optimal(teacher, labels)
-    return PlackettLuce.forward(student, ranking, _weights(teacher, ranking, temperature, weighting))
+    return losses_and_gradient(student, ranking, _weights(teacher, ranking, temperature, weighting))
 
 
 def _as_operator(
@@ -369,6 +359,61 @@ def _as_operator(
 
 
 _operator = operator("pldistill::pld", _as_operator, kernels.gradient_dtype)
+
+
+def _as_given(student: Tensor, ranking: Tensor, weights: Tensor, *, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Ranking and weights of `plackett_luce`, as `Form.places`, and so are the next three."""
+    kept = ranking[:, 0] != ignore_index
+    anything = torch.arange(ranking.shape[1], device=ranking.device)
+    return torch.where(kept[:, None], ranking, anything), blank(weights, kept)
+
+
+def _by_teacher(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    shares: Tensor | None = None,
+    *,
+    temperature: float,
+    weighting: kernels.Weighting,
+    ignore_index: int,
+) -> tuple[Tensor, Tensor]:
+    """Of `pld`; `shares` are further factors, row by row."""
+    ranking, kept = optimal_rows(teacher, labels, ignore_index)
+    weights = blank(_weights(teacher, ranking, temperature, weighting), kept)
+    return ranking, weights if shares is None else weights * shares[:, None]
+
+
+def _alike(
+    student: Tensor, teacher: Tensor, labels: Tensor, *, weights: str, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """Of `listmle`."""
+    ranking, kept = optimal_rows(teacher, labels, ignore_index)
+    place, count = _places(student, teacher, ranking)
+    alpha = (place > 0).to(computing_dtype(student, teacher))
+    return ranking, blank(alpha / count if weights == "uniform" else alpha, kept)
+
+
+def _by_position(
+    student: Tensor, teacher: Tensor, labels: Tensor, *, normalize: bool, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """Of `p_listmle`."""
+    ranking, kept = optimal_rows(teacher, labels, ignore_index)
+    place, count = _places(student, teacher, ranking)
+    weights = _position_weights(place.double(), count.double(), normalize).masked_fill(place == 0, 0)
+    return ranking, blank(weights.to(computing_dtype(student, teacher)), kept)
+
+
+def _shares(labels: Tensor, *, ignore_index: int, reduction: str) -> Tensor:
+    """The factor of each row's loss in the reduced loss; float64, since a rounding here would be one of every row."""
+    kept = kept_rows(labels, ignore_index).double()
+    return kept / kept.sum().clamp(min=1) if reduction == "mean" else kept
+
+
+def optimal_rows(teacher: Tensor, labels: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """π* of (M, C) rows, of anything where a row is left out, and which rows are kept."""
+    kept = kept_rows(labels, ignore_index)
+    return _teacher_optimal(teacher, blank(labels, kept)), kept
 
 
 def _weights(teacher: Tensor, ranking: Tensor, temperature: float, weighting: kernels.Weighting) -> Tensor:
@@ -404,11 +449,9 @@ def _softmax(logits: Tensor, temperature: float) -> Tensor:
     return worths / worths.sum(1, keepdim=True, dtype=torch.float64).to(worths.dtype)
 
 
-def _places(student_logits: Tensor, teacher_logits: Tensor, ranking: Tensor, class_dim: int) -> tuple[Tensor, Tensor]:
+def _places(student: Tensor, teacher: Tensor, ranking: Tensor) -> tuple[Tensor, Tensor]:
     """k of each place counted over the classes that not both nets mask (0 for the others), and C, their number."""
-    masked = (to_rows(student_logits.detach(), class_dim) == -math.inf) & (
-        to_rows(teacher_logits.detach(), class_dim) == -math.inf
-    )
+    masked = (student == -math.inf) & (teacher == -math.inf)
     part = ~masked.gather(1, ranking)
     return part.cumsum(1).masked_fill(~part, 0), part.sum(1, keepdim=True)
 
@@ -422,10 +465,20 @@ def _position_weights(place: Tensor, count: Tensor, normalize: bool) -> Tensor:
 
 
 def _reduced(
-    student_logits: Tensor, ranking: Tensor, weights: Tensor, kept: Tensor, reduction: str, class_dim: int
+    student_logits: Tensor,
+    places: Callable[..., tuple[Tensor, Tensor]],
+    constants: Sequence[Tensor],
+    kept: Tensor,
+    reduction: str,
+    class_dim: int,
 ) -> Tensor:
     """The loss of rows, reduced. Rows that are left out weigh nothing, so that loss and gradient are nothing there."""
-    student = to_rows(student_logits, class_dim)
-    weights = blank(weights.expand(student.shape), kept)
-    losses, _ = PlackettLuce.apply(student, ranking, weights)
+    form = Form(partial(_by_places, places=places), places)
+    losses = losses_of(to_rows(student_logits, class_dim), form, *constants)
     return reduce_rows(losses, kept, reduction, student_logits, class_dim)
+
+
+def _by_places(
+    student: Tensor, *constants: Tensor, places: Callable[..., tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    return losses_and_gradient(student, *places(student, *constants))

@@ -18,6 +18,7 @@ the rounding of the weights, in float64, and so nought where both nets are sure 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,34 +29,50 @@ from pldistill.losses._inputs import (
     check_temperature,
     check_weights,
     computing_dtype,
+    kept_rows,
     reduce_rows,
     to_rows,
 )
-from pldistill.losses._plackett_luce import ClosedForm, below_top, in_chunks, is_narrow, scan
-from pldistill.losses.ranking import checked_ranking
+from pldistill.losses._plackett_luce import Form, below_top, in_chunks, is_narrow, losses_of, scan
+from pldistill.losses.ranking import check_arguments, optimal_rows
 
 # Up to this difference of log-odds, a coin's KL is written so that it loses no digits near 0.
 _NEAR = 0.5
 
 
-class StagewiseKL(ClosedForm):
-    """(M, C) student, teacher, ranking and weights (None: the teacher's mass) -> (M,) losses, (M, C) gradient."""
+def _compute(
+    student: Tensor, teacher: Tensor, labels: Tensor, *weights: Tensor, temperature: float, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """(M,) losses and their (M, C) gradient; without weights, they are the teacher's mass."""
+    dtype = computing_dtype(student, teacher, *weights)
+    ranking, kept = optimal_rows(teacher, labels, ignore_index)
+    teacher = blank(teacher, kept)
 
-    @staticmethod
-    def forward(
-        student: Tensor, teacher: Tensor, ranking: Tensor, weights: Tensor | None, temperature: float
-    ) -> tuple[Tensor, Tensor]:
-        dtype = computing_dtype(student, teacher, *(() if weights is None else (weights,)))
+    def of(part: slice) -> tuple[Tensor, Tensor]:
+        places = ranking[part]
+        s, t = (_ordered(z[part], places, temperature) for z in (student, teacher))
+        w = weights[0][part].double() if weights else t.softmax(1)
+        losses, gradient = _losses_and_gradient(s, t, w)
+        gradient = torch.empty_like(gradient).scatter_(1, places, gradient)
+        return (temperature**2 * losses).to(dtype), (temperature * gradient).to(dtype)
 
-        def of(part: slice) -> tuple[Tensor, Tensor]:
-            places = ranking[part]
-            s, t = (below_top(z[part].gather(1, places).double()) / temperature for z in (student, teacher))
-            w = t.softmax(1) if weights is None else weights[part].double()
-            losses, gradient = _losses_and_gradient(s, t, w)
-            gradient = torch.empty_like(gradient).scatter_(1, places, gradient)
-            return (temperature**2 * losses).to(dtype), (temperature * gradient).to(dtype)
+    losses, gradient = in_chunks(of, student)
+    return losses, gradient
 
-        return in_chunks(of, student, dtype)
+
+def _places(
+    student: Tensor, teacher: Tensor, labels: Tensor, *weights: Tensor, temperature: float, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """Of KL_k, log S_k alone is bent: the Hessian is that of a Plackett-Luce loss with the weights of the stages."""
+    ranking, kept = optimal_rows(teacher, labels, ignore_index)
+    t = _ordered(blank(teacher, kept), ranking, temperature)
+    w = weights[0].double() if weights else t.softmax(1)
+    nothing_left = (t > -math.inf).flip(1).cumsum(1).flip(1) == 0
+    return ranking, w.masked_fill(nothing_left, 0)
+
+
+def _ordered(logits: Tensor, ranking: Tensor, temperature: float) -> Tensor:
+    return below_top(logits.gather(1, ranking).double()) / temperature
 
 
 def _losses_and_gradient(s: Tensor, t: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,25 +153,28 @@ def plackett_luce_kl(
         ValueError: shapes, dtypes or options do not fit; weights require grad, are negative or not finite.
         IndexError: a label outside 0..C-1. Values of tensors are looked at for eager CPU tensors only.
 
-    Summed in float64; returned in float32, or float64 where an input is. Derivatives as `plackett_luce`: the first.
+    Summed in float64; returned in float32, or float64 where an input is. Derivatives as `plackett_luce`.
     Source: pldistill's own, not from the paper; built on its Sec. 3.2 and 4.1.
     """
     check_temperature(temperature)
-    ranking, kept = checked_ranking(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
+    check_arguments(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
     weights = _weights(stage_weights, student_logits, teacher_logits, class_dim)
-    student, teacher = (blank(to_rows(z, class_dim), kept) for z in (student_logits, teacher_logits.detach()))
-    losses, _ = StagewiseKL.apply(student, teacher, ranking, weights, temperature)
-    return reduce_rows(losses, kept, reduction, student_logits, class_dim)
+    kept = kept_rows(labels, ignore_index)
+    student = blank(to_rows(student_logits, class_dim), kept)
+    constants = (to_rows(teacher_logits.detach(), class_dim), labels.flatten(), *weights)
+    options = {"temperature": temperature, "ignore_index": ignore_index}
+    form = Form(partial(_compute, **options), partial(_places, **options), temperature)
+    return reduce_rows(losses_of(student, form, *constants), kept, reduction, student_logits, class_dim)
 
 
 def _weights(
     stage_weights: str | int | Tensor, student_logits: Tensor, teacher_logits: Tensor, class_dim: int
-) -> Tensor | None:
-    """w as rows, None for the teacher's mass, which is found with the sums."""
+) -> tuple[Tensor, ...]:
+    """w as rows; nothing for the teacher's mass, which is found with the sums."""
     check_stage_weights(stage_weights)
     classes = student_logits.shape[class_dim]
     if isinstance(stage_weights, str):
-        return None
+        return ()
     if isinstance(stage_weights, int):
         if stage_weights > classes:
             raise ValueError(f"stage_weights must be at most C = {classes} stages, got {stage_weights}")
@@ -163,4 +183,4 @@ def _weights(
     else:
         check_weights("stage_weights", stage_weights, student_logits, class_dim)
         weights = stage_weights if stage_weights.dim() == 1 else to_rows(stage_weights, class_dim)
-    return weights.expand(to_rows(student_logits, class_dim).shape)
+    return (weights.expand(to_rows(student_logits, class_dim).shape),)

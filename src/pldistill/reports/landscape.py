@@ -210,7 +210,7 @@ def _gradients(loss: RowLoss, plane: Plane, students: Tensor, temperature: float
 
 
 def _curvature(loss: RowLoss, plane: Plane, temperature: float) -> float:
-    """From differences of the gradient, since the Plackett-Luce losses have no second derivative."""
+    """From differences of the gradient: both ways of the plane at once, and of any loss."""
     step, ways = _STEP * plane.length, torch.stack([plane.first, plane.second])
     ahead = _gradients(loss, plane, plane.teacher + step * ways, temperature)
     behind = _gradients(loss, plane, plane.teacher - step * ways, temperature)
