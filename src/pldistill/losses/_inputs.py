@@ -25,13 +25,13 @@ REDUCTIONS = ("mean", "sum", "none")
 
 def is_eager_cpu(tensor: Tensor) -> bool:
     """Whether values of `tensor` may be looked at, and branched on, for free."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not _is_mapped(tensor)
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not is_mapped(tensor)
 
 
-def _is_mapped(tensor: Tensor) -> bool:
-    """Whether `torch.vmap` runs over `tensor`, so that its values are many."""
-    if not torch._C._are_functorch_transforms_active():
-        return False
+def is_mapped(tensor: Tensor) -> bool:
+    """Whether `torch.vmap`, or autograd with `is_grads_batched`, runs over `tensor`, so that its values are many."""
+    if functorch.is_legacy_batchedtensor(tensor):
+        return True
     while functorch.is_functorch_wrapped_tensor(tensor):
         if functorch.is_batchedtensor(tensor):
             return True

@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 
-from pldistill.losses._inputs import computing_dtype, is_eager_cpu, is_plain_eager, savable
+from pldistill.losses._inputs import computing_dtype, is_eager_cpu, is_mapped, savable
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Fused(torch.autograd.Function):
             student, teacher, labels = ctx.saved_tensors
             slope = Slope.apply(student, ctx.form, gradient, teacher, labels, ctx.shares(labels))
             gradient = from_above.view(-1, 1) * slope
-        elif not is_plain_eager(from_above):
+        elif is_mapped(from_above):
             gradient = from_above.view(-1, 1) * gradient
         elif not (from_above.dim() == 0 and from_above.is_cpu and from_above.item() == 1):
             gradient.mul_(from_above.view(-1, 1))
@@ -186,6 +187,7 @@ class ClosedForm(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, tangent: Tensor, *_):
+        _check_forward_once()
         student, gradient, *constants = ctx.saved_tensors
         return (Slope.apply(student, ctx.form, gradient, *constants) * tangent).sum(1), None
 
@@ -213,13 +215,14 @@ class Slope(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *above: Tensor):
         student, *constants = ctx.saved_tensors
-        product = HessianProduct.apply(above[0], student, ctx.form, *constants)
+        product = HessianProduct.apply(above[0], Last.apply(student), ctx.form, *constants)
         return product.to(student.dtype), None, None, *(None for _ in constants)
 
     @staticmethod
     def jvp(ctx, tangent: Tensor, *_):
+        _check_forward_once()
         student, *constants = ctx.saved_tensors
-        return HessianProduct.apply(tangent, student, ctx.form, *constants).to(ctx.dtype)
+        return HessianProduct.apply(tangent, Last.apply(student), ctx.form, *constants).to(ctx.dtype)
 
     @staticmethod
     def vmap(info, in_dims, *inputs):
@@ -227,11 +230,40 @@ class Slope(torch.autograd.Function):
 
 
 class HessianProduct(torch.autograd.Function):
-    """(v, student, form, *constants) -> Hv of the losses' sum, row by row."""
+    """(v, student, form, *constants) -> Hv of the losses' sum; v alone has a derivative, the student one of `Last`."""
 
     @staticmethod
     def forward(v: Tensor, student: Tensor, form: Form, *constants: Tensor) -> Tensor:
         return hessian_product(v, student, *form.places(student, *constants), form.temperature)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        _, student, ctx.form, *constants = inputs
+        _save(ctx, student, *constants)
+
+    @staticmethod
+    def backward(ctx, *above: Tensor):
+        student, *constants = ctx.saved_tensors
+        product = HessianProduct.apply(above[0], student, ctx.form, *constants)
+        return product, torch.zeros_like(student), None, *(None for _ in constants)
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, *_):
+        _check_forward_once()
+        student, *constants = ctx.saved_tensors
+        return HessianProduct.apply(tangent, student, ctx.form, *constants)
+
+    @staticmethod
+    def vmap(info, in_dims, *inputs):
+        return _mapped(HessianProduct, info, in_dims, inputs)
+
+
+class Last(torch.autograd.Function):
+    """The student as it stands in its Hessian: whoever asks for a derivative by it asks for the third."""
+
+    @staticmethod
+    def forward(student: Tensor) -> Tensor:
+        return student.view_as(student)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -247,10 +279,20 @@ class HessianProduct(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, *inputs):
-        return _mapped(HessianProduct, info, in_dims, inputs)
+        return _mapped(Last, info, in_dims, inputs)
 
 
 _NO_THIRD = "the Plackett-Luce losses have no third derivative: differentiate them twice at most"
+
+
+def _check_forward_once() -> None:
+    """Refuse forward mode over forward mode: torch hides the outer one from the rule of the inner, which would be 0."""
+    transforms = functorch.get_interpreter_stack() or ()
+    if sum(each.key() == functorch.TransformType.Jvp for each in transforms) > 1:
+        raise NotImplementedError(
+            "the Plackett-Luce losses have no forward mode over forward mode: for a second derivative, "
+            "take torch.func.grad or jacrev for one of the two"
+        )
 
 
 def _save(ctx: Any, *tensors: Tensor) -> None:
