@@ -55,7 +55,8 @@ def kd(
         tau_squared: False drops the factor τ² (the PLD paper's Appendix G).
         reduction: "mean" over rows that are not left out, "sum", or "none" for (N, d1, ...).
         ignore_index: the label of rows to leave out.
-        class_dim: the dimension of the classes, where it is not dim 1, as in (N, d1, ..., C) with -1.
+        class_dim: the dimension of the classes, where it is not dim 1: -1 for tokens' logits (N, S, V). Without labels
+            there is nothing to tell the two apart by.
 
     Raises:
         ValueError: shapes, dtypes or options do not fit.
