@@ -73,8 +73,8 @@ def plackett_luce(
         weights: α >= 0, the same shape, or (C,) for all rows: `weights[n, k]` belongs to place k, not to class k.
         reduction: "mean" over rows that are not left out, "sum", or "none" for (N, d1, ...).
         ignore_index: marks the rows to leave out, which count neither in value nor in number.
-        class_dim: the dimension of the classes (of places, in ranking and weights), where it is not dim 1. Tokens' logits
-            (N, S, V) want -1; without it V = S would be taken for one another, which no check can see.
+        class_dim: the dimension of the classes (of places, in ranking and weights), where it is not dim 1. Logits of
+            tokens, (N, S, V), want -1; without it V = S would be taken for one another, which no check can see.
 
     Raises:
         ValueError: shapes, dtypes or options do not fit; weights require grad; a row of the ranking is no permutation;
