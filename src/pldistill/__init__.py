@@ -9,7 +9,7 @@ Importing this package registers the CIFAR models with timm.
 __version__ = "0.1.0"  # above the imports: the build reads it without them
 
 from pldistill import losses, models
-from pldistill.losses import PLDLoss
+from pldistill.losses import PlackettLuce, PLDLoss
 from pldistill.methods import METHODS
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.training.run import Run, evaluate, load_run, predict, train
@@ -17,6 +17,7 @@ from pldistill.training.run import Run, evaluate, load_run, predict, train
 __all__ = [
     "METHODS",
     "PLDLoss",
+    "PlackettLuce",
     "Recipe",
     "Run",
     "__version__",

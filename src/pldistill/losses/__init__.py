@@ -2,6 +2,7 @@
 
 from pldistill.losses.feature import attention_transfer, hint, pkt, rkd, sp, vid
 from pldistill.losses.logit import dist, dkd, jensen_shannon, kd, reverse_kl, standardize
+from pldistill.losses.model import PlackettLuce
 from pldistill.losses.modules import (
     DecoupledPLDLoss,
     DISTLoss,
@@ -34,6 +35,7 @@ __all__ = [
     "ListMLELoss",
     "PLDLoss",
     "PListMLELoss",
+    "PlackettLuce",
     "PlackettLuceKLLoss",
     "ReverseKLLoss",
     "attention_transfer",
