@@ -285,6 +285,19 @@ def test_bad_sets(available, message):
         PlackettLuce(draw(2, 3)).choice_probs(available)
 
 
+def test_tensors_of_two_devices():
+    model = PlackettLuce(draw(3))
+    with pytest.raises(ValueError, match="ranking is on meta but logits on cpu"):
+        model.log_prob(torch.arange(3, device="meta"))
+    with pytest.raises(ValueError, match="available is on meta but logits on cpu"):
+        model.choice_probs(torch.ones(3, dtype=torch.bool, device="meta"))
+
+
+def test_an_expanded_model_looks_at_values_as_before():
+    with pytest.raises(ValueError, match="ranking must hold distinct classes"):
+        PlackettLuce(draw(3), validate_args=True).expand((2,)).log_prob(torch.tensor([1, 1, 1]))
+
+
 def test_values_are_not_looked_at_where_the_caller_says_so():
     model = PlackettLuce(torch.tensor([0.0, math.nan]), validate_args=False)
     assert model.log_prob(torch.tensor([0, 1])).isnan()

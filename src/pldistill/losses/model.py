@@ -174,7 +174,7 @@ class PlackettLuce(Distribution):
         """
         with torch.no_grad():
             s = self._below_top().expand(self._extended_shape(sample_shape))
-            noise = -torch.empty_like(s, memory_format=torch.contiguous_format).exponential_().log()
+            noise = -torch.empty_like(s).exponential_().log()
             # Where the noise is lost in the rounding of huge logits, and where worths are 0, it orders by itself.
             by_noise = noise.argsort(dim=-1, descending=True)
             keys = (s + noise).gather(-1, by_noise)
@@ -195,11 +195,9 @@ class PlackettLuce(Distribution):
         s = self._below_top().expand(*batch, *self.event_shape)
         worthless = s == -math.inf
         behind = torch.ones_like(s, dtype=torch.bool).scatter(-1, first, False)
-        # Sums over nothing but -inf have no gradient: the lowest number stands for it, whose exp is 0 all the same.
-        lowest = torch.finfo(s.dtype).min
-        floored = s.masked_fill(worthless, lowest)
-        rest = floored.masked_fill(~behind, lowest).logsumexp(-1, keepdim=True)
-        from_last = torch.cat([rest, floored.gather(-1, first).flip(-1)], -1)
+        # A sum over nothing but -inf has no gradient: the lowest number stands for it, whose exp is 0 all the same.
+        rest = s.masked_fill(~behind | worthless, torch.finfo(s.dtype).min).logsumexp(-1, keepdim=True)
+        from_last = torch.cat([rest, s.gather(-1, first).flip(-1)], -1)
         log_left = from_last.logcumsumexp(-1)[..., 1:].flip(-1)
         some_behind = (behind & ~worthless).any(-1, keepdim=True)
         worthy = torch.cat([some_behind, ~worthless.gather(-1, first).flip(-1)], -1)
