@@ -1,9 +1,10 @@
 # Two commands do everything from a fresh clone: `make demo` and `make test`. They need python3, make and git.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 
-.PHONY: demo smoke test lint types pytest clean
+.PHONY: demo smoke test lint types pytest release clean
 
 demo: $(VENV)/ready
 	$(BIN)/pldistill demo
@@ -24,9 +25,21 @@ types: $(VENV)/ready
 pytest: $(VENV)/ready
 	$(BIN)/python -m pytest
 
-$(VENV)/ready: pyproject.toml constraints.txt
+# Builds and checks both distributions, and publishes nothing. The build takes its setuptools from a package index.
+release:
+	$(PYTHON) -m venv $(VENV)/release
+	$(VENV)/release/bin/python -m pip install --quiet --disable-pip-version-check 'build>=1.2' 'twine>=6.1'
+	rm -rf build dist
+	$(VENV)/release/bin/python -m build
+	$(VENV)/release/bin/python -m twine check --strict dist/*
+	for part in tests docs examples; do \
+		tar -tzf dist/pldistill-*.tar.gz | grep "^[^/]*/$$part/" > /dev/null || { echo "no $$part in the sdist"; exit 1; }; \
+	done
+	ls -l dist
+
+$(VENV)/ready: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@
 
 clean:
