@@ -234,7 +234,7 @@ def read_header(folder: Path) -> Header:
         content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
             raise KeyError(content["format"])
-        about = {_OLD_NAMES.get(name, name): value for name, value in content["about"].items()}
+        about: Any = {_OLD_NAMES.get(name, name): value for name, value in content["about"].items()}
         return Header(CacheMetadata(**about), dict(content["whole"]), dict(content["under_way"]))
     except (ValueError, TypeError, KeyError):
         raise ValueError(f"{path}: expected a header of format {FORMAT}; make the teacher cache anew") from None
