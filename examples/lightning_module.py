@@ -56,9 +56,8 @@ class Distilled(lightning.LightningModule):
 
 def loader(split: TensorSplit, shuffle: bool) -> DataLoader:
     """Handwritten digits `(N, 3, 32, 32)` and labels `(N,)`."""
-    return DataLoader(
-        TensorDataset(normalize(split.images, DIGITS_MEAN, DIGITS_STD), split.labels), batch_size=32, shuffle=shuffle
-    )
+    images = normalize(split.images, DIGITS_MEAN, DIGITS_STD)
+    return DataLoader(TensorDataset(images, split.labels), batch_size=32, shuffle=shuffle)
 
 
 def perceptron(width: int) -> nn.Sequential:
