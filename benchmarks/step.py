@@ -38,7 +38,7 @@ from torchvision import transforms
 from pldistill.bench import quartiles
 from pldistill.data import Dataset as Data
 from pldistill.data import TensorSplit, open_data
-from pldistill.distributed import Interrupts
+from pldistill.launch import Interrupts
 from pldistill.methods import Ramp
 from pldistill.precision import resolve
 from pldistill.recipe import Recipe

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from pldistill.distributed import Interrupts
 from pldistill.files import write_atomically
+from pldistill.launch import Interrupts
 from pldistill.precision import resolve
 from pldistill.record import RunRecord, environment
 from pldistill.reports.steps import StepTime, steps_csv, steps_markdown

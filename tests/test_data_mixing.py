@@ -14,8 +14,9 @@ from torch.nn import functional
 import pldistill
 from pldistill.data import Mixing, TensorSplit, make_loader
 from pldistill.data.mixup import Draw, cut_box, mix
-from pldistill.distributed import Interrupted
-from pldistill.methods import METHODS, Method
+from pldistill.launch import Interrupted
+from pldistill.methods import METHODS
+from pldistill.methods.base import Method
 from pldistill.methods.logit import LogitMethod, TaskOnly
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification.task import Classification

@@ -10,7 +10,7 @@ from PIL import Image
 
 import pldistill
 from pldistill.__main__ import main
-from pldistill.distributed import Interrupted
+from pldistill.launch import Interrupted
 from pldistill.recipe import make_recipe
 from pldistill.record import BOXES
 from pldistill.tasks.detection.coco import write_coco

@@ -16,19 +16,20 @@ RULES = {
     "specs": set(),
     "files": set(),
     "precision": set(),
+    "launch": set(),
     "kernels": set(),
     "losses": {"kernels"},
     "methods": {"losses", "specs", "types"},
     "task_options": {"methods", "specs"},
     "recipe": {"methods", "specs", "task_options"},
     "record": {"files", "precision"},
-    "distributed": {"types"},
+    "distributed": {"launch", "types"},
     "data": {"files", "specs", "types"},
     "models": {"files", "types"},
     "teachers": {"data", "files", "methods", "models", "recipe", "specs", "types"},
 }
 RULES["tasks"] = {*RULES["teachers"], "teachers", "distributed", "record", "task_options"}
-RULES["training"] = {*RULES["tasks"], "tasks", "losses", "precision"}
+RULES["training"] = {*RULES["tasks"], "tasks", "launch", "losses", "precision"}
 RULES["reports"] = {"files", "losses", "precision", "recipe", "record", "specs"}
 RULES["studies"] = {*RULES["training"], "training", "reports"}
 RULES["bench"] = {"losses", "specs"}

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import pldistill
-from pldistill.distributed import Interrupted
+from pldistill.launch import Interrupted
 from pldistill.methods import METHODS
 from pldistill.models import NormalizedModel, build, probe, stages
 from pldistill.recipe import make_recipe

@@ -91,7 +91,7 @@ def test_the_record_says_what_auto_became_and_a_run_goes_on_in_it(tmp_path, monk
     expected = "bf16" if native else "off"
     auto = make_recipe({**CE, "amp": "auto", "epochs": 2})
     named = pldistill.train(make_recipe({**CE, "amp": expected, "epochs": 2}), out=tmp_path / "named", device="cpu")
-    with pytest.raises(pldistill.distributed.Interrupted):
+    with pytest.raises(pldistill.launch.Interrupted):
         pldistill.train(auto, out=tmp_path / "auto", device="cpu", callback=StopAt(0, 2))
     record = RunRecord(tmp_path / "auto")
     assert (record.read_recipe()["amp"], record.read_environment()["precision"]) == ("auto", expected)

@@ -16,10 +16,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import pldistill
-from pldistill import distributed, models
+from pldistill import distributed, launch, models
 from pldistill.data import TensorSplit, make_loader, open_data
 from pldistill.data.loader import share
-from pldistill.distributed import Interrupts
+from pldistill.launch import Interrupts
 from pldistill.recipe import make_recipe
 from pldistill.studies import find_study
 from pldistill.studies.runner import reproduce
@@ -140,10 +140,10 @@ def test_another_number_of_processes_does_not_resume(launched):
 def test_what_is_wrong_in_one_is_raised_in_both(said):
     wrong = "ValueError: expected bread, got stone"
     assert [one["everywhere"] for one in said] == [
-        [wrong, f"Elsewhere: process 1 failed: {wrong}"],
-        [f"Elsewhere: process 0 failed: {wrong}", wrong],
+        [wrong, f"RemoteProcessError: process 1 failed: {wrong}"],
+        [f"RemoteProcessError: process 0 failed: {wrong}", wrong],
     ]
-    assert [one["on_first"] for one in said] == [[7, wrong], [7, f"Elsewhere: process 0 failed: {wrong}"]]
+    assert [one["on_first"] for one in said] == [[7, wrong], [7, f"RemoteProcessError: process 0 failed: {wrong}"]]
 
 
 def test_a_loss_that_is_not_finite_in_one_ends_both_at_its_step(said):
@@ -229,7 +229,7 @@ def test_mpi_names_its_processes_otherwise(monkeypatch):
     monkeypatch.setenv("PMI_SIZE", "4")
     monkeypatch.setenv("PMI_RANK", "3")
     monkeypatch.setenv("MPI_LOCALNRANKS", "2")
-    assert (distributed.launched(), distributed.launched_here(), distributed.rank()) == (4, 2, 3)
+    assert (launch.launched(), launch.launched_here(), distributed.rank()) == (4, 2, 3)
     assert not distributed.is_main_process()
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 import pldistill
 from pldistill.data import normalize, open_data
-from pldistill.distributed import Interrupted
+from pldistill.launch import Interrupted
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification.task import Validation
 from pldistill.training import checkpoint

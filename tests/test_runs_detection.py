@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pldistill
-from pldistill.distributed import Interrupted
+from pldistill.launch import Interrupted
 from pldistill.recipe import completed, make_recipe
 from pldistill.tasks.detection.sources import open_boxes
 from pldistill.tasks.detection.teachers import open_detector

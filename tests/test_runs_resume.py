@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import pldistill
-from pldistill.distributed import Interrupted
+from pldistill.launch import Interrupted
 from pldistill.recipe import make_recipe
 from pldistill.training import checkpoint
 from tiny_runs import CE, KillAt, Killed, StopAt, assert_same_run, distill, rows, weights

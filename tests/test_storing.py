@@ -9,7 +9,7 @@ import pytest
 
 from pldistill import distributed
 from pldistill.__main__ import main
-from pldistill.distributed import Interrupted
+from pldistill.launch import Interrupted
 from pldistill.recipe import make_recipe
 from pldistill.teachers import cache
 from pldistill.training import cache_teacher as caching

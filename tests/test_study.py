@@ -17,7 +17,7 @@ from rich.console import Console
 
 from pldistill import cli
 from pldistill.__main__ import main
-from pldistill.distributed import Interrupted
+from pldistill.launch import Interrupted
 from pldistill.recipe import Recipe
 from pldistill.studies import STUDIES, find_study
 from pldistill.studies.cifar import PUBLISHED

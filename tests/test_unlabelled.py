@@ -11,8 +11,8 @@ from torch.nn import functional
 
 import pldistill
 from pldistill.data import FolderSplit, TensorSplit, make_loader, open_data, with_unlabelled
-from pldistill.data.registry import FIRST_ID, JoinedSplit
 from pldistill.data.sampling import order
+from pldistill.data.unlabelled import FIRST_ID, JoinedSplit
 from pldistill.methods import METHODS, find
 from pldistill.models import NormalizedModel
 from pldistill.recipe import make_recipe

@@ -10,9 +10,8 @@ from typing import Any, cast
 import typer
 from rich.console import Console
 
-from pldistill import distributed
+from pldistill import launch
 from pldistill.cli import app, console
-from pldistill.distributed import Interrupted
 
 # Typer's own copy of click, or click itself in older versions: the classes are reached through Typer's public one.
 UsageError: type[typer.BadParameter]
@@ -24,33 +23,51 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 a mistake to mend, 1 a run that failed, 128 + n stopped by signal n."""
     # The hub's client warns of each retry; what became of it in the end is said in one line.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    console.quiet = not distributed.is_main_process()
+    console.quiet = not _speaks()
     command = typer.main.get_command(app)
     try:
         code = command.main(args=arguments, prog_name="pldistill", standalone_mode=False)
     except typer.Abort:
         _fail("stopped", 130)
-    except Interrupted as stop:
-        _fail(str(stop), 128 + stop.signal, speaks=distributed.is_main_process())
+    except launch.Interrupted as stop:
+        _fail(str(stop), 128 + stop.signal, speaks=_speaks())
     except ClickException as error:
         hint = " (see pldistill --help)" if isinstance(error, UsageError) else ""
         _fail(error.format_message() + hint, 2)
-    except distributed.RemoteProcessError as error:
+    except launch.RemoteProcessError as error:
         _fail(str(error), 2, speaks=False)
     except (ValueError, OSError) as error:
         _fail(_one_line(error), 2)
     except ArithmeticError as error:  # that the processes have told one another
-        _fail(_one_line(error), 1, speaks=distributed.is_main_process())
+        _fail(_one_line(error), 1, speaks=_speaks())
     except RuntimeError as error:
-        if not distributed.is_peer_failure(error):
+        if not (_met() and _distributed().is_peer_failure(error)):
             raise
         reason = _one_line(error).partition(". ")[0]
-        _fail(f"process {distributed.rank()}: another process has ended or does not answer: {reason}", 1)
+        _fail(f"process {launch.launched_rank()}: another process has ended or does not answer: {reason}", 1)
     except KeyboardInterrupt:
         _fail("stopped at once: what was not yet saved is lost", 130)
     else:
-        distributed.leave()
+        if _met():
+            _distributed().leave()
         sys.exit(code or 0)
+
+
+def _distributed() -> Any:
+    """The module that talks to the other processes: it brings torch, which a line that is refused does without."""
+    from pldistill import distributed
+
+    return distributed
+
+
+def _met() -> bool:
+    """Whether this process has met the others that a launcher started."""
+    return "torch" in sys.modules and _distributed().world_size() > 1
+
+
+def _speaks() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return launch.launched_rank() == 0
 
 
 def _one_line(error: Exception) -> str:
@@ -59,8 +76,8 @@ def _one_line(error: Exception) -> str:
 
 def _fail(message: str, code: int, speaks: bool | None = None) -> None:
     """Say what went wrong, once: what goes wrong before the processes have met goes wrong in all of them."""
-    met = distributed.world_size() > 1
-    if distributed.is_main_process() or met if speaks is None else speaks:
+    met = _met()
+    if _speaks() or met if speaks is None else speaks:
         error = Console(stderr=True)
         error.print(f"pldistill: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     else:

@@ -12,15 +12,23 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": torch.float32}
+
 NAMES = {"bf16": "bfloat16", "fp16": "float16", "off": "float32"}
 _ROUNDS = 5
 # Variables that hold the libraries back from what the CPU has, so that what torch says of the CPU does not tell.
 _HELD_BACK = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The dtype of a precision in `NAMES`."""
+    import torch
+
+    return getattr(torch, NAMES[precision])
 
 
 def resolve(amp: str, device: torch.device) -> str:
@@ -32,6 +40,8 @@ def resolve(amp: str, device: torch.device) -> str:
 
 def has_bf16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16, and does not emulate it."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
@@ -42,17 +52,23 @@ def has_bf16(device: torch.device) -> bool:
 
 def cpu_capability() -> str:
     """Name the CPU's vector instructions as torch uses them, and its bfloat16 arithmetic: `AVX512, bf16`, say."""
+    import torch
+
     native = "bf16" if has_bf16(torch.device("cpu")) else "no bf16"
     return f"{torch.backends.cpu.get_cpu_capability()}, {native}"
 
 
 def slowdown() -> float:
     """How many times as long one convolution takes in bfloat16 as in float32 on this CPU; timed once a process."""
+    import torch
+
     return _slowdown(torch.get_num_threads())
 
 
 def _told_of_cpu() -> bool | None:
     """What torch knows of the CPU's bfloat16; None where it does not tell."""
+    import torch
+
     if any(os.environ.get(name) for name in _HELD_BACK) or platform.machine().lower() not in ("x86_64", "amd64"):
         return None
     queries: list[Callable[[], bool] | None] = [
@@ -65,6 +81,8 @@ def _told_of_cpu() -> bool | None:
 
 @lru_cache
 def _slowdown(threads: int) -> float:
+    import torch
+
     took: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         convolution = torch.nn.Conv2d(32, 32, 3, padding=1).to(memory_format=torch.channels_last)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pldistill.methods.base import Option, fill
+from pldistill.methods.spec import Option, fill
 from pldistill.specs import unknown
 
 

@@ -7,13 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pldistill import __version__, precision
+from pldistill import __version__
 from pldistill.cli import lists, runs, studies
 from pldistill.cli.options import Device, Spread, Workers, console, whole
-from pldistill.recipe import Recipe, make_recipe, read_recipe
-from pldistill.record import RunRecord
-from pldistill.training import run as training
-from pldistill.training.progress import ProgressBar
 
 app = typer.Typer(
     name="pldistill",
@@ -99,17 +95,24 @@ def train(
     workers: Workers = "2",
 ) -> None:
     """Train a model: a teacher (--method ce) or a student from a teacher."""
+    from pldistill.recipe import Recipe, make_recipe
+
     fields = {name: value for name, value in locals().items() if name in Recipe.model_fields and value is not None}
     fields |= {"options": _pairs("option", option), "weights": _pairs("weight", weight)}
     fields["task_options"] = _pairs("task_option", task_option)
     full = make_recipe(_over_stored(fields, recipe, out, resume))
     before = resume and out is not None and (out / "result.json").exists()
+    count = whole("workers", workers, least=0)
+
+    from pldistill.training import run as training  # once nothing of the line is refused: it brings torch
+    from pldistill.training.progress import ProgressBar
+
     run = training.train(
         full,
         out=out,
         resume=resume,
         device=device,
-        workers=whole("workers", workers, least=0),
+        workers=count,
         download=download,
         callback=ProgressBar(console),
     )
@@ -146,6 +149,9 @@ def evaluate(
     workers: Workers = "2",
 ) -> None:
     """Measure a run's model on its validation images."""
+    from pldistill import precision
+    from pldistill.training import run as training
+
     opened = training.load_run(run)
     counts = {"batch_size": whole("batch_size", batch_size, least=1), "workers": whole("workers", workers, least=0)}
     figures = training.evaluate(opened, data=data, device=device, **counts)
@@ -188,6 +194,9 @@ def _pairs(kind: str, given: list[str] | None) -> dict[str, str]:
 
 def _over_stored(fields: dict[str, Any], recipe: Path | None, out: Path | None, resume: bool) -> dict[str, Any]:
     """Lay the command line's fields over those of a recipe file, or of the run that is resumed."""
+    from pldistill.recipe import read_recipe
+    from pldistill.record import RunRecord
+
     if recipe is None and resume:
         if out is None:
             raise ValueError("resume: expected the run's folder as --out, got none")

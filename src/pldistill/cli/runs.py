@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pldistill.cli.options import Device, Workers, console, positive, whole
-from pldistill.data.augment import open_image
-from pldistill.recipe import Recipe, make_recipe
-from pldistill.record import find_runs
-from pldistill.training import run as training
-from pldistill.training.cache_teacher import cache_teacher
-from pldistill.training.progress import CacheProgress
+
+if TYPE_CHECKING:
+    from pldistill.training import run as training
 
 
 def predict(
@@ -26,6 +23,8 @@ def predict(
     draw: Annotated[Path | None, typer.Option(help="A folder for the images with a detector's boxes.")] = None,
 ) -> None:
     """Print each image's first five classes with their probabilities, or what a detector finds with its boxes."""
+    from pldistill.training import run as training
+
     opened = training.load_run(run)
     if opened.recipe.task == "detection":
         _detect(opened, images, as_json=as_json, least=_share("score", score, 0.5), draw=draw)
@@ -48,6 +47,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write.")],
 ) -> None:
     """Write one self-contained HTML page: table, curves, environment, and images that detectors looked at."""
+    from pldistill.record import find_runs
     from pldistill.reports.html import write_report  # brings matplotlib
 
     console.print(str(write_report(find_runs(runs), out)), highlight=False, markup=False, soft_wrap=True)
@@ -55,6 +55,7 @@ def report(
 
 def _detect(run: training.Run, images: Sequence[Path], *, as_json: bool, least: float, draw: Path | None) -> None:
     """Print what a detector finds, a line a box: score, class, left, top, right and bottom in pixels."""
+    from pldistill.data.augment import open_image
     from pldistill.tasks.detection.predict import detect
 
     files = [] if draw is None else _files(draw, images)
@@ -140,6 +141,10 @@ def cache(
     workers: Workers = "2",
 ) -> None:
     """Run a teacher once: store its answers, for `--teacher-cache` of train and reproduce."""
+    from pldistill.recipe import Recipe, make_recipe
+    from pldistill.training.cache_teacher import cache_teacher
+    from pldistill.training.progress import CacheProgress
+
     fields = {name: value for name, value in locals().items() if name in Recipe.model_fields and value is not None}
     del fields["views"]
     # Of a run's recipe only what decides the answers; they are for any student, and any method of the logits.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pldistill.cli.options import Device, Workers, console, positive, whole
-from pldistill.studies.search import Job, lay_out
-from pldistill.studies.study import plan
-from pldistill.training.progress import StudyProgress
+
+if TYPE_CHECKING:
+    from pldistill.studies.search import Job
 
 
 def reproduce(
@@ -45,16 +45,14 @@ def reproduce(
     workers: Workers = "2",
 ) -> None:
     """Make a published table: measured beside published. Interrupted or not, the same line goes on."""
-    # These bring matplotlib.
-    from pldistill.reports.comparison import comparison_rich
     from pldistill.studies import FIGURES, READ_FROM, SEARCHES, find_study
-    from pldistill.studies import runner as studies
-    from pldistill.studies.dry_run import forecast
-    from pldistill.studies.figures import measured, reproduce_figure
-    from pldistill.studies.timetable import timetable
-    from pldistill.training.progress import CacheProgress
+    from pldistill.studies.search import lay_out
+    from pldistill.studies.study import plan
 
+    # What follows a line that is not refused is imported where it is used: it brings torch and matplotlib.
     if study in FIGURES:
+        from pldistill.studies.figures import measured, reproduce_figure
+
         out = out or Path("runs") / "imagenet"
         points, label = measured(out, scale=scale, data=data)
         reproduce_figure(study, out, measured=points, label=label, console=console)
@@ -90,14 +88,27 @@ def reproduce(
         teacher_cache=teacher_cache,
         views=None if views is None else whole("views", views, least=1),
     )
+    count = whole("workers", workers, least=0)
+
+    from pldistill.studies import runner as studies
+
     if print_commands:
         print("\n".join(studies.commands(layout, processes=whole("processes", processes, least=1))))
         return
-    if dry_run or study in READ_FROM:
-        shown = forecast(layout, device=device, download=download) if dry_run else timetable(layout, out)
-        console.print(shown, crop=False)
+    if dry_run:
+        from pldistill.studies.dry_run import forecast
+
+        console.print(forecast(layout, device=device, download=download), crop=False)
         return
-    count = whole("workers", workers, least=0)
+    if study in READ_FROM:
+        from pldistill.studies.timetable import timetable
+
+        console.print(timetable(layout, out), crop=False)
+        return
+
+    from pldistill.reports.comparison import comparison_rich
+    from pldistill.training.progress import CacheProgress, StudyProgress
+
     how = {"device": device, "workers": count, "download": download}
     comparison = studies.reproduce(
         layout, out, callback=StudyProgress(console), cache_callback=CacheProgress(console), **how
@@ -118,7 +129,7 @@ def _search(job: Job, device: str, workers: int, download: bool, *, dry_run: boo
     from pldistill.reports.comparison import comparison_rich
     from pldistill.studies.runner import files
     from pldistill.studies.search import outline, run_search
-    from pldistill.training.progress import CacheProgress
+    from pldistill.training.progress import CacheProgress, StudyProgress
 
     if commands:
         raise ValueError(

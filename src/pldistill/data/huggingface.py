@@ -8,7 +8,7 @@ The shards of `wds/PATH` are read at random instead: see `shards`.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from timm.data.readers.reader_hfds import ReaderHfds
 
 _VALIDATION = ("validation", "val", "test")
-_INSTEAD = "images in an order of its own, which cannot be replayed; expected hfds/NAME, wds/PATH or folder:PATH"
-NOT_REPLAYABLE: Mapping[str, str] = {
-    "tfds": f"tfds: timm's reader of TensorFlow Datasets streams {_INSTEAD}",
-    "hfids": f"hfids: timm's reader of streamed Hugging Face datasets gives {_INSTEAD}",
-}
 
 
 class ReaderSplit(LazySplit):

@@ -1,44 +1,33 @@
 """The sources by name, and the text that opens one: `glyphs:train=10000,seed=1`, `cifar100:PATH,validation=5000`.
 
-Images without labels may stand beside the labelled ones: a longer training split, with `UNLABELLED` as their label.
+The names are data: what a source needs is imported when it is opened.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-import torch
-from torch import Tensor
-
-from pldistill.data import cifar as cifars
-from pldistill.data import embedded, webdataset
-from pldistill.data import folder as folders
-from pldistill.data.augment import read_image
-from pldistill.data.dataset import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Dataset,
-    Encoded,
-    FolderSplit,
-    LazySplit,
-    Split,
-    TensorSplit,
-    divide,
-)
-from pldistill.data.folder import images_below
-from pldistill.data.huggingface import NOT_REPLAYABLE, hfds
 from pldistill.specs import split_spec, unknown
-from pldistill.types import UNLABELLED
+
+if TYPE_CHECKING:
+    from pldistill.data.dataset import Dataset, Split
 
 Opened = TypeVar("Opened")
 
 WITH_BOXES = ("coco", "scenes")  # the sources of `pldistill.tasks.detection.sources`
+
+_INSTEAD = "images in an order of its own, which cannot be replayed; expected hfds/NAME, wds/PATH or folder:PATH"
+NOT_REPLAYABLE: Mapping[str, str] = {
+    "tfds": f"tfds: timm's reader of TensorFlow Datasets streams {_INSTEAD}",
+    "hfids": f"hfids: timm's reader of streamed Hugging Face datasets gives {_INSTEAD}",
+}
 
 
 @dataclass(frozen=True)
@@ -101,6 +90,8 @@ def open_data(spec: str, *, image_size: int | None = None, download: bool = Fals
         raise ValueError(unknown("data", name, SOURCES))
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size: expected at least 1 pixel, got {image_size}")
+    from pldistill.data.dataset import divide
+
     source = SOURCES[name]
     path, numbers = read_spec(spec, source)
     options, parts = ({key: numbers[key] for key in keys if key in numbers} for keys in (source.options, source.parts))
@@ -141,6 +132,9 @@ def _numbers(name: str, parts: Iterable[str], known: tuple[str, ...]) -> dict[st
 
 
 def _open_glyphs(request: Request) -> Dataset:
+    from pldistill.data import embedded
+    from pldistill.data.dataset import Dataset
+
     train, val = embedded.glyphs(**request.options)
     return Dataset(
         spec=request.spec,
@@ -155,6 +149,9 @@ def _open_glyphs(request: Request) -> Dataset:
 
 
 def _open_digits(request: Request) -> Dataset:
+    from pldistill.data import embedded
+    from pldistill.data.dataset import Dataset
+
     train, val = embedded.digits()
     return Dataset(
         spec=request.spec,
@@ -168,7 +165,11 @@ def _open_digits(request: Request) -> Dataset:
     )
 
 
-def _open_cifar(layout: cifars.Layout, request: Request) -> Dataset:
+def _open_cifar(name: str, request: Request) -> Dataset:
+    from pldistill.data import cifar as cifars
+    from pldistill.data.dataset import Dataset
+
+    layout: cifars.Layout = getattr(cifars, name)
     classes, train, val = cifars.cifar(layout, request.path, download=request.download)
     return Dataset(
         spec=request.spec,
@@ -183,19 +184,27 @@ def _open_cifar(layout: cifars.Layout, request: Request) -> Dataset:
 
 
 def _open_folder(request: Request) -> Dataset:
+    from pldistill.data import folder as folders
+
     classes, train, val, side, ignored = folders.folder(request.path)
     return replace(_photographs(request, classes, train, val, side), ignored=ignored)
 
 
-def _open_large(read: Callable[[Path], tuple[tuple[str, ...], Split, Split]], request: Request) -> Dataset:
+def _open_large(module: str, name: str, request: Request) -> Dataset:
+    from pldistill.data.folder import LARGE_SIZE
+
+    read: Callable[[Path], tuple[tuple[str, ...], Split, Split]]
+    read = getattr(import_module(f"pldistill.data.{module}"), name)
     """A source of photographs of any size, seen at 224 pixels.
 
     They are too many to be decoded beforehand: one that cannot be read ends the run, and is named.
     """
-    return _photographs(request, *read(request.path), folders.LARGE_SIZE)
+    return _photographs(request, *read(request.path), LARGE_SIZE)
 
 
 def _photographs(request: Request, classes: tuple[str, ...], train: Split, val: Split, side: int) -> Dataset:
+    from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
+
     return Dataset(
         spec=request.spec,
         classes=classes,
@@ -228,12 +237,12 @@ SOURCES: Mapping[str, Source[Dataset]] = MappingProxyType(
         "cifar100": Source(
             "cifar100:PATH[,train=N,validation=N]",
             "CIFAR-100 (50,000 + 10,000, 32 x 32): its official files",
-            partial(_open_cifar, cifars.CIFAR100),
+            partial(_open_cifar, "CIFAR100"),
         ),
         "cifar10": Source(
             "cifar10:PATH[,train=N,validation=N]",
             "CIFAR-10 (50,000 + 10,000, 32 x 32): its official files",
-            partial(_open_cifar, cifars.CIFAR10),
+            partial(_open_cifar, "CIFAR10"),
         ),
         "folder": Source(
             "folder:PATH[,train=N,validation=N]",
@@ -243,92 +252,17 @@ SOURCES: Mapping[str, Source[Dataset]] = MappingProxyType(
         "imagenet": Source(
             "imagenet:PATH[,train=N,validation=N]",
             "ImageNet-1k at 224 x 224: train/ and val/, a folder for each of the 1,000 synsets",
-            partial(_open_large, folders.imagenet),
+            partial(_open_large, "folder", "imagenet"),
         ),
         "hfds": Source(
             "hfds/NAME[,train=N,validation=N]",
             "Hugging Face `datasets` by timm's reader at 224 x 224: a Hub name or a folder",
-            partial(_open_large, hfds),
+            partial(_open_large, "huggingface", "hfds"),
         ),
         "wds": Source(
             "wds/PATH[,train=N,validation=N]",
             "webdataset's tar shards at 224 x 224, *train*.tar and *val*.tar, read at random",
-            partial(_open_large, webdataset.wds),
+            partial(_open_large, "webdataset", "wds"),
         ),
     }
 )
-
-
-# Their ids follow upon these, out of the way of any labelled image's, so that no part of those moves them.
-FIRST_ID = 1 << 32
-
-
-def with_unlabelled(dataset: Dataset, spec: str, *, download: bool = False) -> Dataset:
-    """Add the images of `spec` to the training split: all below PATH for `folder:PATH`, else a source's own split.
-
-    Labelled images in memory bring the others there, cut to their size. What scores the student stays as it is.
-
-    Raises:
-        ValueError: for a folder without images, what `open_data` refuses, images in memory of another size, or
-            images in memory beside labelled ones in files.
-    """
-    name, path, options = split_spec(spec)
-    if name != "folder":
-        more = open_data(spec, download=download).train
-    elif options or not path:
-        raise ValueError(f"unlabelled: expected folder:PATH, got {spec!r}")
-    else:
-        paths = images_below(Path(path).expanduser())
-        more = FolderSplit(paths, torch.full((len(paths),), UNLABELLED))
-    return replace(dataset, train=_join(dataset.train, more, spec))
-
-
-class JoinedSplit(LazySplit):
-    """Splits of stored images, one after the other, or those of their positions that `places` names."""
-
-    def __init__(self, parts: Sequence[LazySplit], labels: Tensor, ids: Tensor, places: Tensor | None = None) -> None:
-        self.parts = tuple(parts)
-        self.places = torch.arange(len(labels)) if places is None else places
-        self._set_labels(labels, ids, len(self.places))
-
-    def encoded(self, place: int) -> Encoded:
-        at = int(self.places[place])
-        for part in self.parts:
-            if at < len(part):
-                return part.encoded(at)
-            at -= len(part)
-        raise AssertionError(f"no image at {place}")
-
-    def _marks(self) -> Iterable[bytes]:
-        yield self.places.numpy().tobytes()
-        for part in self.parts:
-            yield part.fingerprint().encode()
-
-    def subset(self, indices: Sequence[int] | Tensor) -> JoinedSplit:
-        at = self._positions(indices)
-        return JoinedSplit(self.parts, self.labels[at], self.ids[at], self.places[at])
-
-
-def _join(labelled: Split, more: Split, spec: str) -> Split:
-    labels = torch.cat([labelled.labels, torch.full((len(more),), UNLABELLED)])
-    ids = torch.cat([labelled.ids, FIRST_ID + torch.arange(len(more))])
-    if isinstance(labelled, LazySplit) and isinstance(more, LazySplit):
-        return JoinedSplit((labelled, more), labels, ids)
-    if not isinstance(labelled, TensorSplit):
-        raise ValueError(f"unlabelled: expected images in files, as the labelled ones, got {spec!r}, in memory")
-    height, width = labelled.images.shape[2:]
-    images = _in_memory(more, min(height, width))
-    if images.shape[2:] != labelled.images.shape[2:]:
-        raise ValueError(
-            f"unlabelled: expected images of {height}x{width} pixels, as the labelled ones, "
-            f"got {images.shape[2]}x{images.shape[3]} in {spec!r}"
-        )
-    return TensorSplit(torch.cat([labelled.images, images]), labels, ids)
-
-
-def _in_memory(split: Split, size: int) -> Tensor:
-    if isinstance(split, TensorSplit):
-        return split.images
-    if not isinstance(split, FolderSplit):
-        raise ValueError("unlabelled: expected folder:PATH or images in memory, as the labelled ones are")
-    return torch.stack([read_image(path, size) for path in split.paths])

@@ -1,25 +1,61 @@
-"""Every method by name. A new logit loss is one function in `losses` and one entry here; other methods are classes."""
+"""Every method by name. A new logit loss is one function in `losses` and one entry here; other methods are classes.
+
+The registry is data: names, options and defaults are known without torch. A loss is imported when its method is built.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from pldistill import losses
-from pldistill.methods import base, detection
-from pldistill.methods.base import Method, MethodSpec, Option, Ramp, Taps, Weight
-from pldistill.methods.feature import AttentionTransfer, FitNet, RelationMethod, VariationalInformation
-from pldistill.methods.logit import LabelSmoothing, LogitMethod, TaskOnly, stagewise
+from pldistill.methods import detection
+from pldistill.methods.spec import (
+    NAMED,
+    MethodSpec,
+    Option,
+    Ramp,
+    Taps,
+    Weight,
+    hint_stage,
+    last_stage,
+    later_stages,
+    pooled,
+)
 from pldistill.specs import unknown
-from pldistill.types import Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pldistill.methods.base import Method
+    from pldistill.types import Outputs
+
+
+def _loss(name: str) -> Callable[..., Tensor]:
+    return getattr(import_module("pldistill.losses"), name)
+
+
+def _lazy(module: str, name: str) -> Callable[..., Method]:
+    """What `pldistill.methods.MODULE.NAME` builds, imported when it is built."""
+
+    def build(*outputs: Any, **options: Any) -> Method:
+        return getattr(import_module(f"pldistill.methods.{module}"), name)(*outputs, **options)
+
+    return build
+
+
+def _relation(term: str, loss: str) -> Callable[..., Method]:
+    def build(student: Outputs, teacher: Outputs, **options: Any) -> Method:
+        from pldistill.methods.feature import RelationMethod
+
+        return RelationMethod(term, _loss(loss), student, teacher, **options)
+
+    return build
 
 
 def _logit(
     term: str,
-    loss: Callable[..., Tensor],
+    loss: str,
     *,
     options: Mapping[str, Option],
     weights: Mapping[str, Weight],
@@ -31,7 +67,9 @@ def _logit(
     label_weight: Callable[[Tensor, Tensor, Mapping[str, Option]], Tensor] | None = None,
 ) -> MethodSpec:
     def build(standardize: str = "none", **given: Any) -> Method:
-        return LogitMethod(term, loss, given, standardize)
+        from pldistill.methods.logit import LogitMethod
+
+        return LogitMethod(term, _loss(loss), given, standardize)
 
     return MethodSpec(
         build,
@@ -52,9 +90,9 @@ def _tempered(options: Mapping[str, Option]) -> float | None:
 
 
 def _pld_label_weight(teacher_logits: Tensor, labels: Tensor, options: Mapping[str, Option]) -> Tensor:
-    logits = teacher_logits if options["standardize"] == "none" else losses.standardize(teacher_logits)
+    logits = teacher_logits if options["standardize"] == "none" else _loss("standardize")(teacher_logits)
     temperature, floor = float(options["temperature"]), float(options["label_weight"])
-    return losses.pld_weights(logits, labels, temperature=temperature, label_weight=floor)[:, 0]
+    return _loss("pld_weights")(logits, labels, temperature=temperature, label_weight=floor)[:, 0]
 
 
 def _decoupled_label_weight(teacher_logits: Tensor, labels: Tensor, options: Mapping[str, Option]) -> Tensor:
@@ -98,14 +136,14 @@ _KL = {"temperature": 4.0, "tau_squared": True, **_STANDARDIZE}
 
 METHODS: dict[str, MethodSpec] = {
     "ce": MethodSpec(
-        TaskOnly,
+        _lazy("logit", "TaskOnly"),
         source="cross-entropy on the labels (torch)",
         weights={"task": 1.0},
         note="trains a teacher or a baseline",
         needs_teacher=False,
     ),
     "ls": MethodSpec(
-        LabelSmoothing,
+        _lazy("logit", "LabelSmoothing"),
         source="Szegedy et al. 2016 (torch)",
         options={"epsilon": 0.1},
         weights={"task": 0.0, "ls": 1.0},
@@ -113,7 +151,7 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "kd": _logit(
         "kd",
-        losses.kd,
+        "kd",
         needs_all=False,
         needs_labels=False,
         options=_KL,
@@ -123,7 +161,7 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "rkl": _logit(
         "rkl",
-        losses.reverse_kl,
+        "reverse_kl",
         needs_labels=False,
         options=_KL,
         weights={"task": 0.1, "rkl": 0.9},
@@ -132,7 +170,7 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "js": _logit(
         "js",
-        losses.jensen_shannon,
+        "jensen_shannon",
         needs_labels=False,
         options=_KL,
         weights={"task": 0.1, "js": 0.9},
@@ -141,7 +179,7 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "dist": _logit(
         "dist",
-        losses.dist,
+        "dist",
         needs_labels=False,
         options={"beta": 2.0, "gamma": 2.0, "temperature": 4.0, **_STANDARDIZE},
         weights={"task": 1.0, "dist": 1.0},
@@ -151,7 +189,7 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "dkd": _logit(
         "dkd",
-        losses.dkd,
+        "dkd",
         options={"alpha": 1.0, "beta": 8.0, "temperature": 4.0, **_STANDARDIZE},
         weights={"task": 1.0, "dkd": Ramp(1.0, 20 / 240)},
         source="Zhao et al. 2022; mdistiller on CIFAR",
@@ -160,7 +198,7 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "pld": _logit(
         "pld",
-        losses.pld,
+        "pld",
         needs_all=False,
         options={"temperature": 1.0, "label_weight": 0.0, **_STANDARDIZE},
         label_weight=_pld_label_weight,
@@ -171,7 +209,7 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "decoupled_pld": _logit(
         "decoupled_pld",
-        losses.decoupled_pld,
+        "decoupled_pld",
         options={"temperature": 4.0, "alpha": 1.0, "beta": 3.0, **_STANDARDIZE},
         label_weight=_decoupled_label_weight,
         weights={"task": 0.0, "decoupled_pld": 1.0},
@@ -179,7 +217,7 @@ METHODS: dict[str, MethodSpec] = {
         note="the label's choice and the ranks behind it weighted apart; to PLD what DKD is to KD",
     ),
     "plkl": MethodSpec(
-        stagewise,
+        _lazy("logit", "stagewise"),
         source="pldistill's own, not from the paper",
         options={"temperature": 4.0, "stages": "2"},
         weights={"task": 1.0, "plkl": 3.0},
@@ -187,7 +225,7 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "listmle": _logit(
         "listmle",
-        losses.listmle,
+        "listmle",
         options={"weights": "uniform"},
         weights={"task": 0.0, "listmle": 1.0},
         source="Xia et al. 2008; PLD paper, Sec. 5.2.2",
@@ -195,57 +233,57 @@ METHODS: dict[str, MethodSpec] = {
     ),
     "plistmle": _logit(
         "plistmle",
-        losses.p_listmle,
+        "p_listmle",
         options={"normalize": True},
         weights={"task": 0.0, "plistmle": 1.0},
         source="Lan et al. 2014; PLD paper, Sec. 4.2",
         note="normalize=false is the published 2^(C-k)-1, which overflows float32 from 129 classes on",
     ),
     "at": _feature(
-        base.later_stages,
-        AttentionTransfer,
+        later_stages,
+        _lazy("feature", "AttentionTransfer"),
         options={"power": 2.0},
-        places=base.NAMED,
+        places=NAMED,
         weights={"task": 1.0, "at": 1000.0},
         source="Zagoruyko & Komodakis 2017; mdistiller and RepDistiller on CIFAR",
         note="all stages but the stem; student_taps and teacher_taps name others, as `1,2,layer3.0`",
     ),
     "fitnet": _feature(
-        base.hint_stage,
-        FitNet,
-        places={"layer": 2, **base.NAMED},
+        hint_stage,
+        _lazy("feature", "FitNet"),
+        places={"layer": 2, **NAMED},
         weights={"task": 1.0, "fitnet": 100.0},
         source="Romero et al. 2015; mdistiller and RepDistiller on CIFAR, in one phase",
         note="layer counts the stages that the models share, 0 the stem; the regressor is trained with the student",
     ),
     "pkt": _feature(
-        base.pooled,
-        partial(RelationMethod, "pkt", losses.pkt),
+        pooled,
+        _relation("pkt", "pkt"),
         weights={"task": 1.0, "pkt": 30000.0},
         source="Passalis & Tefas 2018; mdistiller and RepDistiller on CIFAR",
         couples_batch=True,
     ),
     "rkd": _feature(
-        base.pooled,
-        partial(RelationMethod, "rkd", losses.rkd),
+        pooled,
+        _relation("rkd", "rkd"),
         options={"distance": 25.0, "angle": 50.0},
         weights={"task": 1.0, "rkd": 1.0},
         source="Park et al. 2019; mdistiller and RepDistiller on CIFAR",
         couples_batch=True,
     ),
     "sp": _feature(
-        base.last_stage,
-        partial(RelationMethod, "sp", losses.sp),
-        places=base.NAMED,
+        last_stage,
+        _relation("sp", "sp"),
+        places=NAMED,
         weights={"task": 1.0, "sp": 3000.0},
         source="Tung & Mori 2019; mdistiller and RepDistiller on CIFAR",
         couples_batch=True,
     ),
     "vid": _feature(
-        base.later_stages,
-        VariationalInformation,
+        later_stages,
+        _lazy("feature", "VariationalInformation"),
         options={"variance": 5.0},
-        places=base.NAMED,
+        places=NAMED,
         weights={"task": 1.0, "vid": 1.0},
         source="Ahn et al. 2019; RepDistiller on CIFAR, which trains the variance",
         note="all stages but the stem; variance is the one that training starts from",
@@ -266,6 +304,14 @@ def find(name: str, task: str = "classification") -> MethodSpec:
     if name not in known:
         raise ValueError(unknown("method" if task == "classification" else f"method of {task}", name, known))
     return known[name]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Method":  # a torch module: it is imported when it is asked for
+        from pldistill.methods.base import Method
+
+        return Method
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = ["BY_TASK", "METHODS", "Method", "MethodSpec", "Option", "Ramp", "Taps", "Weight", "find"]

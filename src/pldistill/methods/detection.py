@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pldistill.methods.base import MethodSpec, Weight
+from pldistill.methods.spec import MethodSpec, Weight
 
 OWN: dict[str, Weight] = dict.fromkeys(("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"), 1.0)
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from pldistill import models
 from pldistill.models import NormalizedModel
-from pldistill.precision import DTYPES
+from pldistill.precision import NAMES, dtype_of
 
 # A model's seconds an image settle well below a CPU's usual batch; a GPU's do not, so there the whole batch is timed.
 _CPU_BATCH = 64
@@ -45,8 +45,8 @@ class Job:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.val_images < 0:
             raise ValueError(f"val_images: expected at least 0, got {self.val_images}")
-        if self.amp not in DTYPES:
-            raise ValueError(f"amp: expected {', '.join(DTYPES)}, got {self.amp!r}")
+        if self.amp not in NAMES:
+            raise ValueError(f"amp: expected {', '.join(NAMES)}, got {self.amp!r}")
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _step(work: Work, device: torch.device, batch_size: int) -> Callable[[], Non
     def step() -> None:
         with (
             torch.set_grad_enabled(work.learns),
-            torch.autocast(device.type, dtype=DTYPES[work.amp], enabled=work.amp != "off"),
+            torch.autocast(device.type, dtype=dtype_of(work.amp), enabled=work.amp != "off"),
         ):
             logits = model(images).logits
         if work.learns:

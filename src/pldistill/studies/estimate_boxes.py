@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from pldistill.precision import DTYPES, resolve
+from pldistill.precision import dtype_of, resolve
 from pldistill.recipe import Recipe
 from pldistill.studies.estimate import timed
 from pldistill.tasks import Placement
@@ -114,7 +114,7 @@ def time_finding(job: BoxJob) -> float:
 def _autocast(job: BoxJob) -> torch.autocast:
     device = torch.device(job.device)
     amp = resolve(job.recipe.amp, device)
-    return torch.autocast(device.type, dtype=DTYPES[amp], enabled=amp != "off")
+    return torch.autocast(device.type, dtype=dtype_of(amp), enabled=amp != "off")
 
 
 def _median(step: Callable[[], object], device: torch.device) -> float:

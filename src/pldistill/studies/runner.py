@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pldistill import distributed
+from pldistill import launch
 from pldistill.files import write_atomically
 from pldistill.methods import find
 from pldistill.recipe import Recipe
@@ -45,9 +45,9 @@ def reproduce(
         ValueError: for several processes, which train a run together but not a study.
         Interrupted: after SIGINT or SIGTERM, with the state saved; the same call goes on.
     """
-    if distributed.launched() > 1:
+    if launch.launched() > 1:
         raise ValueError(
-            f"processes: expected one for a study, got {distributed.launched()}; `--print-commands` gives the line of "
+            f"processes: expected one for a study, got {launch.launched()}; `--print-commands` gives the line of "
             "each run, to be started with several"
         )
     callback.open(len(plan.runs))

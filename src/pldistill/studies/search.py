@@ -16,20 +16,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any
 
 from pldistill.methods import find
 from pldistill.recipe import make_recipe
 from pldistill.reports.entries import Comparison, Entry
 from pldistill.reports.layouts import Verdicts
 from pldistill.specs import unknown
-from pldistill.studies.runner import FAILURES, mark_failure, write_reports
 from pldistill.studies.study import Fields, PlannedRun, narrowed, recipe_hash, scaled
-from pldistill.training.cache_teacher import CacheCallback, make_teacher_cache
-from pldistill.training.progress import StudyProgress
-from pldistill.training.run import train
+
+if TYPE_CHECKING:
+    from pldistill.training.cache_teacher import CacheCallback
+    from pldistill.training.progress import StudyProgress
+
 
 SCALE = "scale"  # an axis: the factor on all of a method's weights, the task's too
 TERM = "term"  # an axis: the factor on the method's own terms alone
@@ -262,6 +261,8 @@ def run_search(
     Raises:
         Interrupted: after SIGINT or SIGTERM, with the state saved; the same call goes on.
     """
+    from filelock import FileLock, Timeout
+
     how = {"device": device, "workers": workers, "download": download}
     locks = job.out / "locks"
     locks.mkdir(parents=True, exist_ok=True)
@@ -302,6 +303,9 @@ def _place(job: Job, column: str, row: str) -> str:
 
 def _prepare(job: Job, column: str, *, callback: StudyProgress, cache_callback: CacheCallback, **how: Any) -> None:
     """Train a column's teacher and ask it once."""
+    from pldistill.training.cache_teacher import make_teacher_cache
+    from pldistill.training.run import train
+
     teacher = job.teacher(column)
     if not teacher.record.finished:
         callback.open(1)
@@ -316,6 +320,9 @@ def _prepare(job: Job, column: str, *, callback: StudyProgress, cache_callback: 
 
 
 def _make(job: Job, cell: PlannedRun, callback: StudyProgress, how: Mapping[str, Any]) -> None:
+    from pldistill.studies.runner import FAILURES, mark_failure
+    from pldistill.training.run import train
+
     failure = None
     try:
         train(cell.recipe, out=cell.folder, resume=cell.record.begun, callback=callback, **how)
@@ -365,6 +372,8 @@ def variant(job: Job, row: str, point: Mapping[str, float]) -> str:
 
 def write(job: Job, *, page: bool = False) -> Comparison:
     """Write the table, and with `page` the report."""
+    from pldistill.studies.runner import write_reports
+
     comparison = compare(job)
     records = [record for entry in comparison.entries for record in entry.records] if page else []
     teachers = [record for record in comparison.teachers.values() if record is not None] if page else []

@@ -8,19 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:  # the door of a task's data and names: it opens without torch
+    import torch
+    from torch import Tensor, nn
 
-from pldistill.recipe import Recipe
-from pldistill.record import RunRecord
-from pldistill.teachers.live import Teacher
-from pldistill.types import Mixture, Outputs
+    from pldistill.recipe import Recipe
+    from pldistill.record import RunRecord
+    from pldistill.teachers.live import Teacher
+    from pldistill.types import Mixture, Outputs
 
 Data = TypeVar("Data")
-AnyNet = TypeVar("AnyNet", bound=nn.Module)
-Ask = Callable[[Any], Outputs]
+AnyModel = TypeVar("AnyModel", bound="nn.Module")
+Ask = Callable[[Any], "Outputs"]
 Figures = dict[str, Any]
 Autocast = Callable[..., AbstractContextManager[None]]
 
@@ -64,7 +65,7 @@ class Loaders(NamedTuple):
     holdout: Any = None
 
 
-class Task(ABC, Generic[Data, AnyNet]):
+class Task(ABC, Generic[Data, AnyModel]):
     """What models are trained to do. A model is a module around the `model` whose weights a run leaves behind.
 
     Attributes:
@@ -97,11 +98,11 @@ class Task(ABC, Generic[Data, AnyNet]):
         return []
 
     @abstractmethod
-    def student(self, recipe: Recipe, data: Data) -> AnyNet:
+    def student(self, recipe: Recipe, data: Data) -> AnyModel:
         """Build the model that is trained."""
 
     @abstractmethod
-    def compile(self, model: AnyNet) -> None:
+    def compile(self, model: AnyModel) -> None:
         """Let `torch.compile` have what runs in a training step."""
 
     @abstractmethod
@@ -113,11 +114,11 @@ class Task(ABC, Generic[Data, AnyNet]):
         """Give the number of logits in a row."""
 
     @abstractmethod
-    def stages(self, model: AnyNet) -> Sequence[str]:
+    def stages(self, model: AnyModel) -> Sequence[str]:
         """Name the places of a model at which a method may listen."""
 
     @abstractmethod
-    def probe(self, model: AnyNet, data: Data) -> Outputs:
+    def probe(self, model: AnyModel, data: Data) -> Outputs:
         """Give what a model says to one image, to read shapes from; ValueError for one that it cannot take."""
 
     @abstractmethod
@@ -127,7 +128,7 @@ class Task(ABC, Generic[Data, AnyNet]):
     @abstractmethod
     def validation(
         self, loaders: Loaders, data: Data, teacher: Teacher | None, autocast: Autocast
-    ) -> Callable[[AnyNet], Figures]:
+    ) -> Callable[[AnyModel], Figures]:
         """Give what measures a model after an epoch."""
 
     @abstractmethod
@@ -146,10 +147,10 @@ class Task(ABC, Generic[Data, AnyNet]):
         return None
 
     @abstractmethod
-    def save(self, model: AnyNet, folder: Path, data: Data, recipe: Recipe) -> None:
+    def save(self, model: AnyModel, folder: Path, data: Data, recipe: Recipe) -> None:
         """Leave the trained model in the run's folder."""
 
-    def show(self, model: AnyNet, teacher: Teacher | None, run: RunRecord, data: Data) -> None:
+    def show(self, model: AnyModel, teacher: Teacher | None, run: RunRecord, data: Data) -> None:
         """Leave in the run's folder what is to be looked at beside the figures; in most tasks nothing."""
         return
 
@@ -166,6 +167,8 @@ class Task(ABC, Generic[Data, AnyNet]):
 
 def evenly(total: int, most: int) -> Tensor:
     """Up to `most` of the places from 0 to `total` - 1, evenly taken, the same ones always."""
+    import torch
+
     count = min(most, total)
     return torch.arange(count) * total // count
 
@@ -186,7 +189,7 @@ def mixed(terms: Callable[[Tensor], dict[str, Tensor]], labels: Tensor, mixture:
 
 def float32(outputs: Outputs) -> Outputs:
     """The same outputs as losses compute on them."""
-    return Outputs(outputs.logits.float(), {name: feature.float() for name, feature in outputs.features.items()})
+    return type(outputs)(outputs.logits.float(), {name: feature.float() for name, feature in outputs.features.items()})
 
 
 def make_task(recipe: Recipe) -> Task[Any, Any]:

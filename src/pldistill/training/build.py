@@ -11,8 +11,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pldistill import distributed, methods, precision
-from pldistill.methods import Method
+from pldistill import distributed, launch, methods, precision
+from pldistill.methods.base import Method
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.tasks import Placement, Task, make_task
@@ -41,7 +41,7 @@ def make_accelerator(amp: str, device: str) -> Accelerator:
     """
     if device not in ("auto", "cpu", "cuda", "mps"):
         raise ValueError(f"device: expected auto, cpu, cuda or mps, got {device!r}")
-    launched, here = distributed.launched(), distributed.launched_here()
+    launched, here = launch.launched(), launch.launched_here()
     on_cpu = device == "cpu" or (device == "auto" and launched > 1 and not torch.cuda.is_available())
     if launched > 1 and not on_cpu and here > torch.cuda.device_count():
         raise ValueError(f"processes: expected at most this machine's {torch.cuda.device_count()} GPUs, got {here}")
@@ -69,9 +69,9 @@ def _check(accelerator: Accelerator, amp: str, device: str) -> None:
         raise ValueError(
             f"accelerate: expected data-parallel processes (DDP), got {accelerator.distributed_type.value}"
         )
-    if distributed.world_size() != distributed.launched():
+    if distributed.world_size() != launch.launched():
         raise ValueError(
-            f"processes: expected the {distributed.launched()} that were launched to meet on "
+            f"processes: expected the {launch.launched()} that were launched to meet on "
             f"{accelerator.device.type!r}, got {distributed.world_size()} alone"
         )
     if device not in ("auto", accelerator.device.type):

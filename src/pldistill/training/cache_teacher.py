@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 
-from pldistill import distributed
+from pldistill import launch
 from pldistill.data import Augment, Dataset, Split, make_loader
-from pldistill.distributed import Interrupted, Interrupts
+from pldistill.launch import Interrupted, Interrupts
 from pldistill.recipe import Recipe
 from pldistill.specs import data_label
 from pldistill.tasks.classification.task import augmentation
@@ -168,8 +168,8 @@ def cache_teacher(
         ValueError: for what does not fit, a disk without room, another teacher cache's folder, and several processes.
         Interrupted: after SIGINT or SIGTERM; the same call goes on.
     """
-    if distributed.launched() > 1:
-        raise ValueError(f"processes: expected one to make a teacher cache, got {distributed.launched()}")
+    if launch.launched() > 1:
+        raise ValueError(f"processes: expected one to make a teacher cache, got {launch.launched()}")
     accelerator = make_accelerator(recipe.amp, device)
     dataset = open_images(recipe, download)
     teacher = open_teacher(recipe, dataset)

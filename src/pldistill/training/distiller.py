@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pldistill import distributed
-from pldistill.methods import Method
+from pldistill.methods.base import Method
 from pldistill.tasks import Ask, Pair, Task, mixed
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from pldistill import distributed
-from pldistill.distributed import Interrupted, Interrupts
+from pldistill.launch import Interrupted, Interrupts
 from pldistill.recipe import Ramp, Recipe
 from pldistill.record import RunRecord
 from pldistill.teachers.live import Teacher

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pldistill.distributed import Interrupted, Interrupts
+from pldistill.launch import Interrupted, Interrupts
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
 from pldistill.training.run import train

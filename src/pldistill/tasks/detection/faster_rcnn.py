@@ -16,7 +16,7 @@ from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from pldistill.data.dataset import normalize
-from pldistill.methods.base import Option
+from pldistill.methods.spec import Option
 from pldistill.specs import unknown
 from pldistill.tasks.detection.backbones import Backbone, build_backbone
 from pldistill.types import DetectionBatch, Detections, Outputs

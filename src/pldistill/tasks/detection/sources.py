@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from pldistill.data.registry import SOURCES, Request, Source, read_spec
 from pldistill.specs import split_spec, unknown
-from pldistill.tasks.detection import scenes as drawn
-from pldistill.tasks.detection.coco import coco
-from pldistill.tasks.detection.dataset import BoxData
+
+if TYPE_CHECKING:
+    from pldistill.tasks.detection.dataset import BoxData
+
 
 COCO_SIZE, MAX_SIDE = 800, 1333  # pixels, as torchvision's and detectron2's detectors are trained and scored
 
@@ -43,6 +44,10 @@ def open_boxes(spec: str, *, image_size: int | None = None, max_side: int | None
 
 
 def _open_coco(request: Request) -> BoxData:
+    from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
+    from pldistill.tasks.detection.coco import coco
+    from pldistill.tasks.detection.dataset import BoxData
+
     found = coco(request.path, **request.options)
     return BoxData(
         spec=request.spec,
@@ -60,6 +65,9 @@ def _open_coco(request: Request) -> BoxData:
 
 
 def _open_scenes(request: Request) -> BoxData:
+    from pldistill.tasks.detection import scenes as drawn
+    from pldistill.tasks.detection.dataset import BoxData
+
     train, val = drawn.scenes(**request.options)
     return BoxData(
         spec=request.spec,

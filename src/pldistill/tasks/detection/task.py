@@ -22,8 +22,8 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from pldistill import distributed
 from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
-from pldistill.methods.base import Option
 from pldistill.methods.detection import OWN
+from pldistill.methods.spec import Option
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.task_options import short_sides

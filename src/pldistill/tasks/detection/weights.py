@@ -19,7 +19,7 @@ from torchvision.models.detection import FasterRCNN, FasterRCNN_ResNet50_FPN_Wei
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from pldistill.files import write_atomically
-from pldistill.methods.base import Option
+from pldistill.methods.spec import Option
 from pldistill.models.checkpoints import load_weights, put_weights, read_state
 from pldistill.models.folder import CONFIG, WEIGHTS
 from pldistill.specs import FASTER_RCNN
