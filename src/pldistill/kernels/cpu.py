@@ -13,22 +13,45 @@ or an infinity that counts, are given to the plain way.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pldistill.kernels.cpu_sort import MOST_CLASSES, Bits, Flags, Floats, rank
+from pldistill.kernels.cpu_threads import share, threads_for_rows
 from pldistill.kernels.cpu_workspace import Room, room_for
 from pldistill.kernels.types import BY_TEACHER, Plain, Weighting, gradient_dtype
 
 __all__ = ["MOST_CLASSES", "pld"]
 
 _CHUNK = 3 * 2**14  # logits: their 36 bytes each are what a core's cache holds, and two rows of 21,841 classes
+_PARALLEL = 2**15  # logits: of fewer, torch itself does no work on several threads
 _TINY = float(np.finfo(np.float32).tiny)
 _LOST = 2.0**24 * _TINY  # a worth below float32's range is no digit of a sum above this
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a call, or of a chunk of it: what is read (R, C), (R,), and where to write."""
+
+    student: Tensor
+    teacher: Tensor
+    labels: Bits
+    losses: Floats
+    gradient: Tensor
+    hard: Flags
+
+    def part(self, rows: slice) -> Rows:
+        return Rows(
+            self.student[rows],
+            self.teacher[rows],
+            self.labels[rows],
+            self.losses[rows],
+            self.gradient[rows],
+            self.hard[rows],
+        )
 
 
 def pld(
@@ -49,13 +72,17 @@ def pld(
     if count < rows:
         y = np.where(left_out, 0, y)
     over = max(count, 1) if reduction == "mean" else 1
-    losses = torch.empty(rows)
+    losses = torch.empty(rows, dtype=torch.float32)
     gradient = torch.empty(rows, classes, dtype=gradient_dtype(student.dtype, reduction))
     hard = np.zeros(rows, dtype=bool)
-    whole = student, teacher, y, losses.numpy(), gradient, hard
-    with np.errstate(all="ignore"):
-        for chunk in _chunks(rows, classes, whole):
-            _compute(temperature, over, weighting, *chunk)
+    whole = Rows(student, teacher, y, losses.numpy(), gradient, hard)
+    threads = threads_for_rows() if rows * classes >= _PARALLEL else 1
+
+    def compute(part: slice) -> None:
+        with torch.inference_mode(), np.errstate(all="ignore"):
+            _compute(whole.part(part), temperature, over, weighting)
+
+    share(compute, _chunks(rows, classes, threads), threads)
     total = np.add.reduce(losses.numpy(), dtype=np.float64)
     if count < rows or np.count_nonzero(hard) or not math.isfinite(total):
         hard = (hard | ~np.isfinite(losses.numpy())) & ~left_out
@@ -69,48 +96,36 @@ def pld(
         total = np.add.reduce(losses.numpy(), dtype=np.float64)
     if reduction == "none":
         return losses, gradient
-    loss = torch.empty(())
+    loss = torch.empty((), dtype=torch.float32)
     loss.numpy()[()] = total if count or reduction == "sum" else math.nan
     return loss, gradient
 
 
-def _chunks(rows: int, classes: int, whole: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    """The same rows of each of `whole`: as few chunks as may be, and as even."""
-    count = math.ceil(rows / max(1, _CHUNK // classes))
-    if count < 2:
-        yield from [whole] * count
-        return
-    step = math.ceil(rows / count)
-    for at in range(0, rows, step):
-        yield tuple(each[at : at + step] for each in whole)
+def _chunks(rows: int, classes: int, threads: int) -> list[slice]:
+    """The rows of each chunk: as few chunks as may be, as many for each thread, and as even."""
+    if rows == 0:
+        return []
+    count = threads * math.ceil(rows / max(1, _CHUNK // classes) / threads)
+    step = math.ceil(rows / min(rows, count))
+    return [slice(at, at + step) for at in range(0, rows, step)]
 
 
-def _compute(
-    temperature: float,
-    over: int,
-    weighting: Weighting,
-    student: Tensor,
-    teacher: Tensor,
-    labels: Bits,
-    losses: Floats,
-    gradient: Tensor,
-    hard: Flags,
-) -> None:
+def _compute(rows: Rows, temperature: float, over: int, weighting: Weighting) -> None:
     """Write a chunk's losses and gradient, both divided by `over`; mark the rows of which they are worth nothing.
 
     A loss that is not finite marks its row too.
     """
-    room = room_for(*student.shape)
+    room = room_for(*rows.student.shape)
     alpha, worth = room.numpy_p, room.numpy_worth
     left, one_left, before = room.numpy_left, room.numpy_one_left, room.numpy_before
-    rank(room, teacher, labels, hard)
-    _take(room, student)
+    rank(room, rows.teacher, rows.labels, rows.hard)
+    _take(room, rows.student)
     _weigh(room, temperature, over, weighting)
     torch.cumsum(room.worth, 1, out=room.left)
     smallest = _LOST * room.classes
     masked = not np.minimum.reduce(left[:, 0]) >= smallest
     if masked:
-        hard |= ~(np.where(alpha < 0, left, 1).min(1) >= smallest)
+        rows.hard[:] |= ~(np.where(alpha < 0, left, 1).min(1) >= smallest)
         np.maximum(left, _TINY, out=left)
     share = np.divide(alpha, left, out=room.numpy_t)
     np.copyto(room.numpy_upto, share[:, ::-1])
@@ -123,9 +138,9 @@ def _compute(
     costs = np.multiply(room.worth.log1p_().numpy(), alpha, out=worth)
     if masked:
         costs[alpha == 0] = 0
-    np.negative(room.worth.sum(1).numpy(), out=losses)
+    np.negative(room.worth.sum(1).numpy(), out=rows.losses)
     room.flat_p[room.flat_bits] = room.flat_t
-    gradient.copy_(room.p)
+    rows.gradient.copy_(room.p)
 
 
 def _take(room: Room, student: Tensor) -> None:

@@ -23,8 +23,8 @@ class Memory:
         self.size = size
         self.places = np.arange(size)
         self.keys = np.empty(size)
-        self.floats = [torch.empty(size) for _ in range(3)]
-        self.sums = [torch.empty(1 + size) for _ in range(2)]
+        self.floats = [torch.empty(size, dtype=torch.float32) for _ in range(3)]
+        self.sums = [torch.empty(1 + size, dtype=torch.float32) for _ in range(2)]
 
 
 class Room:
@@ -69,12 +69,18 @@ _kept = _Rooms()
 
 
 def room_for(rows: int, classes: int) -> Room:
+    found = _kept.rooms.get((rows, classes))
+    if found is None:
+        with torch.inference_mode(False), torch.no_grad():  # else none but that mode may write there
+            found = _made(rows, classes)
+    return found
+
+
+def _made(rows: int, classes: int) -> Room:
     if rows * classes > _kept.memory.size:
         _kept.memory = Memory(rows * classes)
         _kept.rooms.clear()
-    found = _kept.rooms.get((rows, classes))
-    if found is None:
-        if len(_kept.rooms) == _SHAPES:
-            _kept.rooms.clear()
-        found = _kept.rooms[rows, classes] = Room(_kept.memory, rows, classes)
+    if len(_kept.rooms) == _SHAPES:
+        _kept.rooms.clear()
+    found = _kept.rooms[rows, classes] = Room(_kept.memory, rows, classes)
     return found
