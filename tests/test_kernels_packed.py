@@ -60,7 +60,7 @@ def test_labels_of_any_integer_dtype(labels_dtype):
 def test_chunks_change_nothing(chunk):
     student, teacher, labels = draw()
     whole = pld(student, teacher, labels, reduction="none")
-    with patch.object(cpu, "_CHUNK", chunk):
+    with patch.multiple(cpu, _CHUNK=chunk, _PARALLEL=0):
         chunked = pld(student, teacher, labels, reduction="none")
     assert torch.equal(chunked, whole)
     gradients = (torch.autograd.grad(losses.square().sum(), student)[0] for losses in (whole, chunked))

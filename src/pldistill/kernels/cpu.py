@@ -76,13 +76,16 @@ def pld(
     gradient = torch.empty(rows, classes, dtype=gradient_dtype(student.dtype, reduction))
     hard = np.zeros(rows, dtype=bool)
     whole = Rows(student, teacher, y, losses.numpy(), gradient, hard)
-    threads = threads_for_rows() if rows * classes >= _PARALLEL else 1
 
     def compute(part: slice) -> None:
-        with torch.inference_mode(), np.errstate(all="ignore"):
-            _compute(whole.part(part), temperature, over, weighting)
+        _compute(whole.part(part), temperature, over, weighting)
 
-    share(compute, _chunks(rows, classes, threads), threads)
+    with np.errstate(all="ignore"):
+        if rows * classes >= _PARALLEL:
+            threads = threads_for_rows()
+            share(compute, _chunks(rows, classes, threads), threads)
+        elif rows:
+            _compute(whole, temperature, over, weighting)
     total = np.add.reduce(losses.numpy(), dtype=np.float64)
     if count < rows or np.count_nonzero(hard) or not math.isfinite(total):
         hard = (hard | ~np.isfinite(losses.numpy())) & ~left_out
@@ -103,8 +106,6 @@ def pld(
 
 def _chunks(rows: int, classes: int, threads: int) -> list[slice]:
     """The rows of each chunk: as few chunks as may be, as many for each thread, and as even."""
-    if rows == 0:
-        return []
     count = threads * math.ceil(rows / max(1, _CHUNK // classes) / threads)
     step = math.ceil(rows / min(rows, count))
     return [slice(at, at + step) for at in range(0, rows, step)]

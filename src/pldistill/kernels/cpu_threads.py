@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 MOST_THREADS = 8  # beyond, what each call of torch and NumPy does under Python's lock is the bound
+_PATIENCE = 60.0  # seconds for the threads to begin
 Chunk = TypeVar("Chunk")
 
 
@@ -26,16 +28,39 @@ class _Threads:
         self.count = 0
         self.pool: ThreadPoolExecutor | None = None
         self.lock = threading.Lock()
-        self.starting = threading.Lock()
 
     def pool_of(self, count: int) -> ThreadPoolExecutor:
         with self.lock:
             if self.pool is None or self.count < count:
                 if self.pool is not None:
                     self.pool.shutdown(wait=False)
-                self.count = count
-                self.pool = ThreadPoolExecutor(count, "pldistill", initializer=_leave_torch_one_thread)
+                self.count, self.pool = count, _start(count)
             return self.pool
+
+
+def _start(count: int) -> ThreadPoolExecutor:
+    """Threads of which each leaves torch's operators itself alone to run on.
+
+    torch holds that number for each thread; but to set it also sets the number that threads begin with. A thread that
+    does nothing else finds that one out and sets it back.
+    """
+    ready = threading.Barrier(count + 1, timeout=_PATIENCE)  # only then is each task on a thread of its own
+
+    def begin() -> None:
+        torch.get_num_threads()  # a thread that has not looked yet would still take the number at first
+        torch.set_num_threads(1)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(count, "pldistill")
+    with ThreadPoolExecutor(1) as other:
+        at_first = other.submit(torch.get_num_threads).result()
+        try:
+            for _ in range(count):
+                pool.submit(begin)
+            ready.wait()
+        finally:
+            other.submit(torch.set_num_threads, at_first).result()
+    return pool
 
 
 _threads = _Threads()
@@ -59,28 +84,16 @@ def threads_for_rows() -> int:
 def share(work: Callable[[Chunk], None], chunks: Iterable[Chunk], count: int) -> None:
     """Do `work` on every chunk, by so many threads; each takes the next chunk when it is done with one.
 
-    The first error of a thread is raised when all have ended. Modes of torch and NumPy are a thread's own: `work` sets
-    those that it needs.
+    The threads work in inference mode, which may write to what was made in any mode, and hear no warning of NumPy. The
+    first error of a thread is raised when all have ended; then no further chunk is taken.
     """
-    left = deque(chunks)
-
-    def take_all() -> None:
-        try:
-            while True:
-                try:
-                    chunk = left.popleft()
-                except IndexError:
-                    return
-                work(chunk)
-        except BaseException:
-            left.clear()
-            raise
-
     if count < 2:
-        take_all()
+        for chunk in chunks:
+            work(chunk)
         return
+    left = deque(chunks)
     pool = _threads.pool_of(count)
-    running = [pool.submit(take_all) for _ in range(min(count, len(left)))]
+    running = [pool.submit(_take, work, left) for _ in range(min(count, len(left)))]
     try:
         wait(running)
     except BaseException:  # Ctrl-C
@@ -90,15 +103,15 @@ def share(work: Callable[[Chunk], None], chunks: Iterable[Chunk], count: int) ->
         each.result()
 
 
-def _leave_torch_one_thread() -> None:
-    """Let torch's operators run on this thread alone.
-
-    torch holds the number for each thread, but to set it also sets the number that threads begin with. A thread that
-    does nothing else sets that back.
-    """
-    with _threads.starting:
-        at_first = torch.get_num_threads()
-        torch.set_num_threads(1)
-        other = threading.Thread(target=torch.set_num_threads, args=(at_first,))
-        other.start()
-        other.join()
+def _take(work: Callable[[Chunk], None], left: deque[Chunk]) -> None:
+    try:
+        with torch.inference_mode(), np.errstate(all="ignore"):
+            while True:
+                try:
+                    chunk = left.popleft()
+                except IndexError:
+                    return
+                work(chunk)
+    except BaseException:
+        left.clear()
+        raise
