@@ -9,7 +9,7 @@ from pldistill.kernels import cuda
 
 pytestmark = pytest.mark.skipif(not cuda.HAS_TRITON, reason="Triton is not installed here")
 
-# Registers of a thread: with 4 warps a row, 128 leave room for 4 rows at a time on a multiprocessor of 65536.
+# Registers of a thread: with 4 warps a row, 128 leave workspace for 4 rows at a time on a multiprocessor of 65536.
 MOST_REGISTERS = 128
 POINTERS = {"labels": "*i64", "losses": "*fp32", "count": "*i64"}
 NUMBERS = {"student_stride": "i64", "teacher_stride": "i64", "classes": "i32", "ignore_index": "i32"}

@@ -98,11 +98,11 @@ def test_every_half_logit_has_its_place():
         every = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
         teacher = every[every.isfinite()][None]
         classes = teacher.shape[1]
-        room = cpu_workspace.room_for(1, classes)
-        cpu_sort.rank(room, teacher, np.array([7]), np.zeros(1, dtype=bool))
+        workspace = cpu_workspace.workspace_for(1, classes)
+        cpu_sort.rank(workspace, teacher, np.array([7]), np.zeros(1, dtype=bool))
         expected = teacher_optimal_ranking(teacher, torch.tensor([7])).flip(1)
-        assert torch.equal(torch.from_numpy(room.bits), expected)
-        assert torch.equal(room.t, teacher.float().gather(1, expected))
+        assert torch.equal(torch.from_numpy(workspace.bits), expected)
+        assert torch.equal(workspace.t, teacher.float().gather(1, expected))
 
 
 @pytest.mark.parametrize("classes", [2**16, 2**16 + 1])

@@ -124,7 +124,7 @@ def test_modes_of_the_caller_change_no_bit(count, monkeypatch):
     with torch_threads(count):
         expected = found(student, teacher, labels)
         # Memory that is made in one mode is written in another.
-        monkeypatch.setattr(cpu_workspace, "_kept", cpu_workspace._Rooms())
+        monkeypatch.setattr(cpu_workspace, "_kept", cpu_workspace._Workspaces())
         with torch.inference_mode():
             assert torch.equal(pld(student, teacher, labels), expected[0])
         assert_equal(found(student, teacher, labels), expected)
@@ -140,7 +140,7 @@ def test_modes_of_the_caller_change_no_bit(count, monkeypatch):
 def test_the_default_dtype_changes_no_bit(monkeypatch):
     logits = draw(100, 1000)
     expected = found(*logits)
-    monkeypatch.setattr(cpu_workspace, "_kept", cpu_workspace._Rooms())
+    monkeypatch.setattr(cpu_workspace, "_kept", cpu_workspace._Workspaces())
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:

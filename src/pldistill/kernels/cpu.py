@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pldistill.kernels.cpu_sort import MOST_CLASSES, Bits, Flags, Floats, rank
 from pldistill.kernels.cpu_threads import share, threads_for_rows
-from pldistill.kernels.cpu_workspace import Room, room_for
+from pldistill.kernels.cpu_workspace import Workspace, workspace_for
 from pldistill.kernels.types import BY_TEACHER, Plain, Weighting, gradient_dtype
 
 __all__ = ["MOST_CLASSES", "pld"]
@@ -116,52 +116,75 @@ def _compute(rows: Rows, temperature: float, over: int, weighting: Weighting) ->
 
     A loss that is not finite marks its row too.
     """
-    room = room_for(*rows.student.shape)
-    alpha, worth = room.numpy_p, room.numpy_worth
-    left, one_left, before = room.numpy_left, room.numpy_one_left, room.numpy_before
-    rank(room, rows.teacher, rows.labels, rows.hard)
-    _take(room, rows.student)
-    _weigh(room, temperature, over, weighting)
-    torch.cumsum(room.worth, 1, out=room.left)
-    smallest = _LOST * room.classes
-    masked = not np.minimum.reduce(left[:, 0]) >= smallest
-    if masked:
-        rows.hard[:] |= ~(np.where(alpha < 0, left, 1).min(1) >= smallest)
-        np.maximum(left, _TINY, out=left)
-    share = np.divide(alpha, left, out=room.numpy_t)
-    np.copyto(room.numpy_upto, share[:, ::-1])
-    room.upto.cumsum_(1)
+    workspace = workspace_for(*rows.student.shape)
+    rank(workspace, rows.teacher, rows.labels, rows.hard)
+    _take(workspace, rows.student)
+    _weigh(workspace, temperature, over, weighting)
+    masked = _sum_what_is_left(workspace, rows.hard)
+    _find_slopes(workspace)
+    _find_losses(workspace, rows.losses, masked)
+    workspace.flat_p[workspace.flat_bits] = workspace.flat_t  # from ranks back to classes
+    rows.gradient.copy_(workspace.p)
+
+
+def _sum_what_is_left(workspace: Workspace, hard: Flags) -> bool:
+    """Leave X in `left`, no less than the least float32; return whether any is too small, and mark the rows of which
+    a weighted rank's is."""
+    left = workspace.numpy_left
+    torch.cumsum(workspace.worth, 1, out=workspace.left)
+    smallest = _LOST * workspace.classes
+    if np.minimum.reduce(left[:, 0]) >= smallest:  # X rises along a row; a NaN is not above
+        return False
+    hard |= ~(np.where(workspace.numpy_p < 0, left, 1).min(1) >= smallest)
+    np.maximum(left, _TINY, out=left)
+    return True
+
+
+def _find_slopes(workspace: Workspace) -> None:
+    """Leave the gradient, over `over` and rank by rank, in `t`: with `before` the sums of α / X over the ranks before,
+
+        e^{s_i} G_i - α_i = e^{s_i} Σ_{k<i} α_k / X_k - α_i / X_i (X_i - e^{s_i})
+
+    of which X_i - e^{s_i} is the X of the rank behind, `one_left`, and has all its digits.
+    """
+    worth, one_left, before = workspace.numpy_worth, workspace.numpy_one_left, workspace.numpy_before
+    share = np.divide(workspace.numpy_p, workspace.numpy_left, out=workspace.numpy_t)  # -α / X
+    np.copyto(workspace.numpy_upto, share[:, ::-1])
+    workspace.upto.cumsum_(1)
     one_left[:, 0] = before[:, 0] = 0  # another row's last is there
     np.multiply(before, worth[:, ::-1], out=before)
     np.multiply(share, one_left, out=share)
     np.subtract(share, before[:, ::-1], out=share)
-    np.divide(one_left, worth, out=worth)
-    costs = np.multiply(room.worth.log1p_().numpy(), alpha, out=worth)
+
+
+def _find_losses(workspace: Workspace, losses: Floats, masked: bool) -> None:
+    """Write Σ α log(1 + (X - e^s) / e^s), which is -Σ α log p."""
+    worth, alpha = workspace.numpy_worth, workspace.numpy_p
+    np.divide(workspace.numpy_one_left, worth, out=worth)
+    costs = np.multiply(workspace.worth.log1p_().numpy(), alpha, out=worth)
     if masked:
         costs[alpha == 0] = 0
-    np.negative(room.worth.sum(1).numpy(), out=rows.losses)
-    room.flat_p[room.flat_bits] = room.flat_t
-    rows.gradient.copy_(room.p)
+    np.negative(workspace.worth.sum(1).numpy(), out=losses)
 
 
-def _take(room: Room, student: Tensor) -> None:
+def _take(workspace: Workspace, student: Tensor) -> None:
     """Bring the student's worths into the ranking's order, in `worth`: they are as good over the row's largest."""
-    s = (student if student.dtype == torch.float32 else room.worth.copy_(student)).numpy()
-    np.subtract(s, np.maximum.reduce(s, axis=1, keepdims=True), out=room.numpy_p)
-    room.p.exp_()
-    np.take(room.flat_p, room.bits, out=room.numpy_worth, mode="wrap")  # "raise" would copy
+    s = (student if student.dtype == torch.float32 else workspace.worth.copy_(student)).numpy()
+    np.subtract(s, np.maximum.reduce(s, axis=1, keepdims=True), out=workspace.numpy_p)
+    workspace.p.exp_()
+    np.take(workspace.flat_p, workspace.bits, out=workspace.numpy_worth, mode="wrap")  # "raise" would copy
 
 
-def _weigh(room: Room, temperature: float, over: int, weighting: Weighting) -> None:
+def _weigh(workspace: Workspace, temperature: float, over: int, weighting: Weighting) -> None:
     """Leave -α / over in `p`, the label's last."""
-    t, p = room.numpy_t, room.numpy_p
+    t, p = workspace.numpy_t, workspace.numpy_p
     if weighting.others is not None:
-        _weigh_apart(room, temperature, over, weighting.label, weighting.others)
+        _weigh_apart(workspace, temperature, over, weighting.label, weighting.others)
         return
     np.subtract(t, np.maximum.reduce(t[:, -2:], axis=1, keepdims=True), out=t)
     if temperature != 1:
         np.divide(t, np.float32(temperature), out=t)
-    worths = torch.exp(room.t, out=room.p)
+    worths = torch.exp(workspace.t, out=workspace.p)
     np.divide(p, worths.sum(1, keepdim=True).numpy() * np.float32(-over), out=p)
     if weighting.label > 0:
         own = -over * p[:, -1]
@@ -170,14 +193,14 @@ def _weigh(room: Room, temperature: float, over: int, weighting: Weighting) -> N
         p[low, -1] = -weighting.label / over
 
 
-def _weigh_apart(room: Room, temperature: float, over: int, label: float, others: float) -> None:
+def _weigh_apart(workspace: Workspace, temperature: float, over: int, label: float, others: float) -> None:
     """Leave -α / over in `p`, of a label and of the ranks behind it that are weighted apart."""
-    t, p = room.numpy_t, room.numpy_p
-    if room.classes > 1:  # one class has nobody behind it
+    t, p = workspace.numpy_t, workspace.numpy_p
+    if workspace.classes > 1:  # one class has nobody behind it
         np.subtract(t, t[:, -2:-1].copy(), out=t)
         np.divide(t, np.float32(temperature), out=t)
-        torch.exp(room.t, out=room.p)
+        torch.exp(workspace.t, out=workspace.p)
         p[:, -1] = 0
-        total = room.p.sum(1, keepdim=True).numpy()
+        total = workspace.p.sum(1, keepdim=True).numpy()
         np.multiply(p, np.float32(-others / over) / total, out=p)
     p[:, -1] = -label / over

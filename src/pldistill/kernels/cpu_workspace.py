@@ -27,7 +27,7 @@ class Memory:
         self.sums = [torch.empty(1 + size, dtype=torch.float32) for _ in range(2)]
 
 
-class Room:
+class Workspace:
     """Arrays (R, C) and the views of them that are needed; those that torch writes are there for both libraries."""
 
     def __init__(self, memory: Memory, rows: int, classes: int) -> None:
@@ -57,30 +57,30 @@ class Room:
         return np.arange(self.classes - 1, -1, -1, dtype=np.int32)
 
 
-class _Rooms(threading.local):
+class _Workspaces(threading.local):
     """Of one thread: while torch or NumPy work, another may run."""
 
     def __init__(self) -> None:
         self.memory = Memory(0)
-        self.rooms: dict[tuple[int, int], Room] = {}
+        self.workspaces: dict[tuple[int, int], Workspace] = {}
 
 
-_kept = _Rooms()
+_kept = _Workspaces()
 
 
-def room_for(rows: int, classes: int) -> Room:
-    found = _kept.rooms.get((rows, classes))
+def workspace_for(rows: int, classes: int) -> Workspace:
+    found = _kept.workspaces.get((rows, classes))
     if found is None:
         with torch.inference_mode(False), torch.no_grad():  # else none but that mode may write there
             found = _made(rows, classes)
     return found
 
 
-def _made(rows: int, classes: int) -> Room:
+def _made(rows: int, classes: int) -> Workspace:
     if rows * classes > _kept.memory.size:
         _kept.memory = Memory(rows * classes)
-        _kept.rooms.clear()
-    if len(_kept.rooms) == _SHAPES:
-        _kept.rooms.clear()
-    found = _kept.rooms[rows, classes] = Room(_kept.memory, rows, classes)
+        _kept.workspaces.clear()
+    if len(_kept.workspaces) == _SHAPES:
+        _kept.workspaces.clear()
+    found = _kept.workspaces[rows, classes] = Workspace(_kept.memory, rows, classes)
     return found
