@@ -86,7 +86,7 @@ def test_ties_go_to_the_lower_class(dtype):
     torch.testing.assert_close(gradient.double(), exact_gradient, rtol=1e-5, atol=1e-7)
 
 
-def test_neighbouring_floats_are_no_ties():
+def test_neighboring_floats_are_no_ties():
     student, _, _ = draw(rows=2, classes=64)
     one = torch.tensor(1.0).view(torch.int32)
     up = (one + torch.arange(64, dtype=torch.int32)).view(torch.float32)

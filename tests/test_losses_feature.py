@@ -15,13 +15,13 @@ def draw(*shape, seed=0):
 
 
 def attention_by_hand(maps, power):
-    """a of each picture: u = mean over channels of |f|^p, place by place, to length 1."""
+    """a of each image: u = mean over channels of |f|^p, place by place, to length 1."""
     rows = []
-    for picture in maps.tolist():
+    for image in maps.tolist():
         places = [
-            math.fsum(abs(channel[i][j]) ** power for channel in picture) / len(picture)
-            for i in range(len(picture[0]))
-            for j in range(len(picture[0][0]))
+            math.fsum(abs(channel[i][j]) ** power for channel in image) / len(image)
+            for i in range(len(image[0]))
+            for j in range(len(image[0][0]))
         ]
         length = math.sqrt(math.fsum(u * u for u in places))
         rows.append([u / length for u in places])
@@ -97,13 +97,13 @@ every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
 
 @every_loss
-@pytest.mark.parametrize("blank", ["student", "teacher", "both", "one picture"])
+@pytest.mark.parametrize("blank", ["student", "teacher", "both", "one image"])
 def test_features_of_zeros_give_finite_values_and_gradients(loss, blank):
     student, teacher = draw(4, 3, 2, 2).float(), draw(4, 3, 2, 2, seed=1).float()
     for name, features in (("student", student), ("teacher", teacher)):
         if blank in (name, "both"):
             features.zero_()
-    if blank == "one picture":
+    if blank == "one image":
         student[1] = 0
     student.requires_grad_()
     value = loss(student, teacher)

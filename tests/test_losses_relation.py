@@ -16,7 +16,7 @@ def dot(a, b):
     return math.fsum(x * y for x, y in zip(a, b, strict=True))
 
 
-def neighbours_by_hand(rows):
+def neighbors_by_hand(rows):
     unit = [[x / (math.sqrt(dot(row, row)) + 1e-7) for x in row] for row in rows]
     kernel = [[(dot(a, b) + 1) / 2 for b in unit] for a in unit]
     return [[k / math.fsum(row) for k in row] for row in kernel]
@@ -24,7 +24,7 @@ def neighbours_by_hand(rows):
 
 def test_pkt_is_its_formula():
     student, teacher = draw(5, 3), draw(5, 7, seed=1)
-    p, q = neighbours_by_hand(student.tolist()), neighbours_by_hand(teacher.tolist())
+    p, q = neighbors_by_hand(student.tolist()), neighbors_by_hand(teacher.tolist())
     terms = [q[i][j] * math.log((q[i][j] + 1e-7) / (p[i][j] + 1e-7)) for i in range(5) for j in range(5)]
     assert pkt(student, teacher).item() == pytest.approx(math.fsum(terms) / 25, rel=1e-9)
 
@@ -87,13 +87,13 @@ def test_a_student_with_the_teachers_features_has_no_loss_and_no_gradient(loss):
 
 
 @every_loss
-@pytest.mark.parametrize("blank", ["student", "teacher", "both", "one picture", "two alike", "opposite"])
+@pytest.mark.parametrize("blank", ["student", "teacher", "both", "one image", "two alike", "opposite"])
 def test_degenerate_features_give_finite_values_and_tame_gradients(loss, blank):
     student, teacher = draw(4, 6).float(), draw(4, 6, seed=1).float()
     for name, features in (("student", student), ("teacher", teacher)):
         if blank in (name, "both"):
             features.zero_()
-    if blank == "one picture":
+    if blank == "one image":
         student[1] = 0
     if blank == "two alike":
         student[2] = student[1]
@@ -117,7 +117,7 @@ def test_pkt_of_opposite_features_is_finite_where_their_cosine_rounds_to_less_th
 
 
 @every_loss
-def test_one_picture_has_no_relations(loss):
+def test_one_image_has_no_relations(loss):
     student = draw(1, 4).requires_grad_()
     value = loss(student, draw(1, 5, seed=1))
     value.backward()
@@ -136,7 +136,7 @@ def test_every_sample_is_coupled_to_the_others(loss):
 
 
 @every_loss
-def test_the_order_of_the_pictures_means_nothing(loss):
+def test_the_order_of_the_images_means_nothing(loss):
     student, teacher, order = draw(4, 3), draw(4, 5, seed=1), [2, 0, 3, 1]
     torch.testing.assert_close(loss(student[order], teacher[order]), loss(student, teacher))
 

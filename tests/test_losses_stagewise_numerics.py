@@ -1,4 +1,4 @@
-"""How exact the KL along the ranking is: the table of `numeric_cases`, nets that agree, and infinite logits."""
+"""How exact the KL along the ranking is: the table of `numeric_cases`, models that agree, and infinite logits."""
 
 import math
 import warnings
@@ -56,11 +56,11 @@ def test_a_small_difference_keeps_its_digits(difference):
     delta = student.detach() - teacher
     losses = plackett_luce_kl(student, teacher, labels, temperature=1.0, stage_weights=1, reduction="none")
     q = teacher.softmax(1)
-    centred = delta - (q * delta).sum(1, keepdim=True)
-    moments = [(q * centred**n).sum(1) for n in (2, 3)]
+    centered = delta - (q * delta).sum(1, keepdim=True)
+    moments = [(q * centered**n).sum(1) for n in (2, 3)]
     torch.testing.assert_close(losses, moments[0] / 2 + moments[1] / 6, rtol=1e-5, atol=0)
     gradient = gradient_of(losses, student)
-    torch.testing.assert_close(gradient, q * centred, rtol=0, atol=10 * difference**2 + 1e-15)
+    torch.testing.assert_close(gradient, q * centered, rtol=0, atol=10 * difference**2 + 1e-15)
 
 
 @pytest.mark.parametrize("student_scale", [1.0, 1e2])

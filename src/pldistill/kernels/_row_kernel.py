@@ -37,7 +37,7 @@ def joined(top1, rest1, top2, rest2):
 
 @triton.jit
 def followed(top1, passed1, own1, top2, passed2, own2):
-    """Two neighbouring runs of places as one: its last m, the D of that place, and that place's own α / (1 + r)."""
+    """Two neighboring runs of places as one: its last m, the D of that place, and that place's own α / (1 + r)."""
     return top2, (passed1 + own1) * tl.exp(top2 - top1) + passed2, own2
 
 

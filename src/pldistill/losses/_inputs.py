@@ -292,7 +292,7 @@ def from_rows(rows: Tensor, like: Tensor, class_dim: int) -> Tensor:
 
 
 def check_maps(student: object, teacher: object, name: str = "student") -> None:
-    """Refuse what is not two (N, C, H, W) maps of the same pictures, of which the first is the argument `name`."""
+    """Refuse what is not two (N, C, H, W) maps of the same images, of which the first is the argument `name`."""
     _check_pair(student, teacher, name)
     assert isinstance(student, Tensor)
     assert isinstance(teacher, Tensor)
@@ -301,7 +301,7 @@ def check_maps(student: object, teacher: object, name: str = "student") -> None:
 
 
 def check_vectors(student: object, teacher: object) -> None:
-    """Refuse what is not two (N, D) features of the same pictures; D may differ."""
+    """Refuse what is not two (N, D) features of the same images; D may differ."""
     _check_pair(student, teacher)
     assert isinstance(student, Tensor)
     assert isinstance(teacher, Tensor)
@@ -310,7 +310,7 @@ def check_vectors(student: object, teacher: object) -> None:
 
 
 def check_samples(student: object, teacher: object) -> None:
-    """Refuse what is not two (N, ...) features of the same pictures."""
+    """Refuse what is not two (N, ...) features of the same images."""
     _check_pair(student, teacher)
     assert isinstance(student, Tensor)
     assert isinstance(teacher, Tensor)
@@ -354,4 +354,4 @@ def _check_pair(student: object, teacher: object, name: str = "student") -> None
     if student.device != teacher.device:
         raise ValueError(f"student is on {student.device} but teacher on {teacher.device}")
     if student.shape[:1] != teacher.shape[:1] or 0 in (student.numel(), teacher.numel()):
-        raise ValueError(f"expected features of the same pictures, at least one, got {shapes(student, teacher)}")
+        raise ValueError(f"expected features of the same images, at least one, got {shapes(student, teacher)}")

@@ -1,5 +1,5 @@
 """Losses on features: activations place by place (attention transfer, FitNet's hint, variational information), and
-how the pictures of a batch relate (PKT, RKD, similarity-preserving).
+how the images of a batch relate (PKT, RKD, similarity-preserving).
 
 Symbols: f_s, f_t the maps of student and teacher at one pair of places; a method sums over its pairs. Every loss is
 raw: its weight and the task's own loss stand outside. A relation couples the samples of a batch, a row of features for
@@ -40,7 +40,7 @@ def attention_transfer(student: Tensor, teacher: Tensor, *, power: float = 2.0) 
         power: p >= 1.
 
     Raises:
-        ValueError: not two such maps of the same pictures (both shapes are named), or a power below 1.
+        ValueError: not two such maps of the same images (both shapes are named), or a power below 1.
 
     Source: Zagoruyko & Komodakis, "Paying more attention to attention" (2017), Eq. 2, with the mean of squares in place
     of the norm, as the public baselines have it.
@@ -77,7 +77,7 @@ def vid(mean: Tensor, teacher: Tensor, log_scale: Tensor) -> Tensor:
     from the student's map and whose variance is one number a channel. It may be negative.
 
     Args:
-        mean: μ, (N, C, H, W), floating point: what the caller's net predicts from f_s.
+        mean: μ, (N, C, H, W), floating point: what the caller's model predicts from f_s.
         teacher: f_t, the same shape.
         log_scale: σ, (C,), trained with μ.
 
@@ -127,14 +127,14 @@ def pkt(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: f_t, (N, D_t).
 
     Raises:
-        ValueError: not two such matrices of the same pictures (both shapes are named).
+        ValueError: not two such matrices of the same images (both shapes are named).
 
     Source: Passalis & Tefas, "Learning deep representations with probabilistic knowledge transfer" (2018), with the
     mean over N², as the public baselines have it.
     """
     check_vectors(student, teacher)
     with torch.autocast(student.device.type, enabled=False):
-        p, q = (_neighbours(features) for features in computed(student, teacher))
+        p, q = (_neighbors(features) for features in computed(student, teacher))
         return (q * ((q + _PKT_EPSILON) / (p + _PKT_EPSILON)).log()).mean()
 
 
@@ -151,7 +151,7 @@ def rkd(student: Tensor, teacher: Tensor, *, distance: float = 25.0, angle: floa
         distance: λ_d >= 0. angle: λ_a >= 0.
 
     Raises:
-        ValueError: not two such matrices of the same pictures (both shapes are named), or a bad factor.
+        ValueError: not two such matrices of the same images (both shapes are named), or a bad factor.
 
     Source: Park et al., "Relational knowledge distillation" (2019).
     """
@@ -166,14 +166,14 @@ def rkd(student: Tensor, teacher: Tensor, *, distance: float = 25.0, angle: floa
 def sp(student: Tensor, teacher: Tensor) -> Tensor:
     """Similarity-preserving KD: |G_t - G_s|_F² / N², G the Gram matrix f fᵀ with rows of length 1.
 
-    A picture whose features are all zero has a row of zeros in G and gets no gradient from it.
+    An image whose features are all zero has a row of zeros in G and gets no gradient from it.
 
     Args:
         student: f_s, (N, ...), floating point; all but the first dimension are flattened.
         teacher: f_t, (N, ...).
 
     Raises:
-        ValueError: not two such tensors of the same pictures (both shapes are named).
+        ValueError: not two such tensors of the same images (both shapes are named).
 
     Source: Tung & Mori, "Similarity-preserving knowledge distillation" (2019).
     """
@@ -183,8 +183,8 @@ def sp(student: Tensor, teacher: Tensor) -> Tensor:
         return (gram_s - gram_t).square().mean()
 
 
-def _neighbours(features: Tensor) -> Tensor:
-    """p: how likely each row is another's neighbour. Rounding must not take a cosine below -1, where p has no log."""
+def _neighbors(features: Tensor) -> Tensor:
+    """p: how likely each row is another's neighbor. Rounding must not take a cosine below -1, where p has no log."""
     unit_rows = unit(features, extra=_PKT_EPSILON)
     kernel = ((unit_rows @ unit_rows.T).clamp(min=-1) + 1) / 2
     return kernel / kernel.sum(1, keepdim=True)

@@ -1,9 +1,9 @@
-"""Losses on the logits of both nets, class by class: the divergences of KD, decoupled KD, DIST; logit standardisation.
+"""Losses on the logits of both models, class by class: the divergences of KD, decoupled KD, DIST; standardized logits.
 
 Symbols: s student logits, t teacher logits, y label, τ temperature, p = softmax(s / τ), q = softmax(t / τ), C classes.
 Every loss is raw: a task's own cross-entropy and the mixing weights stand outside. The teacher is a constant: no
 gradient flows to it. Half-precision inputs are computed, and the loss returned, in float32, inside an autocast region
-too. Classes that both nets mask with -inf do not take part: 0 log 0 = 0.
+too. Classes that both models mask with -inf do not take part: 0 log 0 = 0.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def dkd(
 ) -> Tensor:
     """Decoupled KD: τ² (α KL(b_q || b_p) + β KL(q̂ || p̂)), b = [p_y, 1 - p_y], p̂ = softmax over the classes but y.
 
-    In log space throughout, so a student that is sure of the label has a finite loss. A row where a net leaves no class
-    but the label has no q̂ or p̂: its second term is 0.
+    In log space throughout, so a student that is sure of the label has a finite loss. A row where a model leaves no
+    class but the label has no q̂ or p̂: its second term is 0.
 
     Args:
         alpha: α >= 0, the target-class term. beta: β >= 0, the non-target term; 8 is the original's value for
@@ -190,9 +190,9 @@ def check_dist_reduction(reduction: object) -> None:
 
 
 def standardize(logits: Tensor, *, class_dim: int = 1) -> Tensor:
-    """Logit standardisation over the classes: (z - mean z) / (1e-7 + std z), std with C - 1 in the denominator.
+    """Logit standardization over the classes: (z - mean z) / (1e-7 + std z), std with C - 1 in the denominator.
 
-    Put it around both nets' logits inside a distillation loss. Masked classes (-inf) stay so, and out of mean and std.
+    Put it around both models' logits inside a distillation loss. Masked classes (-inf) stay so, out of mean and std.
 
     Args:
         logits: z, (N, C) or (N, C, d1, ...) with C >= 2, floating point.
@@ -213,9 +213,9 @@ def standardize(logits: Tensor, *, class_dim: int = 1) -> Tensor:
     masked = logits == -math.inf
     z = (logits - _finite_top(logits, class_dim)).masked_fill(masked, 0)
     count = (~masked).sum(class_dim, keepdim=True)
-    centred = (z - z.sum(class_dim, keepdim=True) / count.clamp(min=1)).masked_fill(masked, 0)
-    std = torch.linalg.vector_norm(centred, dim=class_dim, keepdim=True) / (count - 1).clamp(min=1).to(z.dtype).sqrt()
-    return (centred / (1e-7 + std)).masked_fill(masked, -math.inf)
+    centered = (z - z.sum(class_dim, keepdim=True) / count.clamp(min=1)).masked_fill(masked, 0)
+    std = torch.linalg.vector_norm(centered, dim=class_dim, keepdim=True) / (count - 1).clamp(min=1).to(z.dtype).sqrt()
+    return (centered / (1e-7 + std)).masked_fill(masked, -math.inf)
 
 
 def _divergence_loss(
@@ -292,11 +292,11 @@ def _decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tenso
 
 def _pearson(a: Tensor, b: Tensor, part: Tensor, dim: int) -> Tensor:
     """Pearson's correlation along `dim` over the entries that take part."""
-    a, b = _centred(a, part, dim), _centred(b, part, dim)
+    a, b = _centered(a, part, dim), _centered(b, part, dim)
     norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
     return (a * b).sum(dim) / (norms + 1e-8)
 
 
-def _centred(x: Tensor, part: Tensor, dim: int) -> Tensor:
+def _centered(x: Tensor, part: Tensor, dim: int) -> Tensor:
     mean = x.masked_fill(~part, 0).sum(dim, keepdim=True) / part.sum(dim, keepdim=True).clamp(min=1)
     return (x - mean).masked_fill(~part, 0)

@@ -262,7 +262,7 @@ def listmle(
 
     Args:
         weights: "uniform", α_k = 1/C, the PLD paper's Sec. 5.2.2; or "sum", α_k = 1, the original plain sum. Classes
-            that both nets mask with -inf are neither weighted nor counted in C.
+            that both models mask with -inf are neither weighted nor counted in C.
         student_logits, teacher_logits, labels, reduction, ignore_index, class_dim: as `pld`, and errors too.
 
     Source: Xia et al., "Listwise approach to learning to rank" (2008); Sec. 4.1, 5.2.2.
@@ -288,12 +288,12 @@ def p_listmle(
     """Position-aware ListMLE on the teacher-optimal ranking: as `listmle` with α_k = 2^(C-k) - 1, k = 1..C.
 
     Args:
-        normalize: divide the weights by their sum, 2^C - 1 - C: finite for any C. Classes that both nets mask with -inf
-            are neither weighted nor counted in C.
+        normalize: divide the weights by their sum, 2^C - 1 - C: finite for any C. Classes that both models mask with
+            -inf are neither weighted nor counted in C.
         student_logits, teacher_logits, labels, reduction, ignore_index, class_dim: as `pld`.
 
     Raises:
-        ValueError: also where the weights overflow: not normalised, from C = 129 in float32, from C = 1025 in float64
+        ValueError: also where the weights overflow: not normalized, from C = 129 in float32, from C = 1025 in float64
             (just below, their product with a large log-likelihood may still be +inf).
         IndexError: as `pld`.
 
@@ -451,14 +451,14 @@ def _softmax(logits: Tensor, temperature: float) -> Tensor:
 
 
 def _places(student: Tensor, teacher: Tensor, ranking: Tensor) -> tuple[Tensor, Tensor]:
-    """k of each place counted over the classes that not both nets mask (0 for the others), and C, their number."""
+    """k of each place counted over the classes that not both models mask (0 for the others), and C, their number."""
     masked = (student == -math.inf) & (teacher == -math.inf)
     part = ~masked.gather(1, ranking)
     return part.cumsum(1).masked_fill(~part, 0), part.sum(1, keepdim=True)
 
 
 def _position_weights(place: Tensor, count: Tensor, normalize: bool) -> Tensor:
-    """p-ListMLE's weights; normalised, numerator and denominator are both divided by 2^C, so that no power grows."""
+    """p-ListMLE's weights; normalized, numerator and denominator are both divided by 2^C, so that no power grows."""
     if not normalize:
         return torch.exp2(count - place) - 1
     total = 1 - (1 + count) * torch.exp2(-count)

@@ -12,7 +12,7 @@ rest. So
 
 with q_k = e^{t_k} / T_k, p_k = e^{s_k} / S_k, and b_k the KL between the coins (q_k, 1 - q_k) and (p_k, 1 - p_k). No
 term is below 0, so none cancels another. The gradient is that of two Plackett-Luce losses, one less the other: exact to
-the rounding of the weights, in float64, and so nought where both nets are sure of the same class to that rounding.
+the rounding of the weights, in float64, and so nought where both models are sure of the same class to that rounding.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def plackett_luce_kl(
     ignore_index: int = -100,
     class_dim: int = 1,
 ) -> Tensor:
-    """KL between the nets' choices along the teacher-optimal ranking: τ² Σ_k w_k KL_k, over the classes left at k.
+    """KL between the models' choices along the teacher-optimal ranking: τ² Σ_k w_k KL_k, over the classes left at k.
 
     With s and t divided by τ, and in the order π* of `teacher_optimal_ranking` (the label, then the teacher's order):
 
@@ -140,7 +140,7 @@ def plackett_luce_kl(
         student_logits: s, (N, C) or (N, C, d1, ...), floating point.
         teacher_logits: t, the same shape. A constant: it gets no gradient.
         labels: y, (N, d1, ...), integers in 0..C-1 or `ignore_index`.
-        temperature: τ > 0, of both nets.
+        temperature: τ > 0, of both models.
         stage_weights: w, one of
             "teacher": w_k = softmax(t / τ) of the class at place k, the weights of `pld`;
             an integer K, 1 <= K <= C: w_k = 1/K for the first K stages, 0 for the others;
