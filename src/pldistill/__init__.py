@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pldistill.losses import PlackettLuce, PLDLoss
     from pldistill.methods import METHODS
     from pldistill.recipe import Recipe, make_recipe
+    from pldistill.training.distill import distill
     from pldistill.training.run import Run, evaluate, load_run, predict, train
 
 _HOMES = {
@@ -25,6 +26,7 @@ _HOMES = {
     "PlackettLuce": "losses",
     "Recipe": "recipe",
     "Run": "training.run",
+    "distill": "training.distill",
     "evaluate": "training.run",
     "load_run": "training.run",
     "make_recipe": "recipe",
@@ -39,6 +41,7 @@ __all__ = [
     "Recipe",
     "Run",
     "__version__",
+    "distill",
     "evaluate",
     "load_run",
     "losses",

@@ -81,9 +81,18 @@ def _check(accelerator: Accelerator, amp: str, device: str) -> None:
 
 
 def assemble(
-    recipe: Recipe, data: Any, run: RunRecord, accelerator: Accelerator, *, workers: int, callback: Callback
+    recipe: Recipe,
+    data: Any,
+    run: RunRecord,
+    accelerator: Accelerator,
+    *,
+    workers: int,
+    callback: Callback,
+    task: Task[Any, Any] | None = None,
 ) -> Loop:
     """Build all that the recipe names and put it on the accelerator's device; talks to no other process.
+
+    `task` stands in for the recipe's own.
 
     Raises:
         ValueError: for a name, a checkpoint or a teacher that does not fit, and for `sync_batchnorm` without GPUs.
@@ -91,7 +100,7 @@ def assemble(
     if recipe.sync_batchnorm and accelerator.device.type != "cuda":
         raise ValueError(f"sync_batchnorm: expected GPUs, got {accelerator.device.type!r}")
     torch.manual_seed(recipe.seed)  # of the initial weights, before anything else draws
-    task = make_task(recipe)
+    task = make_task(recipe) if task is None else task
     student = task.student(recipe, data)
     teacher = task.teacher(recipe, data)
     method = _method(recipe, task, data, student, teacher)

@@ -14,7 +14,7 @@ from pldistill.data.augment import read_image
 from pldistill.models import NormalizedModel
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
-from pldistill.tasks import Placement, make_task
+from pldistill.tasks import Placement, Task, make_task
 from pldistill.teachers.cache import with_cache
 from pldistill.training.build import assemble, make_accelerator, precision_of
 from pldistill.training.loop import Callback, Loop, restore_state
@@ -109,7 +109,7 @@ def train(
     recipe = with_cache(recipe)
     run = RunRecord(Path(out) if out is not None else Path("runs") / recipe.name())
     accelerator = make_accelerator(_recorded_precision(run, recipe) if resume else recipe.amp, device)
-    if distributed.run_on_main(lambda: _finished(run, recipe, resume)):
+    if distributed.run_on_main(lambda: is_finished(run, recipe, resume)):
         return Run(run)
     data = open_images(recipe, download)
     shown = callback if callback is not None and distributed.is_main_process() else SilentCallback()
@@ -124,7 +124,7 @@ def train(
             lambda: preflight(recipe, data, loop.teacher, accelerator=accelerator, workers=workers, callback=shown)
         )
     asked = loop.teacher.record() if loop.teacher is not None else {"teacher_sha256": None}
-    distributed.run_on_main(lambda: _open_folder(run, recipe, {**env, **asked}, resume))
+    distributed.run_on_main(lambda: open_folder(run, recipe, {**env, **asked}, resume))
     if resume:
         distributed.run_on_all(lambda: restore_state(loop))
     for line in introduction(loop, data, env):
@@ -132,7 +132,7 @@ def train(
     loop.run()
     if loop.teacher is not None and loop.teacher.fingerprint() != asked["teacher_sha256"]:
         raise AssertionError("the teacher's weights or buffers changed during training")
-    distributed.run_on_main(lambda: _finish(loop, data))
+    distributed.run_on_main(lambda: finish(loop, data, make_task(recipe)))
     return Run(run)
 
 
@@ -189,7 +189,7 @@ def open_images(recipe: Recipe, download: bool) -> Any:
     return distributed.run_on_all(lambda: task.open(recipe, download=download))
 
 
-def _finished(run: RunRecord, recipe: Recipe, resume: bool) -> bool:
+def is_finished(run: RunRecord, recipe: Recipe, resume: bool) -> bool:
     """Check that the folder is new, or holds the run that is resumed; say whether that one is finished."""
     if resume:
         return _same_run(run, recipe).finished
@@ -214,7 +214,7 @@ def _same_run(run: RunRecord, recipe: Recipe) -> RunRecord:
     return run
 
 
-def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bool) -> None:
+def open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bool) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     if not resume:
         run.write_environment(env)
@@ -232,9 +232,9 @@ def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bo
     run.write_environment({**first, "resumed": [*first.get("resumed", []), env]})
 
 
-def _finish(loop: Loop, data: Any) -> None:
+def finish(loop: Loop, data: Any, task: Task[Any, Any]) -> None:
     """Export the model and write the result."""
-    model, run, recipe, task = loop.evaluated, loop.record, loop.recipe, make_task(loop.recipe)
+    model, run, recipe = loop.evaluated, loop.record, loop.recipe
     task.save(model, run.folder, data, recipe)
     task.show(model, loop.teacher, run, data)
     rows = run.epochs()
