@@ -52,7 +52,7 @@ class Clock:
     def begin(self, about: CacheMetadata, done: int) -> None:
         self.began, self.images = time.perf_counter(), 0
 
-    def args(self, images: int) -> None:
+    def asked(self, images: int) -> None:
         self.images += images
 
     def end(self) -> None:
