@@ -3,9 +3,8 @@
     pip install transformers
     python examples/transformers_trainer.py        # seconds on one core, nothing is downloaded
 
-For your own work: load your two models with `from_pretrained`, give your data set, and set the TrainingArguments as
-ever. Text goes alike: `inputs` holds `input_ids` and `attention_mask`; both models need one tokenizer and the same
-classes.
+For your own work: load two models with `from_pretrained`, give your data set, and set the TrainingArguments as ever.
+Text goes alike: `inputs` holds `input_ids` and `attention_mask`; both models need one tokenizer and the same classes.
 """
 
 import tempfile

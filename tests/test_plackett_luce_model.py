@@ -5,10 +5,16 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Independent
+from torch.distributions import Distribution, Independent
 
 import pldistill
 from pldistill.losses import PlackettLuce, plackett_luce, pld, pld_weights, teacher_optimal_ranking
+
+
+@pytest.fixture(autouse=True)
+def validating():
+    """Torch's distributions check their arguments by default until a first `torch.compile` switches that off."""
+    Distribution.set_default_validate_args(True)
 
 
 def draw(*shape, seed=0, scale=2.0):
