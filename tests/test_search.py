@@ -161,7 +161,7 @@ def test_its_table_has_a_line_a_row_and_what_was_tried(smoked):
 
 def test_the_same_line_finds_nothing_left(smoked, monkeypatch):
     job, _ = smoked
-    monkeypatch.setattr("pldistill.studies.search.train", lambda *args, **how: pytest.fail("trained again"))
+    monkeypatch.setattr("pldistill.training.run.train", lambda *args, **how: pytest.fail("trained again"))
     from rich.console import Console
 
     run_search(

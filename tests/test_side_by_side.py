@@ -74,7 +74,7 @@ def test_a_mistake_in_one_is_said(tmp_path):
 DRIVER = """
 import sys
 from pathlib import Path
-from pldistill.distributed import Interrupted
+from pldistill.launch import Interrupted
 from pldistill.recipe import make_recipe
 from pldistill.training.parallel import Job, train_side_by_side
 

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pldistill import cli
 from pldistill.__main__ import main
 from pldistill.launch import Interrupted
 from pldistill.recipe import Recipe
@@ -142,7 +141,7 @@ def test_printed_commands_train_the_same_recipes(tmp_path: Path, monkeypatch: py
         taken.append((recipe, out))
         raise ValueError("taken")
 
-    monkeypatch.setattr(cli.training, "train", take)
+    monkeypatch.setattr("pldistill.training.run.train", take)
     lines = [line for line in commands(layout) if line]
     for line in lines:
         name, *arguments = shlex.split(line)

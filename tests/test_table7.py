@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pldistill import cli
 from pldistill.__main__ import main
 from pldistill.recipe import make_recipe
 from pldistill.record import BOXES
@@ -115,7 +114,7 @@ def test_printed_commands_train_the_same_recipes(scale: str, monkeypatch: pytest
         taken.append((recipe, out))
         raise ValueError("taken")
 
-    monkeypatch.setattr(cli.training, "train", take)
+    monkeypatch.setattr("pldistill.training.run.train", take)
     layout = lay_out(scale)
     for line in filter(None, commands(layout)):
         with pytest.raises(SystemExit):
