@@ -45,7 +45,7 @@ def listed(tmp_path_factory):
 
 def test_the_source_distribution_holds_what_it_takes_to_test_and_to_read(listed):
     wanted = ["Makefile", "constraints.txt", "docs/write_results.py", "examples/own_loop.py", "tests/conftest.py"]
-    for name in [*wanted, "docs/pictures/figure1a.svg", "benchmarks/losses.csv", "src/pldistill/py.typed", "LICENSE"]:
+    for name in [*wanted, "docs/images/figure1a.svg", "benchmarks/losses.csv", "src/pldistill/py.typed", "LICENSE"]:
         assert (ROOT / name).exists(), name
         assert name in listed, name
     assert not [name for name in listed if "__pycache__" in name or name.endswith(".pyc")]
