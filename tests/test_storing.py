@@ -7,7 +7,7 @@ from collections import namedtuple
 
 import pytest
 
-from pldistill import distributed
+from pldistill import launch
 from pldistill.__main__ import main
 from pldistill.launch import Interrupted
 from pldistill.recipe import make_recipe
@@ -104,7 +104,7 @@ def test_what_cannot_be_made_is_refused(teacher, tmp_path, monkeypatch):
         make(teacher, tmp_path / "store", trust_teacher=False)
     with pytest.raises(ValueError, match="teacher: expected a run folder or a model's name, got none"):
         cache_teacher(make_recipe({**CE}), tmp_path / "store", views=1, device="cpu", callback=Watch())
-    monkeypatch.setattr(distributed, "launched", lambda: 2)
+    monkeypatch.setattr(launch, "launched", lambda: 2)
     with pytest.raises(ValueError, match="processes: expected one to make a teacher cache, got 2"):
         make(teacher, tmp_path / "store")
 
