@@ -14,7 +14,7 @@ from detection_runs import CAT, make_detector
 from layout_cases import study
 from layout_cases import tables as grids
 from pldistill.record import BOXES
-from pldistill.reports.boxes import Panel, draw_boxes, jpeg, side_by_side, sightings
+from pldistill.reports.boxes import Panel, detection_sheets, draw_boxes, jpeg, side_by_side
 from pldistill.reports.comparison import Entry, Variants, comparison_csv, comparison_html
 from pldistill.reports.groups import group_runs
 from pldistill.reports.html import write_report
@@ -92,12 +92,12 @@ def test_the_page_shows_the_images_and_leaves_them_beside_it(tmp_path):
 
 def test_images_differ_by_what_was_found(tmp_path):
     with_teacher, without = contest(tmp_path)[2], make_detector(tmp_path / "alone", 1.0, data="other")
-    first, second = sightings(group_runs([with_teacher, without]))
+    first, second = detection_sheets(group_runs([with_teacher, without]))
     assert [first.name, second.name] == ["1-7", "2-7"]
     assert "teacher" in first.caption
     assert "teacher" not in second.caption
-    assert sightings(group_runs([make_detector(tmp_path / "none", 1.0, images=False)])) == []
-    assert sightings(group_runs([with_teacher]))[0].content == first.content
+    assert detection_sheets(group_runs([make_detector(tmp_path / "none", 1.0, images=False)])) == []
+    assert detection_sheets(group_runs([with_teacher]))[0].content == first.content
 
 
 def changed(first, second):

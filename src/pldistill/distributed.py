@@ -46,7 +46,7 @@ def run_on_all(act: Callable[[], Result]) -> Result:
 
     Raises:
         Exception: what `act` raised, in the first process where it did so.
-        Elsewhere: in the other processes.
+        RemoteProcessError: in the other processes.
     """
     if world_size() == 1:
         return act()

@@ -26,15 +26,15 @@ class RemoteProcessError(ValueError):
 
 def launched() -> int:
     """How many processes the launcher has started, whether or not they have met."""
-    return told("SIZE", 1)
+    return _told("SIZE", 1)
 
 
 def launched_here() -> int:
     """How many of them on this machine."""
-    return told("LOCAL_SIZE", 1)
+    return _told("LOCAL_SIZE", 1)
 
 
-def told(what: str, default: int) -> int:
+def _told(what: str, default: int) -> int:
     """What the launcher said in the environment."""
     said = [os.environ[name] for name in _NAMES[what] if name in os.environ]
     return int(said[0]) if said else default
@@ -82,4 +82,4 @@ class Interrupts:
 
 def launched_rank() -> int:
     """Which of the processes this one is, from 0, as the launcher says; 0 where it has started one."""
-    return told("RANK", 0) if launched() > 1 else 0
+    return _told("RANK", 0) if launched() > 1 else 0

@@ -1,4 +1,4 @@
-"""What travels between the parts: a `Batch`, or `Scenes`, from data to the models; `Outputs` from these to methods."""
+"""What travels between the parts: `Batch` or `DetectionBatch` from data to models, `Outputs` from these to methods."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def read_batch(
 
 
 def fit_image(image: Image.Image, size: int) -> Image.Image:
-    """Short side resized (bicubic), center cut to size x size; see `augment.fit`, its twin for tensors."""
+    """Short side resized (bicubic), center cut to size x size; see `resize_center_crop`, its twin for tensors."""
     if image.size == (size, size) and size <= SMALL:
         return image
     short = evaluation_resize(size)

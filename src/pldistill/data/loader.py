@@ -303,4 +303,4 @@ def make_loader(
         return ResidentLoader(split, show)
     if isinstance(split, LazySplit):
         return StoredLoader(split, show, workers)
-    raise ValueError(f"split: expected a TensorSplit or a StoredSplit, got {type(split).__name__}")
+    raise ValueError(f"split: expected a TensorSplit or a LazySplit, got {type(split).__name__}")

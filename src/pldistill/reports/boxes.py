@@ -107,7 +107,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 @dataclass(frozen=True)
-class Sighting:
+class DetectionSheet:
     """One image with its panels: a name for a file, what is to be seen, a JPEG."""
 
     name: str
@@ -124,7 +124,7 @@ class _Seen:
     images: Mapping[str, Mapping[str, Any]]
 
 
-def sightings(groups: Sequence[Group]) -> list[Sighting]:
+def detection_sheets(groups: Sequence[Group]) -> list[DetectionSheet]:
     """For each set of data a sheet an image: the truth, what each teacher found, then each group's first run.
 
     None where no run left detections. A teacher's own run has no panel where a student's run holds its answers.
@@ -143,7 +143,7 @@ def _seen(group: Group) -> _Seen | None:
     return None
 
 
-def _sheets(number: int, seen: Sequence[_Seen]) -> Iterable[Sighting]:
+def _sheets(number: int, seen: Sequence[_Seen]) -> Iterable[DetectionSheet]:
     """A sheet for every image that all of these runs saw."""
     for file in seen[0].images:
         if not all(file in each.images for each in seen):
@@ -154,7 +154,7 @@ def _sheets(number: int, seen: Sequence[_Seen]) -> Iterable[Sighting]:
         with Image.open(seen[0].run.folder / file) as image:
             sheet = side_by_side(image, panels)
         titles = ", ".join(panel.title for panel in panels)
-        yield Sighting(f"{number}-{Path(file).stem}", f"{Path(file).name}: {titles}", jpeg(sheet))
+        yield DetectionSheet(f"{number}-{Path(file).stem}", f"{Path(file).name}: {titles}", jpeg(sheet))
 
 
 def _teachers(seen: Sequence[_Seen], file: str) -> list[Panel]:

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from pldistill.files import write_atomically
 from pldistill.record import METRICS, SCORES, RunRecord, duration
 from pldistill.reports import plots
-from pldistill.reports.boxes import Sighting, sightings
+from pldistill.reports.boxes import DetectionSheet, detection_sheets
 from pldistill.reports.entries import Comparison
 from pldistill.reports.groups import Group, Run, differing, flatten, group_runs
 from pldistill.reports.plots import GROUNDS, Curve, panels_by_epoch, points_of
@@ -73,7 +73,7 @@ def write_report(
     if out.is_dir():
         raise ValueError(f"out: expected the name of a file to write, got the folder {str(out)!r}")
     rows = rows_of(group_runs(records))
-    sheets = sightings([row.group for row in rows])
+    sheets = detection_sheets([row.group for row in rows])
     page = _page(rows, title, sections, sheets)
     out.parent.mkdir(parents=True, exist_ok=True)
     for sheet in sheets:
@@ -94,7 +94,7 @@ def compare(named: Sequence[tuple[str, dict[str, str]]]) -> Differences:
     )
 
 
-def _page(rows: Sequence[Row], title: str, sections: Sequence[str], sheets: Sequence[Sighting]) -> str:
+def _page(rows: Sequence[Row], title: str, sections: Sequence[str], sheets: Sequence[DetectionSheet]) -> str:
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

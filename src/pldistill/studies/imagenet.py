@@ -41,7 +41,7 @@ SETTING: Fields = {
     "warmup_epochs": 5.0,
 }
 # The paper's names, as in `results.yaml`, to timm's; the tag names the weights of a teacher.
-NETS = {
+MODELS = {
     "vit_small": "vit_small_patch16_224",
     "vit_base": "vit_base_patch16_224",
     "resnet50": "resnet50",
@@ -74,8 +74,8 @@ _FLAT = (
 )
 
 # The pairs of the ablations.
-RESNETS = {"resnet50 < resnet152": (TEACHERS["resnet152"], NETS["resnet50"])}
-MOBILENETS = {"conv_small < hybrid_large": (TEACHERS["mobilenetv4_hybrid_large"], NETS["mobilenetv4_conv_small"])}
+RESNETS = {"resnet50 < resnet152": (TEACHERS["resnet152"], MODELS["resnet50"])}
+MOBILENETS = {"conv_small < hybrid_large": (TEACHERS["mobilenetv4_hybrid_large"], MODELS["mobilenetv4_conv_small"])}
 
 
 def kd(alpha: float, method: str = "kd", *, tau_squared: bool = True, **options: str) -> Fields:

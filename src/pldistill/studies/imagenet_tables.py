@@ -18,7 +18,7 @@ from pldistill.studies.study import Fields, Figures
 # about 6 hours (ViT: 8) on eight A100s each, by the paper; `--dry-run` says how many hours that is on your machine.
 
 TABLE2_PAIRS = {
-    name: (imagenet.TEACHERS[name.split(" < ")[1]], imagenet.NETS[name.split(" < ")[0]])
+    name: (imagenet.TEACHERS[name.split(" < ")[1]], imagenet.MODELS[name.split(" < ")[0]])
     for name in published("table2")["rows"]
 }
 
@@ -57,7 +57,7 @@ TABLE2 = imagenet.study(
 # about 6 hours on eight A100s, by the paper; three of them are Table 2's and run once.
 
 TABLE3_PAIRS = {
-    name: (imagenet.TEACHERS[name.removesuffix("_16")], imagenet.NETS["resnet50"])
+    name: (imagenet.TEACHERS[name.removesuffix("_16")], imagenet.MODELS["resnet50"])
     for name in published("table3")["rows"]
 }
 
@@ -88,7 +88,7 @@ TABLE3 = imagenet.study(
 # imagenet:PATH`. Cost: 24 and 72 hours on eight A100s, by the paper; the distilled rows of 100 epochs are Table 2's.
 # At scale short the columns are 6 and 18 epochs.
 
-TABLE4_PAIR = (imagenet.TEACHERS["mobilenetv4_conv_large"], imagenet.NETS["mobilenetv4_conv_medium"])
+TABLE4_PAIR = (imagenet.TEACHERS["mobilenetv4_conv_large"], imagenet.MODELS["mobilenetv4_conv_medium"])
 TABLE4_PAIRS = {"100": TABLE4_PAIR, "300": TABLE4_PAIR}
 
 
@@ -309,7 +309,7 @@ TABLE11 = imagenet.study(
 TABLE12_PAIRS = {
     name: (
         imagenet.TEACHERS[name.split(">")[0].removesuffix("_16")],
-        imagenet.NETS[name.split(">")[1].removesuffix("_16")],
+        imagenet.MODELS[name.split(">")[1].removesuffix("_16")],
     )
     for name in published("table12")["rows"]
 }

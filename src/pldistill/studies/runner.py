@@ -37,7 +37,7 @@ def reproduce(
 ) -> Comparison:
     """Make every run of the plan that is not finished, then write the table and the page in `out`.
 
-    A teacher cache that runs are to read and that is not there yet is made first: `onlooker` is told of it.
+    A teacher cache that runs are to read and that is not there yet is made first: `cache_callback` is told of it.
 
     A cell that fails is marked with its reason and tried again by the next call; its teacher's failure fails it too.
 

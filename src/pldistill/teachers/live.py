@@ -150,7 +150,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def __call__(self, batch: Any) -> Outputs:
-        """Give the teacher's outputs for `batch` (a `Batch`, or `Scenes` with RoIs), on its device."""
+        """Give the teacher's outputs for `batch` (a `Batch`, or a `DetectionBatch` with RoIs), on its device."""
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -162,7 +162,7 @@ def cache_teacher(
         places: K, how many classes of a training image; None is all.
         temperature: T, at which the mass of the classes that are left out is exact; 1 where none is.
         device, workers, download: as `train`.
-        watch: who looks on.
+        callback: is told what is made and how far it is.
 
     Raises:
         ValueError: for what does not fit, a disk without room, another teacher cache's folder, and several processes.
@@ -205,7 +205,7 @@ def make_teacher_cache(recipe: Recipe, *, callback: CacheCallback, **how: Any) -
 
     Args:
         recipe: a run's, with a teacher, a teacher_cache and views.
-        watch, how: as `store_answers`.
+        callback, how: as `cache_teacher`.
     """
     assert recipe.teacher_cache is not None
     assert recipe.views is not None

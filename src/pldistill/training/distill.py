@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from pldistill import distributed, launch, methods, record
+from pldistill import launch, methods
 from pldistill.data.sampling import key
 from pldistill.files import write_atomically
 from pldistill.recipe import Recipe, make_recipe
@@ -23,10 +23,10 @@ from pldistill.tasks import Autocast, Figures, Loaders, Placement
 from pldistill.tasks.classification.metrics import Validation
 from pldistill.tasks.classification.task import Classification
 from pldistill.teachers.live import LiveTeacher, Teacher
-from pldistill.training.build import assemble, make_accelerator, precision_of
-from pldistill.training.loop import Callback, restore_state
+from pldistill.training.build import assemble, make_accelerator
+from pldistill.training.loop import Callback
 from pldistill.training.progress import SilentCallback
-from pldistill.training.run import Run, finish, is_finished, open_folder
+from pldistill.training.run import Run, begin, complete, is_finished, recorded_precision
 from pldistill.types import Batch, Outputs
 
 # The fields of a recipe that mean the same for modules and loaders of one's own.
@@ -117,33 +117,18 @@ def distill(
         }
     )
     run = RunRecord(Path(out))
-    accelerator = make_accelerator(recipe.amp, device)
+    accelerator = make_accelerator(recorded_precision(run, recipe) if resume else recipe.amp, device)
     loaders = [OwnLoader(name, each, recipe.seed) for name, each in (("train", train_loader), ("val", val_loader))]
     task = OwnModules(recipe, teacher if spec.needs_teacher else None, student, *loaders)
     if is_finished(run, recipe, resume):
-        student.load_state_dict(read_weights(run.folder / "model.safetensors"))
+        student.load_state_dict(load_file(run.folder / "model.safetensors"))
         return Run(run)
     data = OwnData(task.try_both(accelerator.device))
     shown = SilentCallback() if callback is None else callback
     loop = assemble(recipe, data, run, accelerator, workers=0, callback=shown, task=task)
-    env = record.environment(device=accelerator.device, world_size=distributed.world_size())
-    env["precision"] = precision_of(accelerator)
-    asked = loop.teacher.record() if loop.teacher is not None else {"teacher_sha256": None}
-    open_folder(run, recipe, {**env, **asked}, resume)
-    if resume:
-        restore_state(loop)
-    loop.run()
-    if loop.teacher is not None and loop.teacher.fingerprint() != asked["teacher_sha256"]:
-        raise AssertionError("the teacher's weights or buffers changed during training")
-    finish(loop, data, task)
+    env = begin(loop, resume=resume)
+    complete(loop, data, task, env["teacher_sha256"])
     return Run(run)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The weights that `distill` left."""
-    from safetensors.torch import load_file
-
-    return load_file(path)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +99,7 @@ def train(
         device: auto, cpu, cuda or mps.
         workers: processes that decode images of a folder; their number changes no figure.
         download: fetch CIFAR where it is missing.
-        watch: who looks on; None for silence.
+        callback: is told of steps and epochs; None for silence.
 
     Raises:
         ValueError: for anything in the recipe that does not fit, before a file is written.
@@ -108,7 +108,7 @@ def train(
     """
     recipe = with_cache(recipe)
     run = RunRecord(Path(out) if out is not None else Path("runs") / recipe.name())
-    accelerator = make_accelerator(_recorded_precision(run, recipe) if resume else recipe.amp, device)
+    accelerator = make_accelerator(recorded_precision(run, recipe) if resume else recipe.amp, device)
     if distributed.run_on_main(lambda: is_finished(run, recipe, resume)):
         return Run(run)
     data = open_images(recipe, download)
@@ -117,22 +117,14 @@ def train(
         if note is not None:
             shown.warn(note)
     loop = distributed.run_on_all(lambda: assemble(recipe, data, run, accelerator, workers=workers, callback=shown))
-    env = record.environment(device=accelerator.device, world_size=distributed.world_size())
-    env["precision"] = precision_of(accelerator)
-    if not resume:  # a run that goes on has asked, and its teacher must be the same
-        env["preflight"] = distributed.run_on_all(
-            lambda: preflight(recipe, data, loop.teacher, accelerator=accelerator, workers=workers, callback=shown)
-        )
-    asked = loop.teacher.record() if loop.teacher is not None else {"teacher_sha256": None}
-    distributed.run_on_main(lambda: open_folder(run, recipe, {**env, **asked}, resume))
-    if resume:
-        distributed.run_on_all(lambda: restore_state(loop))
+
+    def check() -> dict[str, Any] | None:
+        return preflight(recipe, data, loop.teacher, accelerator=accelerator, workers=workers, callback=shown)
+
+    env = begin(loop, resume=resume, check=check)
     for line in introduction(loop, data, env):
         shown.tell(line)
-    loop.run()
-    if loop.teacher is not None and loop.teacher.fingerprint() != asked["teacher_sha256"]:
-        raise AssertionError("the teacher's weights or buffers changed during training")
-    distributed.run_on_main(lambda: finish(loop, data, make_task(recipe)))
+    complete(loop, data, make_task(recipe), env["teacher_sha256"])
     return Run(run)
 
 
@@ -148,7 +140,7 @@ def evaluate(
     Raises:
         ValueError: if the classes differ from those that the model knows.
     """
-    wanted = _recorded_precision(run.record, run.recipe)
+    wanted = recorded_precision(run.record, run.recipe)
     accelerator = make_accelerator("auto" if wanted == "bf16" else "off", device)
     if wanted == "fp16" and accelerator.device.type == "cuda":
         accelerator = make_accelerator(wanted, device)
@@ -174,7 +166,31 @@ def predict(run: Run, images: Sequence[Path | str], *, top: int = 5) -> list[lis
     ]
 
 
-def _recorded_precision(run: RunRecord, recipe: Recipe) -> str:
+def begin(loop: Loop, *, resume: bool, check: Callable[[], dict[str, Any] | None] | None = None) -> dict[str, Any]:
+    """Open the folder of a loop's run, or go on from its checkpoint; give its environment.
+
+    A new run is checked first; one that goes on was, and its teacher must be the same.
+    """
+    env = record.environment(device=loop.accelerator.device, world_size=distributed.world_size())
+    env["precision"] = precision_of(loop.accelerator)
+    if check is not None and not resume:
+        env["preflight"] = distributed.run_on_all(check)
+    env |= loop.teacher.record() if loop.teacher is not None else {"teacher_sha256": None}
+    distributed.run_on_main(lambda: _open_folder(loop.record, loop.recipe, env, resume))
+    if resume:
+        distributed.run_on_all(lambda: restore_state(loop))
+    return env
+
+
+def complete(loop: Loop, data: Any, task: Task[Any, Any], teacher_sha256: str | None) -> None:
+    """Train to the end, make sure that the teacher is what it was, and leave the model and the result."""
+    loop.run()
+    if loop.teacher is not None and loop.teacher.fingerprint() != teacher_sha256:
+        raise AssertionError("the teacher's weights or buffers changed during training")
+    distributed.run_on_main(lambda: _finish(loop, data, task))
+
+
+def recorded_precision(run: RunRecord, recipe: Recipe) -> str:
     """What a run that goes on began with, whatever `auto` would be on this machine."""
     env = run.read_environment() if (run.folder / "env.json").is_file() else {}
     return precision.of_record(recipe.to_dict(), env)
@@ -214,7 +230,7 @@ def _same_run(run: RunRecord, recipe: Recipe) -> RunRecord:
     return run
 
 
-def open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bool) -> None:
+def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bool) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     if not resume:
         run.write_environment(env)
@@ -232,7 +248,7 @@ def open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: boo
     run.write_environment({**first, "resumed": [*first.get("resumed", []), env]})
 
 
-def finish(loop: Loop, data: Any, task: Task[Any, Any]) -> None:
+def _finish(loop: Loop, data: Any, task: Task[Any, Any]) -> None:
     """Export the model and write the result."""
     model, run, recipe = loop.evaluated, loop.record, loop.recipe
     task.save(model, run.folder, data, recipe)
