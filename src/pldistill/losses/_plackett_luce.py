@@ -107,10 +107,16 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _backward(ctx: Any, from_above: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     student, gradient = ctx.saved_tensors
-    product = from_above.view(-1, 1) * gradient
-    # Changes nothing, but needs the student: only then does a compiled graph refuse to be differentiated twice.
-    product = torch.where(product.isnan(), product + student, product)
-    return product.to(student.dtype), None, None, None, None, None
+    product = _once(from_above.view(-1, 1) * gradient, student)
+    return product, None, None, None, None, None
+
+
+def _once(product: Tensor, student: Tensor) -> Tensor:
+    """The product in the student's dtype, in a graph of `torch.compile`.
+
+    That it needs the student changes nothing, but only then does the graph refuse to be differentiated twice.
+    """
+    return torch.where(product.isnan(), product + student, product).to(student.dtype)
 
 
 # Rows are taken this many logits at a time: on a CPU the float64 scratch then stays in the cache.
@@ -142,9 +148,7 @@ class Traced(torch.autograd.Function):
     @staticmethod
     def backward(ctx, from_above: Tensor, _):
         student, gradient = ctx.saved_tensors
-        product = from_above[:, None] * gradient
-        # Changes nothing, but needs the student: only then does a compiled graph refuse to be differentiated twice.
-        return torch.where(product.isnan(), product + student, product).to(student.dtype), *(None,) * ctx.others
+        return _once(from_above[:, None] * gradient, student), *(None,) * ctx.others
 
 
 def _mapped(

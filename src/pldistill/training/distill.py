@@ -223,7 +223,7 @@ class _Draws:
 
     def __init__(self, seed: int) -> None:
         before = self._now()
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's: a GPU's is the student's, and stays as it is
         np.random.seed(seed % 2**32)  # noqa: NPY002  (what transforms of others draw from)
         random.seed(seed)
         self.own = self._now()
@@ -275,7 +275,8 @@ class OwnModules(Classification):
             except (RuntimeError, TypeError) as error:
                 reason = str(error).partition("\n")[0]
                 raise ValueError(f"{name}: cannot take inputs {tuple(batch.images.shape)}: {reason}") from error
-            model.train(training)
+            finally:
+                model.train(training)
             if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(batch):
                 got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
                 raise ValueError(f"{name}: expected logits ({len(batch)}, C), got {got}")
