@@ -14,6 +14,8 @@ from pldistill import losses
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
 every_loss = pytest.mark.parametrize("loss", ALL_LOSSES, ids=str)
 RANKING = [loss for loss in ALL_LOSSES if loss.function.__module__.endswith(("ranking", "stagewise"))]
+# In float32 a second derivative is a small rest of larger terms, and each CPU sums these in its own order.
+CANCELED = 5e-6
 every_dtype = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 
 
@@ -36,9 +38,9 @@ def one_by_one(function, *tensors):
     return torch.stack([function(*each) for each in zip(*tensors, strict=True)])
 
 
-def close(measured, expected):
+def close(measured, expected, atol=1e-6):
     measured = measured.to(expected.dtype)  # torch itself gives some tangents of `dist`, 0-dimensional ones, in float64
-    tight = {"rtol": 1e-10, "atol": 1e-13} if expected.dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-6}
+    tight = {"rtol": 1e-10, "atol": 1e-13} if expected.dtype == torch.float64 else {"rtol": 1e-5, "atol": atol}
     torch.testing.assert_close(measured, expected, **tight)
 
 
@@ -116,9 +118,9 @@ def test_hessians_by_every_order_of_modes(loss, dtype):
     expected = torch.autograd.functional.hessian(lambda s: loss(s, teacher, labels), student)
     assert expected.abs().max() > 1e-4
     for outer, inner in ((func.jacrev, func.jacrev), (func.jacrev, func.jacfwd), (func.jacfwd, func.jacrev)):
-        close(outer(inner(loss))(student, teacher, labels), expected)
+        close(outer(inner(loss))(student, teacher, labels), expected, CANCELED)
     vectorized = torch.autograd.functional.hessian(lambda s: loss(s, teacher, labels), student, vectorize=True)
-    close(vectorized, expected)
+    close(vectorized, expected, CANCELED)
 
 
 @every_loss
