@@ -22,7 +22,7 @@ from pldistill.record import RunRecord, environment
 from pldistill.reports.steps import StepTime, steps_csv, steps_markdown
 from pldistill.studies import cifar
 from pldistill.studies.study import Plan, Scale, plan
-from pldistill.tasks import make_task
+from pldistill.tasks.base import make_task
 from pldistill.training.build import assemble, make_accelerator
 from pldistill.training.distiller import EpochMetrics
 from pldistill.training.loop import Loop

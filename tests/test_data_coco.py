@@ -9,6 +9,7 @@ import torch
 
 from coco_files import CATEGORIES, TRAIN, VAL, box, content, image, write
 from pldistill.data import open_data
+from pldistill.recipe import make_recipe
 from pldistill.tasks.detection.sources import BOX_SOURCES, open_boxes
 
 SHARED = Path(os.environ.get("PLDISTILL_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -225,8 +226,10 @@ def test_bad_requests(spec, options, message, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", BOX_SOURCES)
 def test_boxes_are_no_labels(name):
-    with pytest.raises(ValueError, match=f"data: {name} has boxes and no labels: it is for detection"):
+    with pytest.raises(ValueError, match=f"unknown data '{name}'"):
         open_data(f"{name}:x")
+    with pytest.raises(ValueError, match=f"^data: expected images for classification, got '{name}', which is for "):
+        make_recipe({"data": f"{name}:x", "student": "resnet8", "method": "ce"})
 
 
 def test_real_images():

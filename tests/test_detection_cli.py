@@ -234,7 +234,7 @@ def test_what_a_classifier_s_run_has_not_is_refused(capsys, teacher, image):
     for name, value in (("score", "0.5"), ("draw", "drawn")):
         code, _, err = run(capsys, "predict", teacher.folder, image, f"--{name}", value)
         assert code == 2
-        assert f"{name}: expected a detector's run beside it, got one of classification" in err
+        assert f"{name}: expected a run that finds boxes, got one of classification" in err
     code, out, _ = run(capsys, "predict", teacher.folder, image, "--json")
     (answer,) = json.loads(out)
     assert len(answer["classes"]) == 5

@@ -1,11 +1,13 @@
 """The import rules of docs/architecture.md, read from the sources."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 import pldistill
+from pldistill.tasks.registry import TASKS
 
 ROOT = Path(pldistill.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -20,15 +22,14 @@ RULES = {
     "kernels": set(),
     "losses": {"kernels"},
     "methods": {"losses", "specs", "types"},
-    "task_options": {"methods", "specs"},
-    "recipe": {"methods", "specs", "task_options"},
-    "record": {"files", "precision"},
+    "recipe": {"methods", "specs", "tasks"},  # of a task what is data: see below
+    "record": {"files", "precision", "tasks"},
     "distributed": {"launch", "types"},
     "data": {"files", "specs", "types"},
     "models": {"files", "types"},
     "teachers": {"data", "files", "methods", "models", "recipe", "specs", "types"},
 }
-RULES["tasks"] = {*RULES["teachers"], "teachers", "distributed", "record", "task_options"}
+RULES["tasks"] = {*RULES["teachers"], "teachers", "distributed", "record"}
 RULES["training"] = {*RULES["tasks"], "tasks", "launch", "losses", "precision"}
 RULES["reports"] = {"files", "losses", "precision", "recipe", "record", "specs"}
 RULES["studies"] = {*RULES["training"], "training", "reports"}
@@ -131,6 +132,26 @@ def test_only_main_imports_the_command_line():
 
 def test_there_is_no_drawer_for_odds_and_ends():
     assert not [path for path in FILES if path.stem in ("utils", "helpers", "misc", "common")]
+
+
+def test_what_a_recipe_and_a_record_know_of_tasks_is_data():
+    light = {"pldistill.tasks.registry", "pldistill.tasks.spec"}
+    for name in ("recipe", "record"):
+        assert {module for module in imports(ROOT / f"{name}.py") if module.startswith("pldistill.tasks")} <= light
+    for path in of("tasks"):
+        if name_of(path) in light or path.name in ("__init__.py", "methods.py", "options.py"):
+            assert parts(path) <= {"methods", "specs", "tasks"}, path
+            assert "torch" not in packages(path), path
+
+
+def test_nothing_outside_the_tasks_asks_which_task_it_is():
+    names = "|".join(TASKS)
+    asks = re.compile(rf"""\.task *(==|!=|in\b)|== *["']({names})["']|["']AP["'] in\b""")
+    for path in FILES:
+        if not {"tasks", "reports", "dry_run.py"} & set(path.relative_to(ROOT).parts):
+            assert not (found := asks.search(path.read_text(encoding="utf-8"))), f"{path}: {found}"
+    assert asks.search('if recipe.task == "detection":')
+    assert asks.search('if "AP" in result:')
 
 
 def test_the_rules_see_an_import():

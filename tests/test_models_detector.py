@@ -14,9 +14,9 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from pldistill.models import count_parameters
-from pldistill.task_options import DETECTION
 from pldistill.tasks.detection.backbones import build_backbone
 from pldistill.tasks.detection.faster_rcnn import build_detector
+from pldistill.tasks.detection.options import DetectionOptions
 from pldistill.tasks.detection.weights import (
     PUBLISHED,
     from_checkpoint,
@@ -28,7 +28,7 @@ from pldistill.tasks.detection.weights import (
 from tiny_detectors import NET, SMALL, detector, scenes
 
 COCO = PUBLISHED["resnet50.coco_v1"]
-OPTIONS = {**DETECTION, **SMALL}
+OPTIONS = DetectionOptions(**SMALL)
 NAMES = {"architecture": NET, "classes": ("a", "b", "c"), "category_ids": (1, 2, 3), "image_size": 96, "max_side": 200}
 
 
@@ -36,11 +36,11 @@ NAMES = {"architecture": NET, "classes": ("a", "b", "c"), "category_ids": (1, 2,
 def test_detectors_have_the_published_number_of_parameters(name, millions):
     """As torchvision counts them: frozen statistics and scales are no parameters."""
     with torch.device("meta"):
-        model = build_detector(name, columns=91, options={**DETECTION, "norm": "frozen"})
+        model = build_detector(name, columns=91, options=DetectionOptions(norm="frozen"))
         assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.005)
         if name == "resnet50":
             theirs = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=91)
-            ours = build_detector(name, columns=91, options=DETECTION)
+            ours = build_detector(name, columns=91, options=DetectionOptions())
             assert {key: value.shape for key, value in ours.state_dict().items()} == {
                 key: value.shape for key, value in theirs.state_dict().items()
             }
@@ -181,13 +181,17 @@ def test_a_file_says_the_shape_of_its_model(tmp_path):
     shape = read_shape(tmp_path / "older.pth")
     assert shape.columns == 6
     assert shape.options == {"norm": "batch", "head_width": 32, "fpn_channels": 16}
-    frozen = from_checkpoint("test_resnet", tmp_path / "older.pth", columns=6, options={**OPTIONS, "norm": "frozen"})
+    frozen = from_checkpoint(
+        "test_resnet", tmp_path / "older.pth", columns=6, options=DetectionOptions(**{**SMALL, "norm": "frozen"})
+    )
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in frozen.modules())
     assert all(torch.equal(value, state[name]) for name, value in frozen.state_dict().items())
     with pytest.raises(
         ValueError, match=r"expected a model of norm batch, head_width 64, .*, got one of norm batch, head_width 32"
     ):
-        from_checkpoint("test_resnet", tmp_path / "older.pth", columns=6, options={**OPTIONS, "head_width": 64})
+        from_checkpoint(
+            "test_resnet", tmp_path / "older.pth", columns=6, options=DetectionOptions(**{**SMALL, "head_width": 64})
+        )
     with pytest.raises(ValueError, match="has a head of 6 classes, the model has 4"):
         from_checkpoint("test_resnet", tmp_path / "older.pth", columns=4, options=OPTIONS)
     fresh = from_checkpoint("test_resnet", tmp_path / "older.pth", columns=4, options=OPTIONS, new_head=True)
@@ -207,19 +211,19 @@ def test_torchvisions_weights_are_put_in_under_their_older_names(monkeypatch):
     }
     assert "backbone.fpn.inner_blocks.0.weight" in older
     monkeypatch.setattr(type(COCO), "get_state_dict", lambda self, **options: older)
-    ours = published("resnet50.coco_v1", options=DETECTION)
+    ours = published("resnet50.coco_v1", options=DetectionOptions())
     assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
     # torchvision sets this for these weights, which were trained without.
     assert {layer.eps for layer in ours.modules() if isinstance(layer, FrozenBatchNorm2d)} == {0.0}
     with pytest.raises(ValueError, match="has a head of 91 classes, the model has 13"):
-        published("resnet50.coco_v1", options=DETECTION, columns=13)
+        published("resnet50.coco_v1", options=DetectionOptions(), columns=13)
 
     def refuse(self, **options):
         raise OSError("no network")
 
     monkeypatch.setattr(type(COCO), "get_state_dict", refuse)
     with pytest.raises(ValueError, match=r"the weights of fasterrcnn:resnet50\.coco_v1 are not on this machine"):
-        published("resnet50.coco_v1", options=DETECTION)
+        published("resnet50.coco_v1", options=DetectionOptions())
 
 
 def test_levels_are_named(monkeypatch):

@@ -24,7 +24,7 @@ from pldistill.recipe import make_recipe
 from pldistill.studies import find_study
 from pldistill.studies.runner import reproduce
 from pldistill.studies.study import plan
-from pldistill.tasks import make_task
+from pldistill.tasks.base import make_task
 from pldistill.tasks.detection.metrics import COLUMNS
 from pldistill.training import build, checkpoint
 from pldistill.training.progress import StudyProgress

@@ -144,16 +144,22 @@ def test_the_recipe_has_the_tasks_defaults():
             {"method": "pld", "teacher": "ensemble:a+b"},
             "teacher: expected one model in detection, got 'ensemble:a\\+b'",
         ),
-        ({"task": "segmentation"}, "task: input should be 'classification' or 'detection', got 'segmentation'"),
+        ({"task": "segmentation"}, r"^unknown task 'segmentation'; did you mean detection\?"),
         ({"task_options": {"roi_per_image": 1}}, "unknown task option 'roi_per_image'; did you mean rois_per_image"),
-        ({"task_options": {"rois_per_image": 0}}, "task option rois_per_image: expected at least 1, got 0"),
+        ({"task_options": {"rois_per_image": 0}}, "task option rois_per_image: expected a whole number from 1, got 0"),
         (
             {"task_options": {"rois_per_image": "many"}},
-            "task option rois_per_image: expected a whole number, got 'many'",
+            "task option rois_per_image: expected a whole number from 1, got 'many'",
         ),
         ({"task_options": {"norm": "layer"}}, "unknown task option norm 'layer'"),
-        ({"task_options": {"trainable_layers": 6}}, "task option trainable_layers: expected 0 to 5, got 6"),
-        ({"task_options": {"positive_fraction": 2}}, r"task option positive_fraction: expected a number in \[0, 1\]"),
+        (
+            {"task_options": {"trainable_layers": 6}},
+            "trainable_layers: expected a whole number from 0 to 5, got 6",
+        ),
+        (
+            {"task_options": {"positive_fraction": 2}},
+            "positive_fraction: expected a number from 0 to 1, got 2",
+        ),
         ({"task_options": {"short_sides": "800"}}, "task option short_sides: expected LEAST-MOST in pixels"),
         ({"task": "classification", "task_options": {"norm": "batch"}}, "unknown task option 'norm'"),
         (

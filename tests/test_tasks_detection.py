@@ -4,18 +4,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pldistill import methods
 from pldistill.losses import pld
-from pldistill.methods.detection import OWN
-from pldistill.task_options import TASKS
+from pldistill.tasks.detection.methods import OWN
+from pldistill.tasks.detection.options import DetectionOptions
 from pldistill.tasks.detection.task import Detection
-from pldistill.tasks.detection.teachers import DetectorTeacher
+from pldistill.tasks.registry import TASKS, find_method
+from pldistill.teachers.live import LiveTeacher
 from pldistill.training.distiller import Distiller
 from tiny_detectors import SMALL, detector, scenes
 
 
 def task(**options):
-    return Detection(TASKS["detection"].complete({**SMALL, **options}))
+    return Detection(DetectionOptions(**{**SMALL, **options}))
 
 
 class Listening:
@@ -50,7 +50,7 @@ def by_hand(model, batch, regions):
 
 def test_the_loss_sees_the_teachers_logits_of_the_students_regions():
     student, other = detector(0), detector(1, mean=(0.1, 0.2, 0.3))
-    teacher, batch = Listening(DetectorTeacher(other)), scenes()
+    teacher, batch = Listening(LiveTeacher(other)), scenes()
     found = pair(student, teacher, batch)
     (asked,) = teacher.asked
     assert [len(some) for some in asked.regions] == [16, 16]
@@ -73,8 +73,8 @@ def test_the_loss_sees_the_teachers_logits_of_the_students_regions():
 
 
 def test_the_step_is_the_weighted_sum_and_a_term_of_weight_0_has_no_part():
-    student, teacher = detector(0).train(), DetectorTeacher(detector(1))
-    spec, batch = methods.find("pld", "detection"), scenes()
+    student, teacher = detector(0).train(), LiveTeacher(detector(1))
+    spec, batch = find_method("pld", "detection"), scenes()
     distiller = Distiller(student, spec.build(**spec.options), task())
     torch.manual_seed(5)
     step = distiller(batch, teacher, {**spec.weights, "pld": 2.0, "loss_classifier": 0.0})
@@ -88,10 +88,10 @@ def test_the_step_is_the_weighted_sum_and_a_term_of_weight_0_has_no_part():
     assert int(step.labelled) == 32
 
 
-@pytest.mark.parametrize("name", list(methods.BY_TASK["detection"]))
+@pytest.mark.parametrize("name", list(TASKS["detection"].methods))
 def test_every_method_trains_every_parameter_of_the_student_and_leaves_the_teacher(name):
-    student, teacher = detector(0).train(), DetectorTeacher(detector(1))
-    spec, given = methods.find(name, "detection"), task()
+    student, teacher = detector(0).train(), LiveTeacher(detector(1))
+    spec, given = find_method(name, "detection"), task()
     built = spec.build(**spec.options) if spec.taps is None else tapped(spec, student, teacher.model)
     before = teacher.fingerprint()
     distiller = Distiller(student, built, given).train()
@@ -130,7 +130,7 @@ def test_a_frozen_part_gets_no_gradient_and_frozen_statistics_stay():
 
 
 def test_background_rows_may_stand_back():
-    student, teacher = detector(0), Listening(DetectorTeacher(detector(1)))
+    student, teacher = detector(0), Listening(LiveTeacher(detector(1)))
     whole = pair(student, teacher, scenes())
     some = pair(student, teacher, scenes(), background_rows=False)
     kept = whole.labels > 0
@@ -145,8 +145,8 @@ def test_background_rows_may_stand_back():
 
 @pytest.mark.parametrize("background", [True, False])
 def test_images_without_boxes_are_learnt_from(background):
-    student, teacher = detector(0).train(), DetectorTeacher(detector(1))
-    spec = methods.find("pld", "detection")
+    student, teacher = detector(0).train(), LiveTeacher(detector(1))
+    spec = find_method("pld", "detection")
     distiller = Distiller(student, spec.build(**spec.options), task(background_rows=background))
     step = distiller(scenes(labels=((), ())), teacher, dict(spec.weights))
     assert bool(step.raw["pld"] > 0) is background
@@ -158,9 +158,9 @@ def test_images_without_boxes_are_learnt_from(background):
 def test_columns_by_category_id_are_dropped_or_kept():
     """Classes of ids 1, 4 and 5: a model with a column for each id up to 5, beside one with a column for each class."""
     columns = [0, 1, 4, 5]
-    teacher = DetectorTeacher(gapped(1, columns, unused=False))
+    teacher = LiveTeacher(gapped(1, columns, unused=False))
     found = pair(detector(0), teacher, scenes())
-    asked = Listening(DetectorTeacher(gapped(1, columns, unused=True)))
+    asked = Listening(LiveTeacher(gapped(1, columns, unused=True)))
     whole = pair(gapped(0, columns, unused=True), asked, scenes(), unused_ids="keep")
     assert found.teacher.logits.shape == (32, 4)
     assert whole.student.logits.shape == whole.teacher.logits.shape == (32, 6)
@@ -175,7 +175,7 @@ def gapped(seed, columns, unused):
 
 
 def test_bfloat16_computes_boxes_and_losses_in_float32():
-    student, teacher = detector(0), DetectorTeacher(detector(1))
+    student, teacher = detector(0), LiveTeacher(detector(1))
     exact = pair(student, teacher, scenes())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = pair(student, teacher, scenes())

@@ -5,8 +5,7 @@ import shutil
 
 import pytest
 
-from pldistill.data import open_data
-from pldistill.tasks.classification.task import augmentation
+from pldistill.data import open_data, training_augment
 from pldistill.teachers import cache
 from pldistill.teachers.cache import open_cached, with_cache
 from pldistill.teachers.live import open_teacher
@@ -71,7 +70,7 @@ def test_a_teacher_trained_anew_in_its_folder_is_not_the_store_s(store, teacher,
     trained = open_teacher(recipe, data)
     monkeypatch.setattr(type(trained), "fingerprint", lambda self: "other")
     with pytest.raises(ValueError, match="whose SHA-256 is other, got those for"):
-        open_cached(recipe, data, augmentation(recipe, data))
+        open_cached(recipe, data, training_augment(data, recipe.hflip))
 
 
 @pytest.mark.parametrize("name", ["view-0000.bin", "view-0001.bin", "validation.bin"])

@@ -3,8 +3,8 @@
 import torch
 
 from pldistill.recipe import make_recipe
-from pldistill.task_options import DETECTION
 from pldistill.tasks.detection.faster_rcnn import Detector, build_detector
+from pldistill.tasks.detection.options import DetectionOptions
 from pldistill.types import DetectionBatch, DetectionTargets
 
 SMALL = {
@@ -42,7 +42,8 @@ def distilled(method="pld", **change):
 
 def detector(seed=0, columns=4, options=None, **about):
     torch.manual_seed(seed)
-    model = build_detector("test_resnet", columns=columns, options={**DETECTION, **SMALL, **(options or {})})
+    given = DetectionOptions(**{**SMALL, **(options or {})})
+    model = build_detector("test_resnet", columns=columns, options=given)
     return Detector(model, **{**GREY, **about})
 
 

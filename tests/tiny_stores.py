@@ -2,9 +2,8 @@
 
 import torch
 
-from pldistill.data import make_loader, open_data
+from pldistill.data import make_loader, open_data, training_augment
 from pldistill.recipe import make_recipe
-from pldistill.tasks.classification.task import augmentation
 from pldistill.teachers.cache import open_cached, with_cache
 from pldistill.training.cache_teacher import cache_teacher
 from tiny_runs import CE, distill
@@ -56,7 +55,7 @@ def cached(store, **change):
 def opened(store, **change):
     recipe = with_cache(cached(store, **change))
     data = open_data(recipe.data, image_size=recipe.image_size)
-    return open_cached(recipe, data, augmentation(recipe, data))
+    return open_cached(recipe, data, training_augment(data, recipe.hflip))
 
 
 def shown(views=None, repeats=1, batch_size=32, **change):
@@ -67,7 +66,7 @@ def shown(views=None, repeats=1, batch_size=32, **change):
         data.train,
         batch_size=batch_size,
         image_size=32,
-        augment=augmentation(recipe, data),
+        augment=training_augment(data, recipe.hflip),
         seed=recipe.seed,
         shuffle=True,
         device=torch.device("cpu"),

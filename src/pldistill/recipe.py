@@ -10,12 +10,21 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 
-from pldistill import methods
-from pldistill.methods import Option, Ramp, Weight
-from pldistill.specs import ENSEMBLE, RANDOM, split_spec, split_weights, teacher_members, unknown
-from pldistill.task_options import TASKS
+from pldistill.methods import MethodSpec, Option, Ramp, Weight
+from pldistill.specs import ENSEMBLE, RANDOM, expectation, split_spec, split_weights, teacher_members, unknown
+from pldistill.tasks.registry import DEFAULT, TASKS, find_method, find_task
+from pldistill.tasks.spec import TaskSpec
 
 
 def parse_weight(value: Any) -> Weight:
@@ -39,6 +48,11 @@ StoredWeight = Annotated[
 ]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _known_task(name: str) -> str:
+    find_task(name)
+    return name
 
 
 class Recipe(BaseModel):
@@ -108,7 +122,7 @@ class Recipe(BaseModel):
     data: str
     student: str
     method: str
-    task: Literal["classification", "detection"] = "classification"
+    task: Annotated[str, AfterValidator(_known_task)] = DEFAULT
     task_options: dict[str, Option] = Field(default_factory=dict)
     teacher: str | None = None
     teacher_checkpoint: str | None = None
@@ -158,10 +172,10 @@ class Recipe(BaseModel):
     @classmethod
     def _complete(cls, given: Any) -> Any:
         """Write the defaults of the task and the method out, so that a stored recipe says all that it did."""
-        task = given.get("task", "classification") if isinstance(given, dict) else None
+        task = given.get("task", DEFAULT) if isinstance(given, dict) else None
         if task not in TASKS or not isinstance(given.get("method"), str):
             return given
-        spec = methods.find(given["method"], task)
+        spec = find_method(given["method"], task)
         weights = {name: parse_weight(value) for name, value in (given.get("weights") or {}).items()}
         return {
             **TASKS[task].defaults,
@@ -170,6 +184,16 @@ class Recipe(BaseModel):
             "options": spec.complete_options(given.get("options") or {}),
             "weights": spec.complete_weights(weights),
         }
+
+    @property
+    def task_spec(self) -> TaskSpec:
+        """The task."""
+        return find_task(self.task)
+
+    @property
+    def method_spec(self) -> MethodSpec:
+        """The method, with the task's defaults for it."""
+        return find_method(self.method, self.task)
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
@@ -202,14 +226,7 @@ def make_recipe(fields: dict[str, Any]) -> Recipe:
     try:
         return Recipe(**fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
-            raise ValueError(f"{first['loc'][0]}: expected a value, got none") from None
-        if not first["loc"]:
-            raise ValueError(message) from None
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where}: {message[0].lower()}{message[1:]}, got {first['input']!r}") from None
+        raise ValueError(expectation(Recipe, error)) from None
 
 
 def completed(stored: dict[str, Any]) -> dict[str, Any]:
@@ -219,11 +236,11 @@ def completed(stored: dict[str, Any]) -> dict[str, Any]:
         name: field.get_default(call_default_factory=True) for name, field in fields.items() if name not in stored
     }
     complete = {**stored, **missing}
-    task = complete["task"]
-    spec = methods.BY_TASK[task].get(str(stored.get("method")))
+    task = find_task(complete["task"])
+    spec = task.methods.get(str(stored.get("method")))
     if spec is not None and complete["options"]:
         complete["options"] = {**spec.options, **complete["options"]}
-    return {**complete, "task_options": {**TASKS[task].options, **complete["task_options"]}}
+    return {**complete, "task_options": {**task.option_defaults, **complete["task_options"]}}
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -246,7 +263,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 def check(recipe: Recipe) -> None:
     """Refuse fields that contradict one another."""
     _check_task(recipe)
-    needs = methods.find(recipe.method, recipe.task).needs_teacher
+    needs = recipe.method_spec.needs_teacher
     if needs and recipe.teacher is None and recipe.teacher_cache is None:
         raise ValueError(f"method {recipe.method!r} needs a teacher: give a run folder or a model's name, got none")
     if not needs and recipe.teacher is not None:
@@ -262,9 +279,9 @@ def check(recipe: Recipe) -> None:
         raise ValueError("pretrained and student_checkpoint: expected one of them, got both")
     if not any(weight != 0 for weight in recipe.weights.values()):
         raise ValueError(f"weights: expected one above 0, got {recipe.weights}")
-    couples = methods.find(recipe.method, recipe.task).couples_batch
+    couples = recipe.method_spec.couples_batch
     if recipe.relation is not None and not couples:
-        known = ", ".join(name for name, spec in methods.BY_TASK[recipe.task].items() if spec.couples_batch)
+        known = ", ".join(name for name, spec in recipe.task_spec.methods.items() if spec.couples_batch)
         raise ValueError(f"relation: expected a method that relates a batch's images ({known}), got {recipe.method!r}")
     if couples and recipe.accumulate > 1 and recipe.relation != "local":
         raise ValueError(
@@ -287,8 +304,8 @@ def check(recipe: Recipe) -> None:
 
 def _check_unlabelled(recipe: Recipe, unlabelled: str) -> None:
     """Refuse what images without labels do not go with."""
-    if methods.find(recipe.method, recipe.task).needs_labels:
-        known = ", ".join(name for name, spec in methods.BY_TASK[recipe.task].items() if not spec.needs_labels)
+    if recipe.method_spec.needs_labels:
+        known = ", ".join(name for name, spec in recipe.task_spec.methods.items() if not spec.needs_labels)
         raise ValueError(f"unlabelled: expected a method that reads no labels ({known}), got {recipe.method!r}")
     if recipe.mixup or recipe.cutmix:
         raise ValueError(f"unlabelled: expected neither mixup nor cutmix beside {unlabelled!r}, which mix labels")
@@ -304,7 +321,7 @@ def _check_teacher(recipe: Recipe, teacher: str) -> None:
     members = teacher_members(teacher)
     if teacher.startswith(ENSEMBLE) and (len(members) < 2 or not all(members)):
         raise ValueError(f"teacher: expected ensemble:A+B with at least two members, got {teacher!r}")
-    if len(members) > 1 and methods.find(recipe.method, recipe.task).taps is not None:
+    if len(members) > 1 and recipe.method_spec.taps is not None:
         raise ValueError(
             f"method {recipe.method!r} compares activations: expected one model for a teacher, got {teacher!r}"
         )
@@ -324,14 +341,16 @@ def _check_teacher(recipe: Recipe, teacher: str) -> None:
 
 def _check_task(recipe: Recipe) -> None:
     """Refuse what says nothing in the recipe's task."""
-    for name, reason in TASKS[recipe.task].refused.items():
+    task = recipe.task_spec
+    for name, reason in task.refused.items():
         given, default = getattr(recipe, name), type(recipe).model_fields[name].default
         if given != default:
             raise ValueError(f"{name}: expected {default!r} in {recipe.task}, got {given!r}: {reason}")
-    if recipe.relation == "global" and not recipe.task_options.get("background_rows", True):
-        raise ValueError("relation: expected local where background_rows is false, for a process may have no row")
-    if recipe.task == "detection" and (recipe.teacher or "").startswith(ENSEMBLE):
-        raise ValueError(f"teacher: expected one model in detection, got {recipe.teacher!r}")
+    source = split_spec(recipe.data)[0]
+    for name, other in TASKS.items():
+        if source in other.own_sources and source not in task.own_sources:
+            raise ValueError(f"data: expected images for {recipe.task}, got {source!r}, which is for --task {name}")
+    task.check(recipe)
 
 
 def check_cache(recipe: Recipe) -> None:
@@ -349,7 +368,7 @@ def check_cache(recipe: Recipe) -> None:
     cache = recipe.teacher_cache
     if cache is None:
         return
-    spec = methods.find(recipe.method)
+    spec = recipe.method_spec
     if not spec.needs_teacher:
         raise ValueError(f"method {recipe.method!r} asks no teacher, got teacher_cache={cache!r}")
     if spec.taps is not None:

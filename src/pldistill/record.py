@@ -23,13 +23,13 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pldistill.files import write_atomically
+from pldistill.tasks.registry import DEFAULT, METRICS, TASKS, find_task, task_of
 
 if TYPE_CHECKING:
     import torch
@@ -286,57 +286,21 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A figure of a run: what a header calls it, what it is, the decimals of a measured one, which way is better."""
-
-    short: str
-    meaning: str
-    digits: int = 2
-    lower: bool = False
-
-
-# By name: `metrics.jsonl` has the name itself after every epoch, `result.json` what `last_of` looks for.
-METRICS: Mapping[str, Metric] = {
-    "top1": Metric("top-1", "validation images whose class is the first answer, in percent"),
-    "top5": Metric("top-5", "validation images whose class is among the first five answers, in percent"),
-    "kl": Metric(
-        "KL", "KL(teacher ‖ student) on the validation set at temperature 1, in nats; lower is closer", 3, lower=True
-    ),
-    "agreement": Metric("agreement", "validation images to which both models give the same class first, in percent"),
-    "overlap5": Metric(
-        "top-5 overlap", "of the teacher's first five classes those among the student's first five, in percent"
-    ),
-    "kendall": Metric("Kendall τ", "Kendall's tau-b of the two models' rankings of all classes, -1 to 1", 3),
-    "ece": Metric(
-        "ECE",
-        "expected calibration error, 15 equal bins of the largest probability, in percent; lower is better",
-        2,
-        lower=True,
-    ),
-    "AP": Metric("AP", "COCO's average precision, the mean over IoU 0.50 to 0.95 and over classes, in percent"),
-    "AP50": Metric("AP50", "average precision at IoU 0.50"),
-    "AP75": Metric("AP75", "average precision at IoU 0.75"),
-    "APs": Metric("APs", "AP of objects below 32² pixels"),
-    "APm": Metric("APm", "AP of objects from 32² to 96² pixels"),
-    "APl": Metric("APl", "AP of objects above 96² pixels"),
-}
-BOXES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-# What runs of a task are ranked by.
-SCORES: Mapping[str, str] = {"classification": "top1", "detection": "AP"}
-# How these are called where a column or an axis begins with them.
-TITLES: Mapping[str, str] = {"top1": "Top-1", "AP": "AP"}
+BOXES = tuple(TASKS["detection"].metrics)
+SCORES: Mapping[str, str] = {name: spec.score for name, spec in TASKS.items()}
+TITLES: Mapping[str, str] = {name: METRICS[name].title for name in SCORES.values()}
 
 
 def last_of(result: Mapping[str, Any], metric: str) -> float | None:
-    """A run's figure after its last epoch, in `result.json`: NAME_last, and of a detector's APs the bare NAME."""
-    return result.get(metric if metric in BOXES else f"{metric}_last")
+    """A run's figure after its last epoch, in `result.json`; None where the run has none of this name."""
+    key = METRICS[metric].in_result if metric in METRICS else None
+    return result.get(key or f"{metric}_last")
 
 
 def score_in(result: Mapping[str, Any]) -> tuple[str, float | None]:
     """The metric that a finished run is ranked by, and its figure after the last epoch."""
-    metric = "AP" if "AP" in result else "top1"
-    return metric, last_of(result, metric)
+    score = task_of(result).score
+    return score, last_of(result, score)
 
 
 def percent(value: float | None) -> str:
@@ -346,7 +310,7 @@ def percent(value: float | None) -> str:
 
 def score_of(recipe: Mapping[str, Any]) -> str:
     """The metric that a run is ranked by."""
-    return SCORES[recipe.get("task", "classification")]
+    return find_task(recipe.get("task", DEFAULT)).score
 
 
 def duration(seconds: float) -> str:

@@ -2,15 +2,20 @@
 
 Of timm's readers a slash may stand for the colon, as timm writes them: `hfds/NAME`, `wds/PATH`.
 
-And `unknown`: one sentence for a name that is not known, with the near ones.
+And what is said of a mistake: `unknown`, one sentence for a name that is not known, with the near ones; `expectation`,
+one for a value that a field cannot have.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
 
 _NAME = re.compile(r"(?:hfds|hfids|wds|tfds)(?=/)|[^:]*")
 _OPTION = re.compile(r"(\w+)=[0-9]+")
@@ -70,3 +75,51 @@ def data_label(spec: str) -> str:
         return spec
     own = name if name in ("cifar10", "cifar100", "imagenet") else f"{name}:{Path(path).name}"
     return ",".join([own, *options])
+
+
+def expectation(model: type[BaseModel], error: ValidationError, kind: str = "") -> str:
+    """Say of the first field that is wrong what was expected and what came: `epochs: expected ... from 1, got 0`.
+
+    `kind` stands before the field's name.
+    """
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    name, where = str(first["loc"][0]), kind + ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{where}: expected a value, got none"
+    if first["type"] == "value_error":
+        return message if message.startswith("unknown ") else f"{where}: {message}"
+    schema = _schema(model, name)
+    if known := schema.get("enum"):
+        return unknown(where, str(first["input"]), known)
+    return f"{where}: expected {accepted(schema) or message[0].lower() + message[1:]}, got {first['input']!r}"
+
+
+def _schema(model: type[BaseModel], name: str) -> dict[str, Any]:
+    """What JSON Schema says of a field's value, where it is not none."""
+    schema = model.model_json_schema()["properties"][name]
+    return next((part for part in schema.get("anyOf", ()) if part.get("type") != "null"), schema)
+
+
+def accepted(schema: Mapping[str, Any]) -> str:
+    """A field's values in words, from their JSON Schema; empty for what has no plain name."""
+    if known := schema.get("enum"):
+        return " or ".join([", ".join(known[:-1]), known[-1]])
+    kind = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}.get(
+        schema.get("type", "")
+    )
+    if kind is None:
+        return ""
+    limits = [
+        f"{word} {schema[key]:g}"
+        for key, word in (
+            ("minimum", "from"),
+            ("exclusiveMinimum", "above"),
+            ("maximum", "to"),
+            ("exclusiveMaximum", "below"),
+        )
+        if key in schema and abs(schema[key]) < 2**62
+    ]
+    return " ".join([kind, *limits])

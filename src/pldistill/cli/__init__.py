@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from pldistill import __version__
 from pldistill.cli import lists, runs, studies
 from pldistill.cli.options import Device, Spread, Workers, console, whole
+from pldistill.tasks.spec import Metric
 
 app = typer.Typer(
     name="pldistill",
@@ -124,20 +126,23 @@ def train(
     )
 
 
-def _figures(result: dict[str, Any]) -> str:
-    """What a finished run came to, in a few words."""
-    if "AP" in result:
-        best = f"(best {_percent(result['AP_best'])} in epoch {result['best_epoch']})"
-        return f"AP {_percent(result['AP'])} {best}, AP50 {_percent(result['AP50'])}"
-    top5 = "" if result["top5_last"] is None else f", top-5 {result['top5_last']:.2f} %"
-    best = f"(best {result['top1_best']:.2f} % in epoch {result['best_epoch']})"
-    asked = result.get("teacher_top1")
-    teacher = "" if asked is None else f"; the teacher {asked:.2f} %"
-    return f"top-1 {result['top1_last']:.2f} % {best}{top5}{teacher}"
+def _figures(result: Mapping[str, Any]) -> str:
+    """What a finished run came to: its score, the best epoch's, the next metric and the teacher's score."""
+    from pldistill.record import last_of
+    from pldistill.tasks.registry import task_of
+
+    spec = task_of(result)
+    score, second, *_ = spec.metrics.items()
+    name, metric = score
+    best = f"(best {metric.show(result[f'{name}_best'])} in epoch {result['best_epoch']})"
+    said = f"{metric.short} {metric.show(last_of(result, name))} {best}"
+    if (value := last_of(result, second[0])) is not None:
+        said += f", {second[1].short} {second[1].show(value)}"
+    teacher = result.get(f"teacher_{name}")
+    return said if teacher is None else f"{said}; the teacher {metric.show(teacher)}"
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f} %"
+_CROSS_ENTROPY = Metric("cross-entropy", "the mean over the validation images, in nats", 4, lower=True, unit="")
 
 
 @app.command()
@@ -155,13 +160,12 @@ def evaluate(
     opened = training.load_run(run)
     counts = {"batch_size": whole("batch_size", batch_size, least=1), "workers": whole("workers", workers, least=0)}
     figures = training.evaluate(opened, data=data, device=device, **counts)
-    if opened.recipe.task == "detection":
-        said = "  ".join(
-            f"{name} {_percent(value)}" for name, value in figures.items() if name not in ("images", "precision")
-        )
-    else:
-        top5 = "" if figures["top5"] is None else f"  top-5 {figures['top5']:.2f} %"
-        said = f"top-1 {figures['top1']:.2f} %{top5}  cross-entropy {figures['val_loss']:.4f}"
+    metrics = {"val_loss": _CROSS_ENTROPY, **opened.recipe.task_spec.metrics}
+    said = "  ".join(
+        f"{metrics[name].short} {metrics[name].show(value)}"
+        for name, value in figures.items()
+        if name in metrics and value is not None
+    )
     console.print(
         f"{said}  {figures['images']} images  {precision.NAMES[figures['precision']]}",
         highlight=False,

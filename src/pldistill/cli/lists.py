@@ -16,7 +16,7 @@ from pldistill.cli.options import Spread, console, whole
 from pldistill.specs import unknown
 
 if TYPE_CHECKING:
-    from pldistill.methods import Option
+    from pldistill.methods import MethodSpec, Option
 
 
 def list_(what: Annotated[str, typer.Argument(help="methods, models, data, tasks or studies.")]) -> None:
@@ -28,16 +28,14 @@ def list_(what: Annotated[str, typer.Argument(help="methods, models, data, tasks
 
 
 def _methods() -> Group:
-    from pldistill.methods import BY_TASK
+    from pldistill.tasks.registry import TASKS
 
-    return Group(*_apart((task, _methods_of(task)) for task in BY_TASK))
+    return Group(*_apart((name, _methods_of(task.methods)) for name, task in TASKS.items()))
 
 
-def _methods_of(task: str) -> Table:
-    from pldistill.methods import BY_TASK
-
+def _methods_of(methods: Mapping[str, MethodSpec]) -> Table:
     table = Table("method", "options", "weights", "source", box=None)
-    for name, spec in BY_TASK[task].items():
+    for name, spec in methods.items():
         weights = "\n".join(f"{term}={_short(weight)}" for term, weight in spec.weights.items())
         said = spec.source + (f"\n[dim]{spec.note}[/]" if spec.note else "")
         table.add_row(name, _options(spec.options), weights, said)
@@ -78,11 +76,10 @@ MODELS: Mapping[str, tuple[int, str]] = {
 
 
 def _models() -> Table:
-    caption = (
-        "for 100 classes; and every classifier of timm, by its name\n"
-        "with --task detection: fasterrcnn:BACKBONE, Faster R-CNN with FPN on torchvision's ResNets and mobilenet_v2, "
-        "or on any model of timm that gives the maps of four stages"
-    )
+    from pldistill.tasks.registry import TASKS
+
+    others = [f"with --task {name}: {task.models}" for name, task in TASKS.items() if task.models]
+    caption = "\n".join(["for 100 classes; and every classifier of timm, by its name", *others])
     table = Table("model", "parameters", "stages (taps)", box=None, caption=caption, caption_justify="left")
     for name, (parameters, stages) in MODELS.items():
         table.add_row(name, f"{parameters:,}", stages)
@@ -90,12 +87,9 @@ def _models() -> Table:
 
 
 def _data() -> Group:
-    from pldistill.data import SOURCES
-    from pldistill.tasks.detection.sources import BOX_SOURCES
+    from pldistill.tasks.registry import TASKS
 
-    return Group(
-        *_apart((task, _sources(known)) for task, known in (("classification", SOURCES), ("detection", BOX_SOURCES)))
-    )
+    return Group(*_apart((name, _sources(task.open_sources())) for name, task in TASKS.items()))
 
 
 def _sources(known: Mapping[str, Any]) -> Table:
@@ -106,11 +100,14 @@ def _sources(known: Mapping[str, Any]) -> Table:
 
 
 def _tasks() -> Table:
-    from pldistill.task_options import TASKS
+    from pldistill.tasks.registry import TASKS
 
-    table = Table("task", "options (--task-option KEY=VALUE)", box=None)
-    for name, spec in TASKS.items():
-        table.add_row(name, _options(spec.options))
+    table = Table("task", "options (--task-option KEY=VALUE)", "what", box=None)
+    for name, task in TASKS.items():
+        if not task.option_defaults:
+            table.add_row(name, "", "")
+        for place, (option, field) in enumerate(task.options.model_fields.items()):
+            table.add_row("" if place else name, _options({option: field.default}), field.description)
     return table
 
 

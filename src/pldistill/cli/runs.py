@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from pldistill.cli.options import Device, Workers, console, positive, whole
 
-if TYPE_CHECKING:
-    from pldistill.training import run as training
+FIRST = 5  # classes of an image
 
 
 def predict(
@@ -23,23 +22,51 @@ def predict(
     draw: Annotated[Path | None, typer.Option(help="A folder for the images with a detector's boxes.")] = None,
 ) -> None:
     """Print each image's first five classes with their probabilities, or what a detector finds with its boxes."""
-    from pldistill.training import run as training
+    from pldistill.tasks.base import make_task
+    from pldistill.training.run import load_run
 
-    opened = training.load_run(run)
-    if opened.recipe.task == "detection":
-        _detect(opened, images, as_json=as_json, least=_share("score", score, 0.5), draw=draw)
-        return
+    opened = load_run(run)
+    kind = opened.recipe.task_spec.predictions
     for name, given in (("score", score), ("draw", draw)):
-        if given is not None:
-            raise ValueError(f"{name}: expected a detector's run beside it, got one of {opened.recipe.task}")
-    answers = training.predict(opened, images)
+        if given is not None and kind != "boxes":
+            raise ValueError(f"{name}: expected a run that finds boxes, got one of {opened.recipe.task}")
+    least, files = _share("score", score, 0.5), [] if draw is None else _files(draw, images)
+    answers = make_task(opened.recipe).predict(opened.folder, images)
+    if kind == "boxes":
+        answers = [[box for box in boxes if box["score"] >= least] for boxes in answers]
+    else:
+        answers = [classes[:FIRST] for classes in answers]
     if as_json:
-        _print_json(images, [[{"class": name, "probability": p} for name, p in each] for each in answers], "classes")
-        return
-    for image, classes in zip(images, answers, strict=True):
-        console.print(str(image), highlight=False, markup=False, soft_wrap=True)
-        for name, probability in classes:
-            console.print(f"  {100 * probability:6.2f} %  {name}", highlight=False, markup=False, soft_wrap=True)
+        _print_json(images, answers, kind or "predictions")
+    else:
+        for image, predictions in zip(images, answers, strict=True):
+            console.print(str(image), highlight=False, markup=False, soft_wrap=True)
+            for line in [_line(prediction) for prediction in predictions] or ["nothing"]:
+                console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+    if draw is not None:
+        _draw(draw, files, images, answers, least, silent=as_json)
+
+
+def _line(prediction: Mapping[str, Any]) -> str:
+    """A class with its probability, or a box: score, class, left, top, right and bottom in pixels."""
+    if "probability" in prediction:
+        return f"{100 * prediction['probability']:6.2f} %  {prediction['class']}"
+    edges = " ".join(f"{edge:7.1f}" for edge in prediction["box"])
+    return f"{prediction['score']:.3f}  {edges}  {prediction['class']}"
+
+
+def _draw(
+    folder: Path, files: Sequence[Path], images: Sequence[Path], answers: Sequence[Any], least: float, *, silent: bool
+) -> None:
+    """Draw the boxes into the images, one file each."""
+    from pldistill.data.augment import open_image
+    from pldistill.reports.boxes import draw_boxes, jpeg  # brings matplotlib
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, image, boxes in zip(files, images, answers, strict=True):
+        file.write_bytes(jpeg(draw_boxes(open_image(str(image)), boxes, least)))
+        if not silent:
+            console.print(f"drawn   {file}", highlight=False, markup=False, soft_wrap=True)
 
 
 def report(
@@ -51,36 +78,6 @@ def report(
     from pldistill.reports.html import write_report  # brings matplotlib
 
     console.print(str(write_report(find_runs(runs), out)), highlight=False, markup=False, soft_wrap=True)
-
-
-def _detect(run: training.Run, images: Sequence[Path], *, as_json: bool, least: float, draw: Path | None) -> None:
-    """Print what a detector finds, a line a box: score, class, left, top, right and bottom in pixels."""
-    from pldistill.data.augment import open_image
-    from pldistill.tasks.detection.predict import detect
-
-    files = [] if draw is None else _files(draw, images)
-    found = [[box for box in boxes if box["score"] >= least] for boxes in detect(run.folder, images)]
-    if as_json:
-        _print_json(images, found, "boxes")
-    else:
-        for image, boxes in zip(images, found, strict=True):
-            console.print(str(image), highlight=False, markup=False, soft_wrap=True)
-            for box in boxes or [None]:
-                line = "nothing" if box is None else _line(box)
-                console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-    if draw is not None:
-        from pldistill.reports.boxes import draw_boxes, jpeg  # brings matplotlib
-
-        draw.mkdir(parents=True, exist_ok=True)
-        for file, image, boxes in zip(files, images, found, strict=True):
-            file.write_bytes(jpeg(draw_boxes(open_image(str(image)), boxes, least)))
-            if not as_json:
-                console.print(f"drawn   {file}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _line(box: dict[str, Any]) -> str:
-    edges = " ".join(f"{edge:7.1f}" for edge in box["box"])
-    return f"{box['score']:.3f}  {edges}  {box['class']}"
 
 
 def _files(folder: Path, images: Sequence[Path]) -> list[Path]:

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pldistill.data.augment import Augment, default_augment, read_image
+    from pldistill.data.augment import Augment, default_augment, read_image, training_augment
     from pldistill.data.dataset import Dataset, Encoded, FolderSplit, LazySplit, Split, TensorSplit, normalize
     from pldistill.data.loader import Loader, make_loader
     from pldistill.data.mixup import Mixing
@@ -28,6 +28,7 @@ _HOMES = {
     "normalize": "dataset",
     "open_data": "registry",
     "read_image": "augment",
+    "training_augment": "augment",
     "with_unlabelled": "unlabelled",
 }
 
@@ -48,6 +49,7 @@ __all__ = [
     "normalize",
     "open_data",
     "read_image",
+    "training_augment",
     "with_unlabelled",
 ]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal
 
@@ -136,6 +136,12 @@ class Augment:
 def default_augment(dataset: Dataset) -> Augment:
     """Padded crop up to 64 pixels, random resized crop above; flip unless a mirrored image is another class."""
     return Augment(crop="pad" if dataset.image_size <= SMALL else "resized", hflip=dataset.hflip)
+
+
+def training_augment(dataset: Dataset, hflip: bool | None) -> Augment:
+    """What a run does to a training image before it is mixed with another; `hflip` None is the data's own choice."""
+    augment = default_augment(dataset)
+    return augment if hflip is None else replace(augment, hflip=hflip)
 
 
 def flips(seed: int, view: Views, ids: np.ndarray) -> np.ndarray:

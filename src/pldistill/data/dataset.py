@@ -151,6 +151,17 @@ class Dataset:
     holdout: Split | None = None
     ignored: Mapping[str, int] = field(default_factory=dict)
 
+    def notes(self) -> list[str]:
+        """What a user should know of the data before the run."""
+        counted = count_suffixes(self.ignored)
+        return [f"data {self.spec!r}: files ignored, which are not read as images: {counted}"] if counted else []
+
+
+def count_suffixes(ignored: Mapping[str, int]) -> str:
+    """Counted suffixes, the commonest first: `12 .heic, 1 .txt`."""
+    ordered = sorted(ignored.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in ordered)
+
 
 def normalize(images: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
     """`(x / 255 - mean) / std` as float32, for `images (N, 3, H, W)` uint8 and statistics of pixels in [0, 1].

@@ -243,11 +243,12 @@ def digits() -> tuple[TensorSplit, TensorSplit]:
     from sklearn.datasets import load_digits  # here: it takes seconds to import, and only this source needs it
 
     pixels, target = load_digits(return_X_y=True)
-    labels = torch.from_numpy(target.astype(np.int64))
-    gray = torch.from_numpy(pixels.astype(np.float32)).view(-1, 1, 8, 8) * (255 / 16)
+    classes = np.asarray(target, dtype=np.int64)
+    labels = torch.from_numpy(classes)
+    gray = torch.from_numpy(np.asarray(pixels, dtype=np.float32)).view(-1, 1, 8, 8) * (255 / 16)
     gray = F.interpolate(gray, (DIGITS_SIZE, DIGITS_SIZE), mode="bilinear", align_corners=False)
     images = gray.round().to(torch.uint8).expand(-1, 3, -1, -1)
-    val = np.sort(np.argsort(_rank_in_class(target), kind="stable")[:DIGITS_VAL])
+    val = np.sort(np.argsort(_rank_in_class(classes), kind="stable")[:DIGITS_VAL])
     train = np.setdiff1d(np.arange(len(labels)), val)
     first, second = (TensorSplit(images[part].contiguous(), labels[part]) for part in (train, val))
     return first, second

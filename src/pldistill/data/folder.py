@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from rich.progress import track
 from timm.data import ImageNetInfo
 
 from pldistill.data.augment import SMALL, SUFFIXES, open_image
-from pldistill.data.dataset import FolderSplit
+from pldistill.data.dataset import FolderSplit, count_suffixes
 from pldistill.files import cache_folder, write_whole
 
 LARGE_SIZE = 224
@@ -82,7 +82,7 @@ def split_of(source: str, part: Path, classes: Sequence[str], ignored: Counter[s
         skipped: Counter[str] = Counter()
         found = list(_images(str(part / name), frozenset(), skipped))
         if not found:
-            known, others = " ".join(sorted(SUFFIXES)), f"; it holds {in_words(skipped)}" if skipped else ""
+            known, others = " ".join(sorted(SUFFIXES)), f"; it holds {count_suffixes(skipped)}" if skipped else ""
             raise ValueError(f"{source}: {part / name} holds no images ({known}){others}")
         if ignored is not None:
             ignored.update(skipped)
@@ -104,12 +104,6 @@ def images_below(root: Path) -> list[str]:
         raise ValueError(f"folder: {root} holds no images ({' '.join(sorted(SUFFIXES))})")
     _verify(paths)
     return paths
-
-
-def in_words(ignored: Mapping[str, int]) -> str:
-    """Counted suffixes, the commonest first: `12 .heic, 1 .txt`."""
-    ordered = sorted(ignored.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in ordered)
 
 
 def _images(place: str, above: frozenset[str], ignored: Counter[str] | None = None) -> Iterator[str]:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 Opened = TypeVar("Opened")
 
-WITH_BOXES = ("coco", "scenes")  # the sources of `pldistill.tasks.detection.sources`
 
 _INSTEAD = "images in an order of its own, which cannot be replayed; expected hfds/NAME, wds/PATH or folder:PATH"
 NOT_REPLAYABLE: Mapping[str, str] = {
@@ -84,8 +83,6 @@ def open_data(spec: str, *, image_size: int | None = None, download: bool = Fals
     name, _, _ = split_spec(spec)
     if name in NOT_REPLAYABLE:
         raise ValueError(NOT_REPLAYABLE[name])
-    if name in WITH_BOXES:
-        raise ValueError(f"data: {name} has boxes and no labels: it is for detection")
     if name not in SOURCES:
         raise ValueError(unknown("data", name, SOURCES))
     if image_size is not None and image_size < 1:

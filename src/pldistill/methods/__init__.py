@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pldistill.methods import detection
 from pldistill.methods.spec import (
     NAMED,
     MethodSpec,
@@ -291,19 +290,15 @@ METHODS: dict[str, MethodSpec] = {
 }
 
 
-BY_TASK: dict[str, dict[str, MethodSpec]] = {"classification": METHODS, "detection": detection.specs(METHODS)}
-
-
-def find(name: str, task: str = "classification") -> MethodSpec:
-    """Give the method of this name with its defaults for the task.
+def find(name: str) -> MethodSpec:
+    """Give the method of this name, with its defaults for classification.
 
     Raises:
-        ValueError: naming the methods that the task knows.
+        ValueError: naming the methods that there are.
     """
-    known = BY_TASK[task]
-    if name not in known:
-        raise ValueError(unknown("method" if task == "classification" else f"method of {task}", name, known))
-    return known[name]
+    if name not in METHODS:
+        raise ValueError(unknown("method", name, METHODS))
+    return METHODS[name]
 
 
 def __getattr__(name: str) -> Any:
@@ -314,4 +309,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["BY_TASK", "METHODS", "Method", "MethodSpec", "Option", "Ramp", "Taps", "Weight", "find"]
+__all__ = ["METHODS", "Method", "MethodSpec", "Option", "Ramp", "Taps", "Weight", "find"]

@@ -1,6 +1,7 @@
 """Networks: the CIFAR models (timm knows them once this is imported), any timm classifier, weights, taps."""
 
 from pldistill.models import cifar  # noqa: F401  (importing registers its models with timm)
+from pldistill.models.base import TaskModel
 from pldistill.models.build import (
     about_pretrained,
     build,
@@ -16,6 +17,7 @@ from pldistill.models.folder import LoadedFolder, load_folder, save_folder
 __all__ = [
     "LoadedFolder",
     "NormalizedModel",
+    "TaskModel",
     "about_pretrained",
     "build",
     "count_parameters",

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from pldistill.models.base import TaskModel
 from pldistill.models.checkpoints import classifier_names
-from pldistill.types import Outputs
+from pldistill.types import Batch, Outputs
 
 POOLED = "pooled"
 
@@ -156,7 +157,7 @@ class _Recorder:
             self.heard[key] = value
 
 
-class NormalizedModel(nn.Module):
+class NormalizedModel(TaskModel):
     """Normalize with the model's own statistics, run the model, collect the tapped activations.
 
     The weights live in `model`, whose state dict is timm's; mean and std are buffers outside any state dict.
@@ -212,6 +213,22 @@ class NormalizedModel(nn.Module):
         if POOLED in features:  # some heads are 1x1 convolutions
             features[POOLED] = features[POOLED].flatten(1)
         return Outputs(logits, features)
+
+    def answer(self, batch: Batch) -> Outputs:
+        """Answer the batch's images."""
+        return self(batch.images)
+
+    def probe(self, image_size: int) -> Outputs:
+        """Answer a black image: see `pldistill.models.probe`."""
+        return probe(self, image_size)
+
+    def stages(self) -> list[str]:
+        """The model's stages, as timm lists them."""
+        return stages(self.model)
+
+    def statistics(self) -> dict[str, list[float]]:
+        """Mean and std of each channel, of pixels in [0, 1]."""
+        return {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
 
     def around(self, model: nn.Module) -> NormalizedModel:
         """The same model with other weights: `model` with these statistics, on their device, without taps."""

@@ -13,7 +13,7 @@ from pldistill.precision import resolve
 from pldistill.record import duration
 from pldistill.studies.estimate import Job, seconds_of
 from pldistill.studies.study import Plan, PlannedRun
-from pldistill.tasks import make_task
+from pldistill.tasks.base import make_task
 from pldistill.training.build import make_accelerator
 
 

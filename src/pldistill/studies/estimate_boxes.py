@@ -13,9 +13,8 @@ import torch
 from pldistill.precision import dtype_of, resolve
 from pldistill.recipe import Recipe
 from pldistill.studies.estimate import timed
-from pldistill.tasks import Placement
+from pldistill.tasks.base import Placement, make_task
 from pldistill.tasks.detection.dataset import BoxData
-from pldistill.tasks.detection.task import Detection
 
 _STEPS = 2
 
@@ -81,7 +80,7 @@ def seconds_of_detectors(
 
 def time_learning(job: BoxJob) -> float:
     """Seconds an image of a training step: both models asked, the detector's own losses, a step of SGD."""
-    task, device = Detection(job.recipe.task_options), torch.device(job.device)
+    task, device = make_task(job.recipe), torch.device(job.device)
     with torch.random.fork_rng(devices=[]):
         student = task.student(job.untrained, job.data).to(device).train()
         teacher = task.teacher(job.untrained, job.data)
@@ -103,7 +102,7 @@ def time_learning(job: BoxJob) -> float:
 @torch.no_grad()
 def time_finding(job: BoxJob) -> float:
     """Seconds an image in which the student looks for objects."""
-    task, device = Detection(job.recipe.task_options), torch.device(job.device)
+    task, device = make_task(job.recipe), torch.device(job.device)
     with torch.random.fork_rng(devices=[]):
         student = task.student(job.untrained, job.data).to(device).eval()
         batch = next(task.loaders(job.untrained, job.data, Placement(device, 0)).val.epoch(0))

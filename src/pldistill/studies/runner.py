@@ -9,13 +9,11 @@ from typing import Any
 
 from pldistill import launch
 from pldistill.files import write_atomically
-from pldistill.methods import find
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.reports.comparison import Comparison, Entry, comparison_csv, comparison_html, comparison_markdown
 from pldistill.reports.html import write_report
 from pldistill.studies.study import Plan, PlannedRun
-from pldistill.task_options import TASKS
 from pldistill.teachers.cache import is_complete
 from pldistill.training.cache_teacher import CacheCallback, SilentCacheCallback, make_teacher_cache
 from pldistill.training.progress import StudyProgress
@@ -223,7 +221,7 @@ def _command(cell: PlannedRun, processes: int) -> str:
 def _flags(recipe: Recipe) -> Iterable[str]:
     """The command line's flags for every field that is not at its default."""
     for name, value in recipe.to_dict().items():
-        default = TASKS[recipe.task].defaults.get(name, Recipe.model_fields[name].default)
+        default = recipe.task_spec.defaults.get(name, Recipe.model_fields[name].default)
         if name in ("options", "task_options", "weights") or value == default:
             continue
         flag = f"--{name.replace('_', '-')}"
@@ -231,10 +229,14 @@ def _flags(recipe: Recipe) -> Iterable[str]:
             yield flag if value else flag.replace("--", "--no-", 1)
         else:
             yield from (flag, str(value))
-    spec, task = find(recipe.method, recipe.task), TASKS[recipe.task]
-    for flag, given, known in (("--option", recipe.options, spec), ("--task-option", recipe.task_options, task)):
+    spec, of_task = recipe.method_spec, recipe.task_spec.option_defaults
+    given_and_default = (
+        ("--option", recipe.options, spec.options),
+        ("--task-option", recipe.task_options, of_task),
+    )
+    for flag, given, defaults in given_and_default:
         for name, value in given.items():
-            if value != known.options[name]:
+            if value != defaults[name]:
                 yield from (flag, f"{name}={str(value).lower() if isinstance(value, bool) else value}")
     for name, weight in recipe.weights.items():
         if weight != spec.weights[name]:

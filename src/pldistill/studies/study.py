@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pldistill import methods
 from pldistill.recipe import Ramp, Recipe, make_recipe
 from pldistill.record import RunRecord
 from pldistill.reports.layouts import Facts, Layout, Panels
 from pldistill.specs import data_label, split_spec, unknown
-from pldistill.task_options import TASKS
+from pldistill.tasks.registry import DEFAULT, find_method
 
 Fields = Mapping[str, Any]
 Figures = Mapping[str, tuple[float, float | None]]
@@ -273,7 +272,7 @@ def _cell(place: _Place, setting: Fields, whole: str) -> PlannedRun:
     for name in ("options", "task_options"):
         fields[name] = {**setting.get(name, {}), **study.rows[row].get(name, {}), **own.get(name, {})}
     fields |= {} if place.views is None else {"views": place.views}
-    teacher, spec = None, methods.find(fields["method"], fields.get("task", "classification"))
+    teacher, spec = None, find_method(fields["method"], fields.get("task", DEFAULT))
     if spec.needs_teacher:
         if place.scale.teachers == "trained":
             teacher = _teacher(place, {**setting, "data": whole, "seed": 0})
@@ -336,9 +335,9 @@ def recipe_hash(recipe: Recipe, teacher: Recipe | None = None) -> str:
     Fields and options at their default have no part in it, so one that is added later leaves every address as it was.
     """
     content = {**recipe.model_dump(mode="json", exclude_defaults=True), "data": data_label(recipe.data)}
-    defaults = methods.find(recipe.method, recipe.task).options
+    defaults = recipe.method_spec.options
     content["options"] = {name: value for name, value in recipe.options.items() if value != defaults[name]}
-    defaults = TASKS[recipe.task].options
+    defaults = recipe.task_spec.option_defaults
     content["task_options"] = {name: value for name, value in recipe.task_options.items() if value != defaults[name]}
     if not content["task_options"]:
         del content["task_options"]

@@ -45,7 +45,7 @@ from torch.nn import functional
 from pldistill import models
 from pldistill.data import Dataset
 from pldistill.data.sampling import key
-from pldistill.models import NormalizedModel
+from pldistill.models import NormalizedModel, TaskModel
 from pldistill.recipe import Recipe
 from pldistill.specs import RANDOM, split_weights, teacher_members, unknown
 from pldistill.types import Batch, Outputs
@@ -183,17 +183,15 @@ class LiveTeacher(Teacher):
         class_map: from its classes to the data's; None where they are the same.
     """
 
-    def __init__(
-        self, model: NormalizedModel, *, image_size: int | None = None, class_map: ClassMap | None = None
-    ) -> None:
+    def __init__(self, model: TaskModel, *, image_size: int | None = None, class_map: ClassMap | None = None) -> None:
         self.model = model.eval().requires_grad_(False)
         self.image_size = image_size
         self.class_map = class_map
         self.members = (self,)
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Outputs:
-        outputs = self.model(batch.images)
+    def __call__(self, batch: Any) -> Outputs:
+        outputs = self.model.answer(batch)
         return outputs if self.class_map is None else Outputs(self.class_map(outputs.logits), outputs.features)
 
     def fingerprint(self) -> str:

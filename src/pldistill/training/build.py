@@ -11,11 +11,11 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pldistill import distributed, launch, methods, precision
+from pldistill import distributed, launch, precision
 from pldistill.methods.base import Method
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
-from pldistill.tasks import Placement, Task, make_task
+from pldistill.tasks.base import Placement, Task, make_task
 from pldistill.teachers.live import Teacher
 from pldistill.training.distiller import Distiller
 from pldistill.training.loop import Callback, Loop
@@ -111,12 +111,13 @@ def assemble(
         teacher.to(accelerator.device, layout)
     average, evaluated = _average(recipe, student)
     if recipe.compile:
-        task.compile(student)
+        student.compile_model()
     if 0 in recipe.weights.values() and (len(task.own) > 1 or _taps(recipe)):
         # Without a term some parameters may have no part in the loss, and DDP must not wait for their gradients.
         unused = DistributedDataParallelKwargs(find_unused_parameters=True)
         accelerator.ddp_handler = unused  # pyright: ignore[reportAttributeAccessIssue]
-    loaders = task.loaders(recipe, data, Placement(accelerator.device, workers))
+    place = Placement(accelerator.device, workers, distributed.rank(), distributed.world_size())
+    loaders = task.loaders(recipe, data, place)
     # Of what the student draws in training, whoever the teacher is; each process draws for other images.
     torch.manual_seed((recipe.seed + _STRIDE * distributed.rank()) % 2**64)
     return Loop(
@@ -136,22 +137,22 @@ def assemble(
 
 
 def _taps(recipe: Recipe) -> bool:
-    return methods.find(recipe.method, recipe.task).taps is not None
+    return recipe.method_spec.taps is not None
 
 
 def _method(recipe: Recipe, task: Task[Any, Any], data: Any, student: Any, teacher: Teacher | None) -> Method:
     """Build the method; one that compares activations taps both models and fits its adapters to one image's."""
-    spec = methods.find(recipe.method, recipe.task)
+    spec = recipe.method_spec
     if spec.taps is None:
         method = spec.build(**recipe.options)
         _try(method, task.columns(data))
         return method
     assert teacher is not None  # the recipe refuses to go without one, and to go with more than one model
     (asked,) = (member.model for member in teacher.members)
-    ours, theirs = spec.taps(task.stages(student), task.stages(asked), recipe.options)
+    ours, theirs = spec.taps(student.stages(), asked.stages(), recipe.options)
     student.listen(ours)
     asked.listen(theirs)
-    probes = [task.probe(model, data) for model in (student, asked)]
+    probes = [model.probe(data.image_size) for model in (student, asked)]
     torch.manual_seed(recipe.seed)  # of the adapters' initial weights, whoever the teacher is
     return spec.build(*probes, **recipe.options)
 

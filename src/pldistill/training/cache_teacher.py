@@ -17,11 +17,10 @@ import torch
 from accelerate import Accelerator
 
 from pldistill import launch
-from pldistill.data import Augment, Dataset, Split, make_loader
+from pldistill.data import Augment, Dataset, Split, make_loader, training_augment
 from pldistill.launch import Interrupted, Interrupts
 from pldistill.recipe import Recipe
 from pldistill.specs import data_label
-from pldistill.tasks.classification.task import augmentation
 from pldistill.teachers import cache
 from pldistill.teachers.cache import CacheMetadata, Header, RecordFormat
 from pldistill.teachers.live import Teacher, open_teacher
@@ -184,7 +183,7 @@ def cache_teacher(
     about = _about(recipe, dataset, teacher, form, views, accelerator)
     header = _begin(out, about)
     preflight(recipe, dataset, teacher, accelerator=accelerator, workers=workers, callback=callback)
-    augment = augmentation(recipe, dataset)
+    augment = training_augment(dataset, recipe.hflip)
     files = [_File(cache.view_file(view), dataset.train, view, augment, form) for view in range(views)]
     files.append(_File(cache.VALIDATION, dataset.val, 0, None, about.validation_form))
     callback.begin(about, _done(files, header))
@@ -228,8 +227,7 @@ def _about(
         models=[
             {
                 "image_size": member.image_size,
-                "mean": member.model.mean.flatten().tolist(),
-                "std": member.model.std.flatten().tolist(),
+                **member.model.statistics(),
             }
             for member in teacher.members
         ],
@@ -242,7 +240,7 @@ def _about(
         classes=form.classes,
         image_size=dataset.image_size,
         augment={key: list(value) if isinstance(value, tuple) else value
-                 for key, value in asdict(augmentation(recipe, dataset)).items()},
+                 for key, value in asdict(training_augment(dataset, recipe.hflip)).items()},
         seed=recipe.view_seed,
         views=views,
         places=form.places,

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from pldistill import launch, methods
 from pldistill.data.sampling import key
 from pldistill.files import write_atomically
+from pldistill.models import TaskModel
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
 from pldistill.specs import unknown
-from pldistill.tasks import Autocast, Figures, Loaders, Placement
+from pldistill.tasks.base import Autocast, Figures, Loaders, Placement
 from pldistill.tasks.classification.metrics import Validation
 from pldistill.tasks.classification.task import Classification
 from pldistill.teachers.live import LiveTeacher, Teacher
@@ -140,7 +141,7 @@ class OwnData:
     holdout: None = None
 
 
-class OwnModel(nn.Module):
+class OwnModel(TaskModel):
     """A module of one's own as the tasks call models: inputs in, `Outputs` out; no features are hooked."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -149,6 +150,12 @@ class OwnModel(nn.Module):
 
     def forward(self, inputs: Tensor) -> Outputs:
         return Outputs(self.model(inputs))
+
+    def answer(self, batch: Batch) -> Outputs:
+        return self(batch.images)
+
+    def probe(self, image_size: int) -> Outputs:
+        raise ValueError("modules of one's own: expected a method of the logits, for nothing says what they take")
 
     def around(self, model: nn.Module) -> OwnModel:
         """The same about a copy of the module with other weights: an average."""
@@ -255,8 +262,7 @@ class OwnModules(Classification):
         self, recipe: Recipe, teacher: nn.Module | None, student: nn.Module, train: OwnLoader, val: OwnLoader
     ) -> None:
         super().__init__(recipe.label_smoothing)
-        asked: Any = None if teacher is None else OwnModel(teacher)
-        self._teacher = None if asked is None else LiveTeacher(asked)
+        self._teacher = None if teacher is None else LiveTeacher(OwnModel(teacher))
         self._student = OwnModel(student)
         self._loaders = Loaders(train, val)
 

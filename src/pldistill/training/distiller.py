@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pldistill import distributed
 from pldistill.methods.base import Method
-from pldistill.tasks import Ask, Pair, Task, mixed
+from pldistill.tasks.base import Ask, Pair, Task, mixed
 
 
 class Step(NamedTuple):

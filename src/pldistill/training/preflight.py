@@ -28,9 +28,8 @@ from accelerate import Accelerator
 
 from pldistill import distributed, models, precision
 from pldistill.losses import pld_weights
-from pldistill.methods import find
 from pldistill.recipe import Recipe
-from pldistill.tasks import Placement, Task, make_task
+from pldistill.tasks.base import Placement, Task, make_task
 from pldistill.teachers.live import LiveTeacher, Teacher
 from pldistill.training.loop import Loop
 
@@ -60,14 +59,14 @@ def preflight(
     if teacher is None:
         return None
     task = make_task(recipe)
-    models = [_describe(member, task, data, callback) for member in teacher.members]
+    models = [_describe(member, data, callback) for member in teacher.members]
     if recipe.trust_teacher:
         return {"models": models, "trusted": True}
     place = Placement(accelerator.device, workers)
     with torch.no_grad():
-        hits, labels, classes = task.examine(recipe, data, teacher.at_validation(), IMAGES, place, accelerator.autocast)
+        hits, labels = task.examine(recipe, data, teacher.at_validation(), IMAGES, place, accelerator.autocast)
     images, commonest = len(labels), int(labels.bincount().amax()) if len(labels) else 0
-    chance = max(1 / classes, commonest / max(images, 1))
+    chance = max(1 / len(data.classes), commonest / max(images, 1))
     p = binomial_tail(hits, images, chance)
     said = (
         f"{hits} of {images} validation {task.rows} right ({100 * hits / max(images, 1):.1f} %), where chance is "
@@ -97,7 +96,7 @@ def _weights(
     `tau` has both at the temperatures of `TEMPERATURES`, `label` the label's part as the recipe's method weights it.
     None for a method that weights no ranks.
     """
-    spec = find(recipe.method, recipe.task)
+    spec = recipe.method_spec
     if spec.label_weight is None:
         return None
     with torch.no_grad():
@@ -146,17 +145,17 @@ def binomial_tail(hits: int, count: int, chance: float) -> float:
     return min(1.0, math.fsum(math.exp(term) for term in terms))
 
 
-def _describe(member: LiveTeacher, task: Task[Any, Any], data: Any, callback: Warns) -> dict[str, Any]:
+def _describe(member: LiveTeacher, data: Any, callback: Warns) -> dict[str, Any]:
     """Let a model try one image; give its input size and statistics, which it keeps whatever the data's are."""
     model = member.model
-    task.probe(model, data)
+    model.probe(data.image_size)
     side = member.image_size
     if side is not None and not 1 / _FAR <= side / data.image_size <= _FAR:
         callback.warn(
             f"the teacher's {type(model.model).__name__} was trained on images of {side} pixels a side and is shown "
             f"{data.image_size} (--image-size)"
         )
-    return {"image_size": side, "mean": model.mean.flatten().tolist(), "std": model.std.flatten().tolist()}
+    return {"image_size": side, **model.statistics()}
 
 
 def introduction(loop: Loop, data: Any, env: dict[str, Any]) -> list[str]:

@@ -123,10 +123,11 @@ class ProgressBar:
 
 def _scores(row: Mapping[str, Any]) -> str:
     """What an epoch's validation gave, in a few words."""
-    if "AP" in row:
-        return "  ".join(f"val {name} {row[name]:5.2f} %" for name in ("AP", "AP50") if row[name] is not None)
-    kl = "" if row["kl"] is None else f"  KL {row['kl']:.3f}"
-    return f"val top-1 {row['top1']:5.2f} %{kl}"
+    metrics = {name: metric for name, metric in METRICS.items() if metric.in_progress and row.get(name) is not None}
+    return "  ".join(
+        f"{'val ' if metric.unit else ''}{metric.short} {metric.show(row[name], width=5)}"
+        for name, metric in metrics.items()
+    )
 
 
 class StudyProgress(ProgressBar):

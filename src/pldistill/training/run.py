@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from pldistill import distributed, models, precision, record
-from pldistill.data.augment import read_image
-from pldistill.models import NormalizedModel
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
-from pldistill.tasks import Placement, Task, make_task
+from pldistill.tasks.base import Placement, Task, make_task
 from pldistill.teachers.cache import with_cache
 from pldistill.training.build import assemble, make_accelerator, precision_of
 from pldistill.training.loop import Callback, Loop, restore_state
@@ -113,7 +109,7 @@ def train(
         return Run(run)
     data = open_images(recipe, download)
     shown = callback if callback is not None and distributed.is_main_process() else SilentCallback()
-    for note in (precision.warning(recipe.amp, accelerator.device), *make_task(recipe).notes(data)):
+    for note in (precision.warning(recipe.amp, accelerator.device), *data.notes()):
         if note is not None:
             shown.warn(note)
     loop = distributed.run_on_all(lambda: assemble(recipe, data, run, accelerator, workers=workers, callback=shown))
@@ -144,26 +140,22 @@ def evaluate(
     accelerator = make_accelerator("auto" if wanted == "bf16" else "off", device)
     if wanted == "fp16" and accelerator.device.type == "cuda":
         accelerator = make_accelerator(wanted, device)
-    place = Placement(accelerator.device, workers)
+    place = Placement(accelerator.device, workers, distributed.rank(), distributed.world_size())
     figures = make_task(run.recipe).measure(run.folder, run.recipe, data, batch_size, place, accelerator.autocast)
     return {**figures, "precision": precision_of(accelerator)}
 
 
-@torch.no_grad()
 def predict(run: Run, images: Sequence[Path | str], *, top: int = 5) -> list[list[tuple[str, float]]]:
     """Give the first `top` classes of each image with their probabilities, in float32 on the CPU.
 
     Raises:
-        ValueError: for an image that is missing or cannot be read.
+        ValueError: for an image that is missing or cannot be read, and for a run of another task.
     """
-    loaded = run.load()
-    model = NormalizedModel(loaded.model, mean=loaded.mean, std=loaded.std).eval()
-    batch = torch.stack([read_image(str(image), loaded.image_size) for image in images])
-    best = model(batch).logits.softmax(dim=1).topk(min(top, len(loaded.classes)), dim=1)
-    return [
-        [(loaded.classes[index], probability) for index, probability in zip(indices, values, strict=True)]
-        for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+    task = make_task(run.recipe)
+    if task.spec.predictions != "classes":
+        raise ValueError(f"run {str(run.folder)!r}: expected one that gives an image classes, got {run.recipe.task}")
+    answers = task.predict(run.folder, images)
+    return [[(answer["class"], answer["probability"]) for answer in ranked[:top]] for ranked in answers]
 
 
 def begin(loop: Loop, *, resume: bool, check: Callable[[], dict[str, Any] | None] | None = None) -> dict[str, Any]:

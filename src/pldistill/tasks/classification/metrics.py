@@ -13,7 +13,7 @@ from torch.nn import functional
 from pldistill import distributed
 from pldistill.data import Loader
 from pldistill.models import NormalizedModel
-from pldistill.tasks import Autocast
+from pldistill.tasks.base import Autocast
 from pldistill.teachers.live import Teacher
 
 # Blocks of this many classes are compared pair by pair; their counts fit a byte.

@@ -165,7 +165,7 @@ class BoxData:
         hflip: whether a mirrored image keeps its classes.
         train: what the student learns from.
         val: what scores it.
-        oddities: how often something was found that is left out or put right, by what it is; only what was found.
+        data_warnings: how often something was left out or put right, by what it is; only what there was.
     """
 
     spec: str
@@ -179,6 +179,12 @@ class BoxData:
     train: BoxSplit
     val: BoxSplit
     data_warnings: Mapping[str, int]
+    holdout: None = None  # COCO's files say which images train
+
+    def notes(self) -> list[str]:
+        """What a user should know of the data before the run."""
+        odd = ", ".join(f"{count} {what}" for what, count in self.data_warnings.items())
+        return [f"data {self.spec!r}: {odd}"] if odd else []
 
 
 Sides = int | tuple[int, int]

@@ -16,10 +16,11 @@ from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from pldistill.data.dataset import normalize
-from pldistill.methods.spec import Option
+from pldistill.models import TaskModel
 from pldistill.specs import unknown
 from pldistill.tasks.detection.backbones import Backbone, build_backbone
-from pldistill.types import DetectionBatch, Detections, Outputs
+from pldistill.tasks.detection.options import DetectionOptions
+from pldistill.types import DetectionBatch, Detections, DetectionTargets, Outputs
 
 LEVELS = ("fpn0", "fpn1", "fpn2", "fpn3")
 HEADS = ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred")
@@ -55,48 +56,45 @@ class Predictor(FastRCNNPredictor):
         return logits.float(), offsets.float()
 
 
-def build_detector(
-    backbone: str, *, columns: int, options: Mapping[str, Option], pretrained: bool = False
-) -> FasterRCNN:
+def build_detector(backbone: str, *, columns: int, options: DetectionOptions, pretrained: bool = False) -> FasterRCNN:
     """Build Faster R-CNN with a feature pyramid, torchvision's, over a body by its name (see `build_body`).
 
     Args:
         backbone: the body's model.
         columns: logits of an RoI, the background among them.
-        options: of detection (`task_options.DETECTION`).
+        options: of the task.
         pretrained: start the body from its published ImageNet weights.
 
     Raises:
         ValueError: what `build_body` refuses.
     """
-    number = {name: int(value) for name, value in options.items() if isinstance(value, int)}
-    body = build_backbone(backbone, pretrained=pretrained, norm=str(options["norm"]))
-    body.freeze(number["trainable_layers"])
-    width = number["fpn_channels"]
-    sides = tuple((number["anchor"] * 2**level,) for level in range(5))
+    body = build_backbone(backbone, pretrained=pretrained, norm=options.norm)
+    body.freeze(options.trainable_layers)
+    width = options.fpn_channels
+    sides = tuple((options.anchor * 2**level,) for level in range(5))
     anchors = AnchorGenerator(sides, (_RATIOS,) * len(sides))
     model = FasterRCNN(
         BackboneWithFPN(body, width),
         rpn_anchor_generator=anchors,
         rpn_head=ProposalHead(width, len(_RATIOS)),
-        rpn_pre_nms_top_n_train=number["pre_nms"],
-        rpn_post_nms_top_n_train=number["post_nms"],
-        rpn_pre_nms_top_n_test=number["pre_nms_eval"],
-        rpn_post_nms_top_n_test=number["post_nms_eval"],
-        rpn_batch_size_per_image=number["rpn_per_image"],
-        box_head=TwoMLPHead(width * _CELLS**2, number["head_width"]),
-        box_predictor=Predictor(number["head_width"], columns),
-        box_batch_size_per_image=number["rois_per_image"],
-        box_positive_fraction=float(options["positive_fraction"]),
-        box_score_thresh=float(options["score_threshold"]),
-        box_detections_per_img=number["detections"],
+        rpn_pre_nms_top_n_train=options.pre_nms,
+        rpn_post_nms_top_n_train=options.post_nms,
+        rpn_pre_nms_top_n_test=options.pre_nms_eval,
+        rpn_post_nms_top_n_test=options.post_nms_eval,
+        rpn_batch_size_per_image=options.rpn_per_image,
+        box_head=TwoMLPHead(width * _CELLS**2, options.head_width),
+        box_predictor=Predictor(options.head_width, columns),
+        box_batch_size_per_image=options.rois_per_image,
+        box_positive_fraction=options.positive_fraction,
+        box_score_thresh=options.score_threshold,
+        box_detections_per_img=options.detections,
     )
     # What `load_weights` asks of a model: where its head is.
     model.pretrained_cfg = {"classifier": HEADS}  # pyright: ignore[reportArgumentType]
     return model
 
 
-class Detector(nn.Module):
+class Detector(TaskModel):
     """Normalize with the model's own statistics, pad, and ask torchvision's detector piece by piece.
 
     The weights live in `model`, whose state dict is torchvision's; mean and std are buffers outside any state dict.
@@ -148,6 +146,33 @@ class Detector(nn.Module):
             if tap not in LEVELS and tap not in range(-len(LEVELS), len(LEVELS)):
                 raise ValueError(unknown("level", str(tap), LEVELS))
         self.taps = tuple(LEVELS[tap] if isinstance(tap, int) else tap for tap in taps)
+
+    def stages(self) -> Sequence[str]:
+        """The levels of the pyramid."""
+        return LEVELS
+
+    def compile_model(self) -> None:
+        """Let `torch.compile` have the backbone; what follows changes its shapes from step to step."""
+        self.model.backbone.compile()
+
+    def statistics(self) -> dict[str, list[float]]:
+        """Mean and std of each channel, of pixels in [0, 1]."""
+        return {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist()}
+
+    @torch.no_grad()
+    def probe(self, image_size: int) -> Outputs:
+        """Answer about the whole of a black image."""
+        training = {module: module.training for module in self.modules()}
+        side, device = image_size, self.mean.device
+        black = torch.zeros(3, side, side, dtype=torch.uint8, device=device)
+        whole = torch.tensor([[0.0, 0.0, side, side]], device=device)
+        none = DetectionTargets(whole[:0], torch.zeros(0, dtype=torch.int64, device=device))
+        scene = DetectionBatch((black,), (none,), torch.zeros(1, dtype=torch.int64), 0, ((side, side),), (whole,))
+        try:
+            return self.eval().answer(scene)
+        finally:
+            for module, flag in training.items():
+                module.training = flag
 
     def pad(self, images: Sequence[Tensor]) -> ImageList:
         """Normalize images `(3, H, W)` uint8 and put them in one batch, filled up below and at the right."""

@@ -10,7 +10,7 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 
 from pldistill import distributed
-from pldistill.tasks import Autocast, Figures
+from pldistill.tasks.base import Autocast, Figures
 from pldistill.tasks.detection.coco import annotation_rows
 from pldistill.tasks.detection.dataset import BoxData, BoxLoader, BoxSplit
 from pldistill.tasks.detection.faster_rcnn import Detector

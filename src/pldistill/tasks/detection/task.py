@@ -20,34 +20,33 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
-from pldistill import distributed
 from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
-from pldistill.methods.detection import OWN
-from pldistill.methods.spec import Option
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
-from pldistill.task_options import short_sides
-from pldistill.tasks import Ask, Autocast, Figures, Loaders, Pair, Placement, Task, evenly, first, float32
-from pldistill.tasks.detection.dataset import BoxData, BoxLoader, make_box_loader
-from pldistill.tasks.detection.faster_rcnn import LEVELS, Detector, build_detector
-from pldistill.tasks.detection.metrics import COLUMNS, DetectorValidation
-from pldistill.tasks.detection.predict import leave_detections
+from pldistill.tasks.base import Ask, Autocast, Figures, Loaded, Loaders, Pair, Placement, Task, float32
+from pldistill.tasks.detection import SPEC
+from pldistill.tasks.detection.dataset import BoxData, BoxLoader, BoxSplit, make_box_loader
+from pldistill.tasks.detection.faster_rcnn import Detector, build_detector
+from pldistill.tasks.detection.methods import OWN
+from pldistill.tasks.detection.metrics import DetectorValidation
+from pldistill.tasks.detection.options import DetectionOptions
+from pldistill.tasks.detection.predict import detect, leave_detections
 from pldistill.tasks.detection.sources import open_boxes
-from pldistill.tasks.detection.teachers import DetectorTeacher, backbone_of, columns_of, open_detector
+from pldistill.tasks.detection.teachers import backbone_of, columns_of, open_detector, options_of
 from pldistill.tasks.detection.weights import PUBLISHED, from_checkpoint, load_detector, published, save_detector
 from pldistill.teachers.live import Teacher
-from pldistill.types import DetectionBatch, DetectionTargets, Outputs
-
-_BOXES_A_IMAGE = 16  # so many fewer images do where each has several boxes
+from pldistill.types import DetectionBatch, Outputs
 
 
 class Detection(Task[BoxData, Detector]):
     """Boxes with labels; a row is an RoI. The own terms are torchvision's four, and rows are hits as RoIs are."""
 
+    spec = SPEC
     own = tuple(OWN)
     rows = "boxes"
+    samples_an_image = 16
 
-    def __init__(self, options: Mapping[str, Option]) -> None:
+    def __init__(self, options: DetectionOptions) -> None:
         self.options = options
 
     def pair(self, student: Detector, teacher: Ask | None, batch: DetectionBatch) -> Pair:
@@ -69,7 +68,7 @@ class Detection(Task[BoxData, Detector]):
         said = Outputs(student.used(logits), student.features(maps))
         answers = None
         if teacher is not None:
-            if not self.options["background_rows"]:
+            if not self.options.background_rows:
                 regions = [some[of > 0] for some, of in zip(regions, labels, strict=True)]
             answers = float32(teacher(replace(batch, regions=tuple(regions))))
         hits = (logits.argmax(dim=1) == wanted).sum()
@@ -78,25 +77,20 @@ class Detection(Task[BoxData, Detector]):
 
     def _counted(self, said: Outputs, labels: Tensor) -> tuple[Outputs, Tensor]:
         """Give the rows that count in the method's terms."""
-        if self.options["background_rows"]:
+        if self.options.background_rows:
             return said, labels
         kept = labels > 0
         return replace(said, logits=said.logits[kept]), labels[kept]
 
     def open(self, recipe: Recipe, *, download: bool) -> BoxData:
-        sides = short_sides(self.options)
-        most = int(self.options["max_side"])
+        sides, most = self.options.train_sides, self.options.max_side
         data = open_boxes(recipe.data, image_size=recipe.image_size, max_side=most)
         if sides is not None and sides[1] > most:
             raise ValueError(f"task option short_sides: expected at most max_side, {most}, got {sides[1]}")
         return data
 
-    def notes(self, data: BoxData) -> list[str]:
-        odd = ", ".join(f"{count} {what}" for what, count in data.data_warnings.items())
-        return [f"data {data.spec!r}: {odd}"] if odd else []
-
     def student(self, recipe: Recipe, data: BoxData) -> Detector:
-        name, unused = backbone_of(recipe.student, "student"), self.options["unused_ids"] == "keep"
+        name, unused = backbone_of(recipe.student, "student"), self.options.keeps_unused
         columns = columns_of(data, unused)
         width, options, head = columns[-1] + 1, self.options, recipe.new_head
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if recipe.pretrained else (data.mean, data.std)
@@ -111,50 +105,27 @@ class Detection(Task[BoxData, Detector]):
         assert isinstance(model, FasterRCNN)
         return Detector(model, mean=mean, std=std, columns=columns, unused=unused)
 
-    def compile(self, model: Detector) -> None:
-        model.model.backbone.compile()
-
-    def teacher(self, recipe: Recipe, data: BoxData) -> DetectorTeacher | None:
+    def teacher(self, recipe: Recipe, data: BoxData) -> Teacher | None:
         return open_detector(recipe, data)
 
     def columns(self, data: BoxData) -> int:
-        return columns_of(data, self.options["unused_ids"] == "keep")[-1] + 1
+        return columns_of(data, self.options.keeps_unused)[-1] + 1
 
-    def stages(self, model: Detector) -> Sequence[str]:
-        return LEVELS
-
-    @torch.no_grad()
-    def probe(self, model: Detector, data: BoxData) -> Outputs:
-        """Ask about the whole of a black image."""
-        training = {module: module.training for module in model.modules()}
-        side, device = data.image_size, model.mean.device
-        black = torch.zeros(3, side, side, dtype=torch.uint8, device=device)
-        whole = torch.tensor([[0.0, 0.0, side, side]], device=device)
-        none = DetectionTargets(whole[:0], torch.zeros(0, dtype=torch.int64, device=device))
-        scene = DetectionBatch((black,), (none,), torch.zeros(1, dtype=torch.int64), 0, ((side, side),), (whole,))
-        try:
-            return model.eval().answer(scene)
-        finally:
-            for module, flag in training.items():
-                module.training = flag
-
-    def loaders(self, recipe: Recipe, data: BoxData, place: Placement) -> Loaders:
-        sides = short_sides(self.options) or data.image_size
+    def loader(self, split: BoxSplit, recipe: Recipe, data: BoxData, place: Placement, *, train: bool) -> BoxLoader:
         hflip = data.hflip if recipe.hflip is None else recipe.hflip
-        train = make_box_loader(
-            data.train,
+        return make_box_loader(
+            split,
             batch_size=recipe.batch_size,
-            short_side=sides,
+            short_side=(train and self.options.train_sides) or data.image_size,
             max_side=data.max_side,
-            hflip=hflip,
-            seed=recipe.seed,
-            shuffle=True,
+            hflip=train and hflip,
+            seed=recipe.seed if train else 0,
+            shuffle=train,
             device=place.device,
             workers=place.workers,
-            rank=distributed.rank(),
-            world=distributed.world_size(),
+            rank=place.rank,
+            world=place.world,
         )
-        return Loaders(train, _scored(data, recipe.batch_size, place))
 
     def validation(
         self, loaders: Loaders, data: BoxData, teacher: Teacher | None, autocast: Autocast
@@ -163,23 +134,13 @@ class Detection(Task[BoxData, Detector]):
         assert asked is None or isinstance(asked, Detector)
         return DetectorValidation(loaders.val, data, asked, autocast)
 
-    def examine(
-        self, recipe: Recipe, data: BoxData, teacher: Teacher, most: int, place: Placement, autocast: Autocast
-    ) -> tuple[int, Tensor, int]:
-        """Ask the teacher what stands in the true boxes of fewer images, which have several each."""
-        some = data.val.subset(evenly(len(data.val), max(1, most // _BOXES_A_IMAGE)).tolist())
-        loader = _scored(replace(data, val=some), min(recipe.batch_size, len(some)), place, alone=True)
+    def answers(self, teacher: Teacher, batch: DetectionBatch) -> tuple[Tensor, Tensor]:
+        """Ask the teacher what stands in the true boxes."""
         (asked,) = (member.model for member in teacher.members)
         assert isinstance(asked, Detector)
-        hits, labels = 0, [torch.zeros(0, dtype=torch.int64)]
-        for batch in loader.epoch(0):
-            with autocast():
-                answers = teacher(replace(batch, regions=tuple(each.boxes for each in batch.targets))).logits
-            own = torch.cat([each.labels for each in batch.targets])
-            wanted = asked.columns[own] if self.options["unused_ids"] == "keep" else own
-            hits += int((answers.argmax(dim=1) == wanted).sum())
-            labels.append(own.cpu())
-        return hits, torch.cat(labels), len(data.classes)
+        logits = teacher(replace(batch, regions=tuple(objects.boxes for objects in batch.targets))).logits
+        own = torch.cat([objects.labels for objects in batch.targets])
+        return logits, asked.columns[own] if self.options.keeps_unused else own
 
     def save(self, model: Detector, folder: Path, data: BoxData, recipe: Recipe) -> None:
         save_detector(
@@ -198,56 +159,19 @@ class Detection(Task[BoxData, Detector]):
         assert asked is None or isinstance(asked, Detector)
         leave_detections(run, data, model, asked)
 
-    def result(self, rows: Sequence[Mapping[str, Any]], data: BoxData) -> Figures:
-        """Give the columns after the last epoch, and the best epoch by AP."""
-        last, best = rows[-1], max(rows, key=lambda row: row["AP"] or 0.0)
-        return {
-            **{name: last[name] for name in COLUMNS},
-            "AP_best": best["AP"],
-            "best_epoch": best["epoch"],
-            "teacher_AP": last["teacher_AP"],
-            "per_class": last["per_class"],
-        }
-
-    def measure(
-        self, folder: Path, recipe: Recipe, spec: str | None, batch_size: int, place: Placement, autocast: Autocast
-    ) -> Figures:
-        """Give COCO's six columns in percent and the number of images."""
+    def load(self, folder: Path) -> Loaded[Detector]:
         loaded = load_detector(folder)
+        return Loaded(loaded.model, loaded.classes, loaded.image_size)
 
-        def open_() -> BoxData:
-            data = open_boxes(spec or recipe.data, image_size=loaded.image_size, max_side=loaded.max_side)
-            if data.classes != loaded.classes:
-                raise ValueError(
-                    f"data {data.spec!r}: expected the run's {len(loaded.classes)} classes ({first(loaded.classes)}), "
-                    f"got {len(data.classes)} ({first(data.classes)})"
-                )
-            return data
+    def predict(self, folder: Path, images: Sequence[Path | str]) -> list[list[dict[str, Any]]]:
+        """The boxes that the detector finds: `score`, `class`, and `box` (left, top, right, bottom in pixels)."""
+        return detect(folder, images)
 
-        data = distributed.run_on_all(open_)
-        figures = DetectorValidation(_scored(data, batch_size, place), data, None, autocast)(
-            loaded.model.to(place.device)
-        )
-        return {**{name: figures[name] for name in COLUMNS}, "images": len(data.val)}
-
-
-def _scored(data: BoxData, batch_size: int, place: Placement, *, alone: bool = False) -> BoxLoader:
-    """The validation images, each process's part of them, or all for each."""
-    return make_box_loader(
-        data.val,
-        batch_size=batch_size,
-        short_side=data.image_size,
-        max_side=data.max_side,
-        hflip=False,
-        seed=0,
-        shuffle=False,
-        device=place.device,
-        workers=place.workers,
-        rank=0 if alone else distributed.rank(),
-        world=1 if alone else distributed.world_size(),
-    )
+    def result(self, rows: Sequence[Mapping[str, Any]], data: BoxData) -> Figures:
+        """Give the columns after the last epoch, also by class, and the best epoch by AP."""
+        return {**super().result(rows, data), "per_class": rows[-1]["per_class"]}
 
 
 def make(recipe: Recipe) -> Detection:
     """The task of a recipe; `pldistill.tasks.make_task` calls it."""
-    return Detection(recipe.task_options)
+    return Detection(options_of(recipe))

@@ -19,25 +19,14 @@ from pldistill.recipe import Recipe
 from pldistill.specs import FASTER_RCNN, RANDOM, split_weights
 from pldistill.tasks.detection.dataset import BoxData
 from pldistill.tasks.detection.faster_rcnn import Detector, build_detector
+from pldistill.tasks.detection.options import DetectionOptions
 from pldistill.tasks.detection.weights import PUBLISHED, from_checkpoint, load_detector, published, read_shape
 from pldistill.teachers.live import LiveTeacher
-from pldistill.types import DetectionBatch, Outputs
 
 
-class DetectorTeacher(LiveTeacher):
-    """A detector in eval mode, asked under `no_grad` about RoIs that another one proposed.
-
-    Its backbone, pyramid and box head run; its own proposals are never asked for.
-    """
-
-    model: Detector  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    def __init__(self, model: Detector) -> None:
-        super().__init__(model)  # pyright: ignore[reportArgumentType]  # fixed and put in eval mode as any model
-
-    @torch.no_grad()
-    def __call__(self, batch: DetectionBatch) -> Outputs:
-        return self.model.answer(batch)
+def options_of(recipe: Recipe) -> DetectionOptions:
+    """The recipe's options of detection."""
+    return DetectionOptions.model_validate(recipe.task_options)
 
 
 def backbone_of(name: str, field: str) -> str:
@@ -56,7 +45,7 @@ def columns_of(data: BoxData, unused: bool) -> list[int]:
     return [0, *data.category_ids] if unused else list(range(len(data.classes) + 1))
 
 
-def open_detector(recipe: Recipe, data: BoxData) -> DetectorTeacher | None:
+def open_detector(recipe: Recipe, data: BoxData) -> LiveTeacher | None:
     """Build the recipe's teacher.
 
     Raises:
@@ -81,10 +70,10 @@ def open_detector(recipe: Recipe, data: BoxData) -> DetectorTeacher | None:
         known = ", ".join(FASTER_RCNN + each for each in PUBLISHED)
         raise ValueError(f"teacher {name!r} must name its weights: {known}; or give a run folder or a checkpoint")
     _same_names(name, [str(each) for each in PUBLISHED[backbone].meta["categories"]], data.category_ids, data)
-    return _live(published(backbone, options=recipe.task_options), IMAGENET_MEAN, IMAGENET_STD, recipe, data)
+    return _live(published(backbone, options=options_of(recipe)), IMAGENET_MEAN, IMAGENET_STD, recipe, data)
 
 
-def _from_run(folder: str, recipe: Recipe, data: BoxData) -> DetectorTeacher:
+def _from_run(folder: str, recipe: Recipe, data: BoxData) -> LiveTeacher:
     loaded = load_detector(folder)
     if len(loaded.classes) != len(data.classes):
         raise ValueError(
@@ -97,36 +86,34 @@ def _from_run(folder: str, recipe: Recipe, data: BoxData) -> DetectorTeacher:
     return teacher
 
 
-def _at_random(backbone: str, recipe: Recipe, data: BoxData) -> DetectorTeacher:
+def _at_random(backbone: str, recipe: Recipe, data: BoxData) -> LiveTeacher:
     with torch.random.fork_rng(devices=[]):
         # A stream of its own: a student of the same model must not start as its teacher.
         torch.manual_seed(key(recipe.seed, 0, "teacher"))
-        unused = recipe.task_options["unused_ids"] == "keep"
+        unused = options_of(recipe).keeps_unused
         width = max(columns_of(data, unused)) + 1
-        model = build_detector(backbone, columns=width, options=recipe.task_options)
+        model = build_detector(backbone, columns=width, options=options_of(recipe))
     return _live(model, data.mean, data.std, recipe, data)
 
 
-def _from_checkpoint(backbone: str, checkpoint: str, recipe: Recipe, data: BoxData) -> DetectorTeacher:
+def _from_checkpoint(backbone: str, checkpoint: str, recipe: Recipe, data: BoxData) -> LiveTeacher:
     """A file of weights says nothing of input statistics or names of classes, so they are the data's.
 
     How wide the model is, and how it normalizes, the file does say.
     """
     shape = read_shape(checkpoint)
-    options = {**recipe.task_options, **shape.options}
+    options = options_of(recipe).model_copy(update=shape.options)
     model = from_checkpoint(backbone, checkpoint, columns=shape.columns, options=options)
     return _live(model, data.mean, data.std, recipe, data)
 
 
-def _live(
-    model: FasterRCNN, mean: Sequence[float], std: Sequence[float], recipe: Recipe, data: BoxData
-) -> DetectorTeacher:
+def _live(model: FasterRCNN, mean: Sequence[float], std: Sequence[float], recipe: Recipe, data: BoxData) -> LiveTeacher:
     """The teacher with the data's classes found among its columns, which lie by COCO's ids or one after the other.
 
     Raises:
         ValueError: for columns that do neither.
     """
-    unused = recipe.task_options["unused_ids"] == "keep"
+    unused = options_of(recipe).keeps_unused
     width = model.get_submodule("roi_heads.box_predictor.cls_score").out_features
     plain, by_id = (columns_of(data, gaps) for gaps in (False, True))
     fitting = [columns for columns in ([by_id] if unused else [plain, by_id]) if width == columns[-1] + 1]
@@ -136,7 +123,7 @@ def _live(
             f"teacher {recipe.teacher!r}: expected logits for the background and the data's {len(data.classes)} "
             f"classes, {known} in all, got {width}"
         )
-    return DetectorTeacher(Detector(model, mean=mean, std=std, columns=fitting[0], unused=unused))
+    return LiveTeacher(Detector(model, mean=mean, std=std, columns=fitting[0], unused=unused))
 
 
 def _same_names(teacher: str, theirs: Sequence[str], places: Sequence[int], data: BoxData) -> None:

@@ -19,13 +19,12 @@ from torchvision.models.detection import FasterRCNN, FasterRCNN_ResNet50_FPN_Wei
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from pldistill.files import write_atomically
-from pldistill.methods.spec import Option
 from pldistill.models.checkpoints import load_weights, put_weights, read_state
 from pldistill.models.folder import CONFIG, WEIGHTS
 from pldistill.specs import FASTER_RCNN
-from pldistill.task_options import TASKS
 from pldistill.tasks.detection.backbones import with_norm
 from pldistill.tasks.detection.faster_rcnn import Detector, build_detector
+from pldistill.tasks.detection.options import DetectionOptions
 
 # By backbone and tag. Their logits are by COCO's category ids, with gaps: column 0 is the background.
 PUBLISHED = {"resnet50.coco_v1": FasterRCNN_ResNet50_FPN_Weights.COCO_V1}
@@ -37,11 +36,11 @@ class Shape:
 
     Attributes:
         columns: logits of an RoI, the background among them.
-        options: those of `task_options.DETECTION` that show in the weights.
+        options: those of `DetectionOptions` that show in the weights.
     """
 
     columns: int
-    options: dict[str, Option]
+    options: dict[str, str | int]
 
 
 def read_shape(checkpoint: str | Path) -> Shape:
@@ -56,7 +55,7 @@ def read_shape(checkpoint: str | Path) -> Shape:
     norm = "group"
     if any(name.endswith("running_mean") for name in state):
         norm = "batch" if any(name.endswith("num_batches_tracked") for name in state) else "frozen"
-    options: dict[str, Option] = {"norm": norm, "head_width": first.shape[0], "fpn_channels": lateral.shape[1]}
+    options: dict[str, str | int] = {"norm": norm, "head_width": first.shape[0], "fpn_channels": lateral.shape[1]}
     return Shape(score.shape[0], options)
 
 
@@ -68,7 +67,7 @@ def _ending(state: Mapping[str, Tensor], name: str, path: Path) -> Tensor:
 
 
 def from_checkpoint(
-    backbone: str, checkpoint: str | Path, *, columns: int, options: Mapping[str, Option], new_head: bool = False
+    backbone: str, checkpoint: str | Path, *, columns: int, options: DetectionOptions, new_head: bool = False
 ) -> FasterRCNN:
     """Build a detector and load a file, or a run's folder, into it, all of it or, with `new_head`, all but the head.
 
@@ -78,14 +77,15 @@ def from_checkpoint(
         ValueError: what `load_weights` refuses, or a file of a model of another kind.
     """
     shape = read_shape(checkpoint)
-    ours = {name: options[name] for name in shape.options}
+    ours = {name: getattr(options, name) for name in shape.options}
     freeze = (ours["norm"], shape.options["norm"]) == ("frozen", "batch")
     if {**ours, "norm": "batch" if freeze else ours["norm"]} != shape.options:
         raise ValueError(
             f"checkpoint {checkpoint}: expected a model of {_said(ours)}, got one of {_said(shape.options)}"
         )
     path, state = _read(checkpoint)
-    model = build_detector(backbone, columns=columns, options={**options, "norm": shape.options["norm"]})
+    built = options.model_copy(update={"norm": shape.options["norm"]})
+    model = build_detector(backbone, columns=columns, options=built)
     put_weights(model, state, path, new_head=new_head)
     return frozen(model) if freeze else model
 
@@ -96,13 +96,14 @@ def frozen(model: FasterRCNN) -> FasterRCNN:
     return model
 
 
-def published(name: str, *, options: Mapping[str, Option], columns: int = 91, new_head: bool = False) -> FasterRCNN:
+def published(name: str, *, options: DetectionOptions, columns: int = 91, new_head: bool = False) -> FasterRCNN:
     """Build torchvision's detector with its COCO weights, which are fetched once; `name` is one of `PUBLISHED`.
 
     Raises:
         ValueError: weights that cannot be fetched, or a head that does not fit.
     """
-    model = build_detector(name.partition(".")[0], columns=columns, options={**options, "norm": "frozen"})
+    frozen_options = options.model_copy(update={"norm": "frozen"})
+    model = build_detector(name.partition(".")[0], columns=columns, options=frozen_options)
     try:
         state = PUBLISHED[name].get_state_dict(progress=False, check_hash=True)
     except OSError as error:
@@ -133,7 +134,7 @@ def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {today(name): value for name, value in state.items()}
 
 
-def _said(options: Mapping[str, Option]) -> str:
+def _said(options: Mapping[str, str | int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in options.items())
 
 
@@ -167,11 +168,11 @@ def save_detector(
     category_ids: Sequence[int],
     image_size: int,
     max_side: int,
-    options: Mapping[str, Option],
+    options: DetectionOptions,
 ) -> None:
     """Write `model.safetensors` and `config.json`, each whole or not at all; the arguments as in `LoadedDetector`.
 
-    `options` are those that the model was built with, of `task_options.DETECTION`.
+    `options` are those that the model was built with.
     """
     config = {
         "task": "detection",
@@ -185,7 +186,7 @@ def save_detector(
         "std": model.std.flatten().tolist(),
         "image_size": image_size,
         "max_side": max_side,
-        "options": dict(options),
+        "options": options.model_dump(),
     }
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -209,7 +210,7 @@ def load_detector(directory: str | Path) -> LoadedDetector:
         if config.get("task") != "detection":
             raise ValueError(f"{folder} holds a classifier ({config.get('architecture')}), expected a detector")
         backbone = config["architecture"].removeprefix(FASTER_RCNN)
-        options = TASKS["detection"].complete(config["options"])
+        options = DetectionOptions.model_validate(config["options"])
         about = {name: config[name] for name in ("mean", "std", "columns", "unused")}
         width, image_size, max_side = (int(config[name]) for name in ("width", "image_size", "max_side"))
         classes, ids = tuple(config["label_names"]), tuple(config["category_ids"])
