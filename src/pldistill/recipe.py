@@ -55,113 +55,213 @@ def _known_task(name: str) -> str:
     return name
 
 
-class Recipe(BaseModel):
-    """Everything that decides what a run computes.
+# The panels of `pldistill train --help`, in their order; each field says which is its own.
+DATA, STUDENT, TEACHER, LOSS, TRAINING = PANELS = ("Data", "Student", "Teacher", "Loss", "Training")
 
-    Attributes:
-        data: the images, as in `pldistill list data`: `glyphs`, `cifar100:PATH`, `folder:PATH`, ...
-        student: the model that is trained, a name of `pldistill list models` or any timm classifier.
-        method: a name of `pldistill list methods`.
-        task: what is learned: `classification` or `detection`.
-        task_options: the task's own options (`pldistill.task_options`); those left out take its defaults.
-        teacher: who is asked, as in `pldistill.teachers`: a run folder, a model's name, `random:NAME`, `ensemble:A+B`;
-            None for the methods without a teacher.
-        teacher_checkpoint: weights for a teacher that is a model's name.
-        teacher_cache: a teacher cache (`pldistill cache`), read in place of running it. The teacher is
-            then the teacher cache's; one that is named otherwise must be the same.
-        pretrained: start the student from timm's weights for its name.
-        student_checkpoint: start the student from this file or run folder.
-        new_head: give a student that starts from weights a fresh classifier, because its classes are others.
-        options: the method's options; those left out take the method's defaults.
-        weights: the weight of each term, "task" being the task's own loss; as with options.
-        epochs: passes over the training split.
-        batch_size: images in a step of one process.
-        image_size: side in pixels; None is the data's own.
-        lr: the highest learning rate of the schedule.
-        optimizer: `sgd` (no Nesterov) or `adamw` of torch, or the name of any of timm's optimizers.
-        momentum: of the optimizers that have one.
-        weight_decay: on every parameter, unless `decay_all` is False.
-        decay_all: False spares biases and the parameters of normalization (every tensor of one dimension).
-        schedule: cosine (each step, to 0), step (x0.1 after 150/240, 180/240 and 210/240 of the epochs), two-step (x0.1
-            after 2/3 and 8/9 of the steps) or constant.
-        warmup_epochs: linear warm-up from 0 before the schedule takes over; may be a fraction.
-        label_smoothing: of the task's cross-entropy.
-        clip_grad: the largest gradient norm, or None.
-        ema: decay of an exponential moving average of the weights; then the average is what is evaluated and exported.
-        amp: bf16 or fp16 autocast of the models, off (float32), or auto: bf16 where the device computes in it, else off
-            (`pldistill.precision`). Losses compute in float32 whatever it is. The run's record says what auto became.
-        channels_last: memory layout of images and convolutions.
-        compile: `torch.compile` the student.
-        hflip: mirror training images; None is the data's own choice.
-        mixup: alpha of Mixup's Beta(alpha, alpha); 0 is none. See `pldistill.data.mixup`.
-        cutmix: alpha of CutMix's; where both are given each batch takes one of them, by a fair coin.
-        mix_probability: the part of the batches that are mixed, where mixup or cutmix is given.
-        repeats: how many augmented copies of an image an epoch shows (repeated augmentation), in one batch; an epoch
-            is as long as ever, so it shows 1/repeats of the images, others each time.
-        views: how many augmented versions of an image there are: epoch e shows view e modulo this; None shows another
-            one every epoch. With a teacher_cache None is as many as it has.
-        unlabelled: images to train on without a label, beside the labelled: all below PATH of `folder:PATH`, or the
-            training images of another data specification. The method's terms count them, the task's loss does not.
-        class_map: a JSON file that says which of the teacher's classes is which of the data's; see
-            `pldistill.teachers`.
-        trust_teacher: take the teacher as it is, whether or not it is better than chance; see
-            `pldistill.training.preflight`.
-        accumulate: batches whose gradients make one step, that of a batch of all their images. A method that relates
-            the images of a batch relates those of each batch alone, and wants to be told so: `relation="local"`.
-        relation: for methods that relate the images of a batch, `local` (of one process's batch) or `global` (of all
-            processes'); None is local.
-        sync_batchnorm: BatchNorm statistics over all processes, on GPUs; otherwise each process has those of its own
-            batches, and the first one's running statistics are evaluated and saved.
-        seed: of the initial weights, the order, and the draws of mixup and cutmix.
-        augment_seed: of the augmentation; None is the seed. A teacher cache is bound to this one alone,
-            so runs of many seeds and one augment_seed share a store.
+
+def _in(panel: str) -> dict[str, Any]:
+    return {"panel": panel}
+
+
+class Recipe(BaseModel):
+    """Everything that decides what a run computes; frozen, and validated as a whole.
+
+    Each field is said here once. The command line, its help, `pldistill list recipe` and docs/recipe.md are made from
+    it. The first sentence of a description stands alone in the help.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    data: str
-    student: str
-    method: str
-    task: Annotated[str, AfterValidator(_known_task)] = DEFAULT
-    task_options: dict[str, Option] = Field(default_factory=dict)
-    teacher: str | None = None
-    teacher_checkpoint: str | None = None
-    teacher_cache: str | None = None
-    pretrained: bool = False
-    student_checkpoint: str | None = None
-    new_head: bool = False
-    options: dict[str, Option] = Field(default_factory=dict)
-    weights: dict[str, StoredWeight] = Field(default_factory=dict)
-    epochs: Annotated[int, Field(ge=1)] = 20
-    batch_size: Annotated[int, Field(ge=1)] = 128
-    image_size: Annotated[int, Field(ge=8)] | None = None
-    lr: Positive = 0.05
-    optimizer: str = "sgd"
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NotNegative = 5e-4
-    decay_all: bool = True
-    schedule: Literal["cosine", "step", "two-step", "constant"] = "cosine"
-    warmup_epochs: NotNegative = 0.0
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    clip_grad: Positive | None = None
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"
-    channels_last: bool = True
-    compile: bool = False
-    hflip: bool | None = None
-    mixup: NotNegative = 0.0
-    cutmix: NotNegative = 0.0
-    mix_probability: Annotated[float, Field(gt=0, le=1)] = 1.0
-    repeats: Annotated[int, Field(ge=1)] = 1
-    views: Annotated[int, Field(ge=1)] | None = None
-    unlabelled: str | None = None
-    class_map: str | None = None
-    trust_teacher: bool = False
-    accumulate: Annotated[int, Field(ge=1)] = 1
-    relation: Literal["local", "global"] | None = None
-    sync_batchnorm: bool = False
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    augment_seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    data: str = Field(
+        description="The images: glyphs, cifar100:PATH, folder:PATH, coco:PATH; see `pldistill list data`.",
+        json_schema_extra=_in(DATA),
+    )
+    student: str = Field(
+        description="The model to train: a name of `pldistill list models`, or any timm classifier.",
+        json_schema_extra=_in(STUDENT),
+    )
+    method: str = Field(
+        description="A name of `pldistill list methods`; ce trains a teacher.", json_schema_extra=_in(LOSS)
+    )
+    task: Annotated[str, AfterValidator(_known_task)] = Field(
+        DEFAULT, description="What is learned; see `pldistill list tasks`.", json_schema_extra=_in(DATA)
+    )
+    task_options: dict[str, Option] = Field(
+        default_factory=dict,
+        description="The task's own options; those left out take its defaults.",
+        json_schema_extra=_in(DATA),
+    )
+    teacher: str | None = Field(
+        None,
+        description="A run folder, NAME, NAME@FILE, random:NAME or ensemble:A+B. None for a method without a teacher.",
+        json_schema_extra=_in(TEACHER),
+    )
+    teacher_checkpoint: str | None = Field(
+        None, description="Weights of a teacher given by name.", json_schema_extra=_in(TEACHER)
+    )
+    teacher_cache: str | None = Field(
+        None,
+        description="A teacher cache (`pldistill cache`), read in place of running the teacher. The teacher is then "
+        "the cache's; one that is named otherwise must be the same.",
+        json_schema_extra=_in(TEACHER),
+    )
+    pretrained: bool = Field(
+        False, description="Start the student from timm's weights for its name.", json_schema_extra=_in(STUDENT)
+    )
+    student_checkpoint: str | None = Field(
+        None, description="Start the student from this file or run folder.", json_schema_extra=_in(STUDENT)
+    )
+    new_head: bool = Field(
+        False,
+        description="Give a student that starts from weights a fresh classifier. For other classes than theirs.",
+        json_schema_extra=_in(STUDENT),
+    )
+    options: dict[str, Option] = Field(
+        default_factory=dict,
+        description="The method's options; those left out take its defaults.",
+        json_schema_extra=_in(LOSS),
+    )
+    weights: dict[str, StoredWeight] = Field(
+        default_factory=dict,
+        description="The weight of each term; those left out take the method's defaults. \"task\" is the task's own "
+        "loss; TO@PART is a linear ramp up to TO over the first PART of the run.",
+        json_schema_extra=_in(LOSS),
+    )
+    epochs: int = Field(20, ge=1, description="Passes over the training images.", json_schema_extra=_in(TRAINING))
+    batch_size: int = Field(128, ge=1, description="Images in a step of one process.", json_schema_extra=_in(TRAINING))
+    image_size: Annotated[int, Field(ge=8)] | None = Field(
+        None,
+        description="Side in pixels that models see; None is the data's own. Of a detector the short side.",
+        json_schema_extra=_in(DATA),
+    )
+    lr: Positive = Field(
+        0.05, description="The highest learning rate of the schedule.", json_schema_extra=_in(TRAINING)
+    )
+    optimizer: str = Field(
+        "sgd",
+        description="sgd (without Nesterov) or adamw of torch, or any of timm's.",
+        json_schema_extra=_in(TRAINING),
+    )
+    momentum: float = Field(
+        0.9, ge=0, lt=1, description="Momentum of an optimizer that has one.", json_schema_extra=_in(TRAINING)
+    )
+    weight_decay: NotNegative = Field(5e-4, description="Weight decay; see decay_all.", json_schema_extra=_in(TRAINING))
+    decay_all: bool = Field(
+        True,
+        description="Weight decay on every parameter. Off spares biases and the parameters of normalization.",
+        json_schema_extra=_in(TRAINING),
+    )
+    schedule: Literal["cosine", "step", "two-step", "constant"] = Field(
+        "cosine",
+        description="What the learning rate follows: cosine to 0; step: a tenth of it at 62.5, 75 and 87.5 % of the "
+        "epochs; two-step: at 2/3 and 8/9 of the steps; constant.",
+        json_schema_extra=_in(TRAINING),
+    )
+    warmup_epochs: NotNegative = Field(
+        0.0,
+        description="Epochs of a linear warm-up from 0 before the schedule. May be a fraction.",
+        json_schema_extra=_in(TRAINING),
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Label smoothing of the task's cross-entropy.", json_schema_extra=_in(LOSS)
+    )
+    clip_grad: Positive | None = Field(
+        None, description="The largest gradient norm; None does not clip.", json_schema_extra=_in(TRAINING)
+    )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Decay of a moving average of the weights. The average is then evaluated and exported.",
+        json_schema_extra=_in(TRAINING),
+    )
+    amp: Literal["auto", "bf16", "fp16", "off"] = Field(
+        "auto",
+        description="Precision of the models: auto is what fits the device. bf16 or fp16 autocast, off for float32; "
+        "auto is bf16 where the device computes in it. Losses compute in float32 whatever it is, and the run's record "
+        "says what auto became.",
+        json_schema_extra=_in(TRAINING),
+    )
+    channels_last: bool = Field(
+        True, description="Memory layout of images and convolutions.", json_schema_extra=_in(TRAINING)
+    )
+    compile: bool = Field(False, description="torch.compile the student.", json_schema_extra=_in(TRAINING))
+    hflip: bool | None = Field(
+        None, description="Mirror training images; None is the data's own choice.", json_schema_extra=_in(DATA)
+    )
+    mixup: NotNegative = Field(
+        0.0, description="Mixup's alpha; 0 is none. Shares follow Beta(alpha, alpha).", json_schema_extra=_in(DATA)
+    )
+    cutmix: NotNegative = Field(
+        0.0,
+        description="CutMix's alpha; 0 is none. Where mixup is given too, a fair coin decides for each batch.",
+        json_schema_extra=_in(DATA),
+    )
+    mix_probability: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="The part of the batches that mixup or cutmix mixes.",
+        json_schema_extra=_in(DATA),
+    )
+    repeats: int = Field(
+        1,
+        ge=1,
+        description="Augmented copies of an image in an epoch, in one batch. Repeated augmentation: an epoch is as "
+        "long as ever, so it shows 1/repeats of the images, others each time.",
+        json_schema_extra=_in(DATA),
+    )
+    views: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="How many augmented versions of an image there are; None shows another one every epoch. Epoch e "
+        "shows view e modulo this. With a teacher cache None is as many as it has.",
+        json_schema_extra=_in(DATA),
+    )
+    unlabelled: str | None = Field(
+        None,
+        description="Images without labels beside the labelled ones: folder:PATH, or other data. The method's terms "
+        "count them, the task's loss does not.",
+        json_schema_extra=_in(DATA),
+    )
+    class_map: str | None = Field(
+        None,
+        description="A JSON file that says which of the teacher's classes is which of the data's.",
+        json_schema_extra=_in(TEACHER),
+    )
+    trust_teacher: bool = Field(
+        False,
+        description="Take the teacher as it is, whether or not it is better than chance.",
+        json_schema_extra=_in(TEACHER),
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Batches whose gradients make one step, that of a batch of all their images. A method that "
+        "relates the images of a batch relates those of each batch alone, and wants relation=local beside it.",
+        json_schema_extra=_in(TRAINING),
+    )
+    relation: Literal["local", "global"] | None = Field(
+        None,
+        description="For methods that relate the images of a batch: of one process's batch, or of all; None is local.",
+        json_schema_extra=_in(LOSS),
+    )
+    sync_batchnorm: bool = Field(
+        False,
+        description="BatchNorm statistics over all processes, on GPUs. Otherwise each process has those of its own "
+        "batches, and the first one's running statistics are evaluated and saved.",
+        json_schema_extra=_in(TRAINING),
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**63,
+        description="Of the initial weights, the order, and the draws of mixup and cutmix.",
+        json_schema_extra=_in(TRAINING),
+    )
+    augment_seed: Annotated[int, Field(ge=0, lt=2**63)] | None = Field(
+        None,
+        description="Of the augmentation; None is the seed. A teacher cache is bound to this one alone, so runs of "
+        "many seeds and one augment_seed share a cache.",
+        json_schema_extra=_in(DATA),
+    )
 
     @property
     def view_seed(self) -> int:

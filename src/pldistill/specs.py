@@ -9,6 +9,7 @@ one for a value that a field cannot have.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
@@ -91,16 +92,28 @@ def expectation(model: type[BaseModel], error: ValidationError, kind: str = "") 
         return f"{where}: expected a value, got none"
     if first["type"] == "value_error":
         return message if message.startswith("unknown ") else f"{where}: {message}"
-    schema = _schema(model, name)
+    schema = schema_of(model, name)
     if known := schema.get("enum"):
         return unknown(where, str(first["input"]), known)
     return f"{where}: expected {accepted(schema) or message[0].lower() + message[1:]}, got {first['input']!r}"
 
 
-def _schema(model: type[BaseModel], name: str) -> dict[str, Any]:
+@functools.cache
+def _schemas(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()["properties"]
+
+
+def schema_of(model: type[BaseModel], name: str) -> dict[str, Any]:
     """What JSON Schema says of a field's value, where it is not none."""
-    schema = model.model_json_schema()["properties"][name]
+    schema = _schemas(model)[name]
     return next((part for part in schema.get("anyOf", ()) if part.get("type") != "null"), schema)
+
+
+def as_text(value: Any) -> str:
+    """A value as the command line takes it: `true`, `0.0005`, `auto`."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def accepted(schema: Mapping[str, Any]) -> str:

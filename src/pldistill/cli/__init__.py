@@ -10,14 +10,15 @@ import typer
 
 from pldistill import __version__
 from pldistill.cli import lists, runs, studies
-from pldistill.cli.options import Device, Spread, Workers, console, whole
+from pldistill.cli.options import PAIRS, Device, Spread, Workers, console, whole, with_fields
+from pldistill.recipe import Recipe, make_recipe, read_recipe
+from pldistill.tasks.registry import DEFAULT
 from pldistill.tasks.spec import Metric
 
 app = typer.Typer(
     name="pldistill",
     help="Distill a large classifier into a small one, by Plackett-Luce distillation and what it is compared with.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -43,65 +44,32 @@ def demo(
 
 
 @app.command()
+@with_fields(Recipe.model_fields)
 def train(
-    recipe: Annotated[Path | None, typer.Option(help="A recipe.json; the other options override it.")] = None,
-    task: Annotated[str | None, typer.Option(help="classification (default) or detection.")] = None,
-    data: Annotated[str | None, typer.Option(help="glyphs, cifar100:PATH, folder:PATH, coco:PATH, ...")] = None,
-    student: Annotated[str | None, typer.Option(help="The model to train; see `pldistill list models`.")] = None,
-    method: Annotated[str | None, typer.Option(help="See `pldistill list methods`; ce trains a teacher.")] = None,
-    teacher: Annotated[str | None, typer.Option(help="A run folder, NAME, NAME@FILE, ensemble:A+B.")] = None,
-    teacher_checkpoint: Annotated[str | None, typer.Option(help="Weights of a teacher given by name.")] = None,
-    teacher_cache: Annotated[str | None, typer.Option(help="A teacher cache that `pldistill cache` made.")] = None,
-    pretrained: Annotated[bool | None, typer.Option("--pretrained", help="Start from timm's weights.")] = None,
-    student_checkpoint: Annotated[str | None, typer.Option(help="Start from these weights.")] = None,
-    new_head: Annotated[bool | None, typer.Option("--new-head", help="A fresh classifier on given weights.")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the method; repeatable.")] = None,
-    weight: Annotated[list[str] | None, typer.Option(help="TERM=VALUE or TERM=TO@PART (a ramp); repeatable.")] = None,
-    task_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for the task; repeatable.")] = None,
-    epochs: Annotated[str | None, typer.Option(metavar="N", help="Default 20; in detection 12.")] = None,
-    batch_size: Annotated[str | None, typer.Option(metavar="N", help="Default 128; in detection 8.")] = None,
-    image_size: Annotated[str | None, typer.Option(metavar="N", help="Side in pixels; default the data's own.")] = None,
-    lr: Annotated[str | None, typer.Option(metavar="X", help="Default 0.05; in detection 0.01.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="sgd (default), adamw, or any of timm's.")] = None,
-    momentum: Annotated[str | None, typer.Option(metavar="X", help="Default 0.9.")] = None,
-    weight_decay: Annotated[str | None, typer.Option(metavar="X", help="Default 5e-4; in detection 1e-4.")] = None,
-    decay_all: Annotated[bool | None, typer.Option(help="Weight decay on biases and norms too (default).")] = None,
-    schedule: Annotated[str | None, typer.Option(help="cosine (default), step, two-step, constant.")] = None,
-    warmup_epochs: Annotated[str | None, typer.Option(metavar="X", help="Default 0.")] = None,
-    label_smoothing: Annotated[str | None, typer.Option(metavar="X", help="Of the cross-entropy; default 0.")] = None,
-    clip_grad: Annotated[str | None, typer.Option(metavar="X", help="Largest gradient norm.")] = None,
-    ema: Annotated[str | None, typer.Option(metavar="X", help="Decay of a moving average of the weights.")] = None,
-    amp: Annotated[str | None, typer.Option(help="auto (default): what fits the device; bf16, fp16 or off.")] = None,
-    channels_last: Annotated[bool | None, typer.Option(help="Memory layout (default on).")] = None,
-    compile: Annotated[bool | None, typer.Option("--compile", help="torch.compile the student.")] = None,
-    hflip: Annotated[bool | None, typer.Option(help="Mirror training images; default the data's choice.")] = None,
-    mixup: Annotated[str | None, typer.Option(metavar="X", help="Mixup's alpha; default 0, none.")] = None,
-    cutmix: Annotated[str | None, typer.Option(metavar="X", help="CutMix's alpha; default 0, none.")] = None,
-    mix_probability: Annotated[str | None, typer.Option(metavar="X", help="Part of the batches that mix.")] = None,
-    repeats: Annotated[str | None, typer.Option(metavar="N", help="Augmented copies of an image an epoch.")] = None,
-    views: Annotated[str | None, typer.Option(metavar="N", help="Augmented versions of an image, in turn.")] = None,
-    unlabelled: Annotated[str | None, typer.Option(help="folder:PATH of images without labels.")] = None,
-    class_map: Annotated[str | None, typer.Option(help="JSON: the teacher's classes in the data's.")] = None,
-    trust_teacher: Annotated[bool | None, typer.Option("--trust-teacher", help="Even if it knows nothing.")] = None,
-    accumulate: Annotated[str | None, typer.Option(metavar="N", help="Batches a step; default 1.")] = None,
-    relation: Annotated[str | None, typer.Option(help="local or global, for methods that relate a batch.")] = None,
-    sync_batchnorm: Annotated[bool | None, typer.Option("--sync-batchnorm", help="Over all processes.")] = None,
-    seed: Annotated[str | None, typer.Option(metavar="N", help="Default 0.")] = None,
-    augment_seed: Annotated[
-        str | None, typer.Option(metavar="N", help="Of the augmentation; default the seed.")
+    fields: dict[str, Any],
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe.json; the other options override it.", rich_help_panel="Output")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/ and a name.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR where it is missing.")] = False,
-    device: Device = "auto",
-    workers: Workers = "2",
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; default runs/ and a name.", rich_help_panel="Output")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out.", rich_help_panel="Output")
+    ] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch CIFAR where it is missing.", rich_help_panel="Data")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel="Training")] = "auto",
+    workers: Annotated[
+        str,
+        typer.Option(
+            metavar="N",
+            help="Processes that decode a folder's images; changes no figure.",
+            rich_help_panel="Training",
+        ),
+    ] = "2",
 ) -> None:
     """Train a model: a teacher (--method ce) or a student from a teacher."""
-    from pldistill.recipe import Recipe, make_recipe
-
-    fields = {name: value for name, value in locals().items() if name in Recipe.model_fields and value is not None}
-    fields |= {"options": _pairs("option", option), "weights": _pairs("weight", weight)}
-    fields["task_options"] = _pairs("task_option", task_option)
     full = make_recipe(_over_stored(fields, recipe, out, resume))
     before = resume and out is not None and (out / "result.json").exists()
     count = whole("workers", workers, least=0)
@@ -132,12 +100,11 @@ def _figures(result: Mapping[str, Any]) -> str:
     from pldistill.tasks.registry import task_of
 
     spec = task_of(result)
-    score, second, *_ = spec.metrics.items()
-    name, metric = score
+    (name, metric), *rest = list(spec.metrics.items())[:2]
     best = f"(best {metric.show(result[f'{name}_best'])} in epoch {result['best_epoch']})"
     said = f"{metric.short} {metric.show(last_of(result, name))} {best}"
-    if (value := last_of(result, second[0])) is not None:
-        said += f", {second[1].short} {second[1].show(value)}"
+    for other, about in rest:
+        said += f", {about.short} {about.show(last_of(result, other))}"
     teacher = result.get(f"teacher_{name}")
     return said if teacher is None else f"{said}; the teacher {metric.show(teacher)}"
 
@@ -162,9 +129,7 @@ def evaluate(
     figures = training.evaluate(opened, data=data, device=device, **counts)
     metrics = {"val_loss": _CROSS_ENTROPY, **opened.recipe.task_spec.metrics}
     said = "  ".join(
-        f"{metrics[name].short} {metrics[name].show(value)}"
-        for name, value in figures.items()
-        if name in metrics and value is not None
+        f"{metrics[name].short} {metrics[name].show(value)}" for name, value in figures.items() if name in metrics
     )
     console.print(
         f"{said}  {figures['images']} images  {precision.NAMES[figures['precision']]}",
@@ -182,23 +147,8 @@ app.add_typer(lists.app, name="bench")
 app.command(name="list")(lists.list_)
 
 
-_PAIRS = ("options", "weights", "task_options")
-
-
-def _pairs(kind: str, given: list[str] | None) -> dict[str, str]:
-    """Read KEY=VALUE arguments."""
-    pairs: dict[str, str] = {}
-    for text in given or []:
-        key, equals, value = text.partition("=")
-        if not (key and equals and value):
-            raise ValueError(f"{kind}: expected KEY=VALUE, got {text!r}")
-        pairs[key] = value
-    return pairs
-
-
 def _over_stored(fields: dict[str, Any], recipe: Path | None, out: Path | None, resume: bool) -> dict[str, Any]:
     """Lay the command line's fields over those of a recipe file, or of the run that is resumed."""
-    from pldistill.recipe import read_recipe
     from pldistill.record import RunRecord
 
     if recipe is None and resume:
@@ -210,12 +160,12 @@ def _over_stored(fields: dict[str, Any], recipe: Path | None, out: Path | None, 
     if recipe is None:
         return fields
     stored = read_recipe(recipe)
-    other_task = fields.get("task", stored.get("task", "classification")) != stored.get("task", "classification")
+    other_task = fields.get("task", stored.get("task", DEFAULT)) != stored.get("task", DEFAULT)
     if other_task or fields.get("method", stored.get("method")) != stored.get("method"):
         # Another method's options and weights are not this one's.
-        dropped = _PAIRS if other_task else ("options", "weights")
+        dropped = PAIRS if other_task else ("options", "weights")
         stored = {name: value for name, value in stored.items() if name not in dropped}
     merged = {**stored, **fields}
-    for name in _PAIRS:
-        merged[name] = {**stored.get(name, {}), **fields[name]}
+    for name in PAIRS:
+        merged[name] = {**stored.get(name, {}), **fields.get(name, {})}
     return merged

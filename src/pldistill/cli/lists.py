@@ -12,16 +12,23 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pldistill.cli.options import Spread, console, whole
-from pldistill.specs import unknown
+from pldistill.cli.options import Spread, console, default_of, panel_of, whole
+from pldistill.specs import accepted, schema_of, unknown
 
 if TYPE_CHECKING:
     from pldistill.methods import MethodSpec, Option
 
 
-def list_(what: Annotated[str, typer.Argument(help="methods, models, data, tasks or studies.")]) -> None:
-    """List what can be named: methods with options, defaults and source; models; data; tasks; studies."""
-    tables = {"methods": _methods, "models": _models, "data": _data, "tasks": _tasks, "studies": _studies}
+def list_(what: Annotated[str, typer.Argument(help="methods, models, data, tasks, recipe or studies.")]) -> None:
+    """List what can be named: methods with options, defaults and source; models; data; tasks; a recipe's fields."""
+    tables = {
+        "methods": _methods,
+        "models": _models,
+        "data": _data,
+        "tasks": _tasks,
+        "recipe": _recipe,
+        "studies": _studies,
+    }
     if what not in tables:
         raise ValueError(unknown("list", what, tables))
     console.print(tables[what]())
@@ -108,6 +115,21 @@ def _tasks() -> Table:
             table.add_row(name, "", "")
         for place, (option, field) in enumerate(task.options.model_fields.items()):
             table.add_row("" if place else name, _options({option: field.default}), field.description)
+    return table
+
+
+def _recipe() -> Table:
+    from pldistill.recipe import PANELS, Recipe
+
+    table = Table(box=None)
+    table.add_column("field", no_wrap=True)
+    for head in ("default", "values", "what"):
+        table.add_column(head)
+    for panel in PANELS:
+        table.add_row(f"[bold]{panel}[/]", "", "", "")
+        for name, field in Recipe.model_fields.items():
+            if panel_of(field) == panel:
+                table.add_row(f"  {name}", default_of(field), accepted(schema_of(Recipe, name)), field.description)
     return table
 
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pldistill.cli.options import Device, Workers, console, positive, whole
+from pldistill.cli.options import Device, Workers, console, positive, whole, with_fields
+from pldistill.recipe import make_recipe
 
 FIRST = 5  # classes of an image
 
@@ -109,43 +110,51 @@ def _share(name: str, text: str | None, default: float) -> float:
     return number
 
 
+ANSWERS = (  # the fields of a recipe that decide what a teacher answers
+    "data",
+    "teacher",
+    "teacher_checkpoint",
+    "class_map",
+    "trust_teacher",
+    "image_size",
+    "hflip",
+    "unlabelled",
+    "amp",
+    "channels_last",
+    "batch_size",
+    "seed",
+    "augment_seed",
+)
+_HELP = {
+    "data": "The images, as cifar100:PATH. [bold]Required[/].",
+    "teacher": "A run folder, NAME, NAME@FILE, ensemble:A+B. [bold]Required[/].",
+    "batch_size": "Images asked about at a time. Default 256.",
+    "seed": "The runs' own, where they have no augment seed. Default 0.",
+}
+
+
+@with_fields(ANSWERS, _HELP)
 def cache(
-    data: Annotated[str, typer.Option(help="The images, as cifar100:PATH.")],
-    teacher: Annotated[str, typer.Option(help="A run folder, NAME, NAME@FILE, ensemble:A+B.")],
+    fields: dict[str, Any],
     views: Annotated[str, typer.Option(metavar="N", help="Augmented versions of each training image.")],
     out: Annotated[Path, typer.Option(help="The teacher cache's folder; the same line resumes one that is begun.")],
     top_k: Annotated[str, typer.Option(metavar="K|all", help="Classes stored of a training image.")] = "all",
     temperature: Annotated[
         str, typer.Option(metavar="X", help="At which the mass of the others is exact: the method's.")
     ] = "4",
-    seed: Annotated[
-        str | None, typer.Option(metavar="N", help="The runs' own, where they have no augment seed; default 0.")
-    ] = None,
-    augment_seed: Annotated[
-        str | None, typer.Option(metavar="N", help="Of the augmentation: the runs'; default the seed.")
-    ] = None,
-    teacher_checkpoint: Annotated[str | None, typer.Option(help="Weights of a teacher given by name.")] = None,
-    class_map: Annotated[str | None, typer.Option(help="JSON: the teacher's classes in the data's.")] = None,
-    trust_teacher: Annotated[bool | None, typer.Option("--trust-teacher", help="Even if it knows nothing.")] = None,
-    image_size: Annotated[str | None, typer.Option(metavar="N", help="Side in pixels; default the data's own.")] = None,
-    hflip: Annotated[bool | None, typer.Option(help="Mirror training images; default the data's choice.")] = None,
-    unlabelled: Annotated[str | None, typer.Option(help="folder:PATH of images without labels.")] = None,
-    amp: Annotated[str | None, typer.Option(help="auto (default): what fits the device; bf16, fp16 or off.")] = None,
-    channels_last: Annotated[bool | None, typer.Option(help="Memory layout (default on).")] = None,
-    batch_size: Annotated[str, typer.Option(metavar="N", help="Images asked about at a time.")] = "256",
     download: Annotated[bool, typer.Option("--download", help="Fetch CIFAR where it is missing.")] = False,
     device: Device = "auto",
     workers: Workers = "2",
 ) -> None:
     """Run a teacher once: store its answers, for `--teacher-cache` of train and reproduce."""
-    from pldistill.recipe import Recipe, make_recipe
     from pldistill.training.cache_teacher import cache_teacher
     from pldistill.training.progress import CacheProgress
 
-    fields = {name: value for name, value in locals().items() if name in Recipe.model_fields and value is not None}
-    del fields["views"]
+    for name in ("data", "teacher"):
+        if name not in fields:
+            raise ValueError(f"{name}: expected a value, got none")
     # Of a run's recipe only what decides the answers; they are for any student, and any method of the logits.
-    recipe = make_recipe({**fields, "student": "any", "method": "kd"})
+    recipe = make_recipe({"batch_size": 256, **fields, "student": "any", "method": "kd"})
     about = cache_teacher(
         recipe,
         out,

@@ -44,8 +44,8 @@ class Metric:
     in_progress: bool = False
 
     def show(self, value: float | None, width: int = 0) -> str:
-        """The value with its unit; `none` where there is nothing to measure it on."""
-        return "none" if value is None else f"{value:{width}.{self.digits}f}{self.unit and ' ' + self.unit}"
+        """The value with its unit; a dash where there is nothing to measure it on."""
+        return "-" if value is None else f"{value:{width}.{self.digits}f}{self.unit and ' ' + self.unit}"
 
 
 @dataclass(frozen=True)
