@@ -93,7 +93,8 @@ class Recipe(BaseModel):
     )
     teacher: str | None = Field(
         None,
-        description="A run folder, NAME, NAME@FILE, random:NAME or ensemble:A+B. None for a method without a teacher.",
+        description="A run folder, NAME, NAME@FILE, module.path:factory, random:NAME or ensemble:A+B. None for a "
+        "method without a teacher.",
         json_schema_extra=_in(TEACHER),
     )
     teacher_checkpoint: str | None = Field(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"(?:hfds|hfids|wds|tfds)(?=/)|[^:]*")
 _OPTION = re.compile(r"(\w+)=[0-9]+")
-_WITH_WEIGHTS = re.compile(r"([\w.]+|fasterrcnn:[\w.]+)@(.+)")
+_WITH_WEIGHTS = re.compile(r"([\w.]+|fasterrcnn:[\w.]+|[A-Za-z_][\w.]*:[A-Za-z_]\w*)@(.+)")
 
 RANDOM, ENSEMBLE = "random:", "ensemble:"
 FASTER_RCNN = "fasterrcnn:"  # before the name of a detector's backbone

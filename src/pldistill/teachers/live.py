@@ -1,9 +1,9 @@
 """Who is asked: one call, `teacher(batch) -> Outputs`.
 
 A teacher is named by a run folder; by a model's name with a checkpoint (`NAME@FILE`, or the recipe's
-`teacher_checkpoint`); by a tagged timm name, which brings timm's weights (`resnet152.a1_in1k`); by `random:NAME`, which
-has weights drawn from the recipe's seed and knows nothing; or by `ensemble:A+B`, whose members are any of these. A
-member's path has no `+` in it.
+`teacher_checkpoint`); by a tagged timm name, which brings timm's weights (`resnet152.a1_in1k`); by
+`module.path:factory`, a function of one's own that gives a module; by `random:NAME`, which has weights drawn from the
+recipe's seed and knows nothing; or by `ensemble:A+B`, whose members are any of these. A member's path has no `+` in it.
 
 A teacher is an argument of the step, never a child of what is trained, so it is absent from the student's parameters,
 checkpoint, average and training mode without a hack.
@@ -48,6 +48,7 @@ from pldistill.data.sampling import key
 from pldistill.models import NormalizedModel, TaskModel
 from pldistill.recipe import Recipe
 from pldistill.specs import RANDOM, split_weights, teacher_members, unknown
+from pldistill.teachers.factory import build_own, is_factory
 from pldistill.types import Batch, Outputs
 
 _SHOWN = 5  # classes named in one message
@@ -249,6 +250,8 @@ def _open(member: str, place: int, recipe: Recipe, dataset: Dataset) -> LiveTeac
     if "/" in name:
         raise ValueError(f"teacher: expected a run folder or a model's name, got {member!r}, which is no folder")
     checkpoint = checkpoint or recipe.teacher_checkpoint
+    if is_factory(name):
+        return _own(name, checkpoint, recipe, dataset)
     if checkpoint is not None:
         return _from_checkpoint(name, checkpoint, recipe, dataset)
     return _from_timm(name, recipe, dataset)
@@ -280,6 +283,17 @@ def _from_checkpoint(name: str, checkpoint: str, recipe: Recipe, dataset: Datase
         mapping = read_class_map(recipe.class_map, count, None, dataset.classes)
     model = models.build(name, num_classes=count, checkpoint=checkpoint, image_size=dataset.image_size)
     return LiveTeacher(NormalizedModel(model, mean=dataset.mean, std=dataset.std), class_map=mapping)
+
+
+def _own(name: str, checkpoint: str | None, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
+    """A model of one's own names no classes: they are the data's, in their order, or a class map's indices."""
+    model = build_own(name, checkpoint, dataset)
+    count, mapping = model.probe(dataset.image_size).logits.shape[1], None
+    if recipe.class_map is not None:
+        mapping = read_class_map(recipe.class_map, count, None, dataset.classes)
+    elif count != len(dataset.classes):
+        raise ValueError(f"teacher {name!r}: expected logits of the data's {len(dataset.classes)} classes, got {count}")
+    return LiveTeacher(model, class_map=mapping)
 
 
 def _from_timm(name: str, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
