@@ -34,13 +34,14 @@ def test_module_is_its_function(loss):
 @every_loss
 def test_module_and_function_have_the_same_options_and_defaults(loss):
     def options(function):
-        tensors = ("student_logits", "teacher_logits", "labels")
+        tensors = ("student_logits", "teacher_logits", "labels", "sample_weight")
         parameters = inspect.signature(function).parameters.values()
         return {p.name: p.default for p in parameters if p.name not in tensors}
 
     assert options(loss.module) == options(loss.function)
     keyword_only = [p.name for p in inspect.signature(loss.function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    assert keyword_only == list(options(loss.function))
+    given_with_labels = ["sample_weight"] if loss.summed else []
+    assert keyword_only == [*options(loss.function), *given_with_labels]
 
 
 def test_defaults():

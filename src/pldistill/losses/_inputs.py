@@ -199,6 +199,16 @@ def check_weights(name: str, weights: object, logits: Tensor, class_dim: int) ->
             raise ValueError(f"{name} must be finite and at least 0, got {weights[wrong][0].item()}")
 
 
+def check_class_weight(value: object) -> None:
+    """Refuse what cannot be a weight for each class of any logits."""
+    if value is None:
+        return
+    check_floats("class_weight", value)
+    assert isinstance(value, Tensor)
+    if value.dim() != 1:
+        raise ValueError(f"class_weight must have shape (C,), got {tuple(value.shape)}")
+
+
 def check_stage_weights(value: object) -> None:
     """Refuse what cannot be weights of stages for any logits."""
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1

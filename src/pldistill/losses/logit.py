@@ -30,8 +30,10 @@ from pldistill.losses._inputs import (
     reduce_rows,
     to_rows,
 )
+from pldistill.losses._labels import of_rows
 
 
+@of_rows(reads_labels=False)
 def kd(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -42,6 +44,8 @@ def kd(
     reduction: str = "mean",
     ignore_index: int = -100,
     class_dim: int = 1,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Knowledge distillation, forward KL: τ² Σ_i q_i (log q_i - log p_i).
 
@@ -57,6 +61,9 @@ def kd(
         ignore_index: the label of rows to leave out.
         class_dim: the dimension of the classes, where it is not dim 1: -1 for tokens' logits (N, S, V). Without labels
             there is nothing to tell the two apart by.
+        class_weight: w >= 0, (C,): a row counts as its label's weight, as in torch's cross_entropy; the mean divides by
+            the sum of these.
+        sample_weight: v >= 0, (N, d1, ...), of each row.
 
     Raises:
         ValueError: shapes, dtypes or options do not fit.
@@ -68,6 +75,7 @@ def kd(
     return _divergence_loss(lambda log_p, log_q: _kl(log_q, log_p), student_logits, teacher_logits, labels, *options)
 
 
+@of_rows(reads_labels=False)
 def reverse_kl(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -78,6 +86,8 @@ def reverse_kl(
     reduction: str = "mean",
     ignore_index: int = -100,
     class_dim: int = 1,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Reverse KL: τ² Σ_i p_i (log p_i - log q_i). A class that the teacher alone rules out costs +inf.
 
@@ -87,6 +97,7 @@ def reverse_kl(
     return _divergence_loss(_kl, student_logits, teacher_logits, labels, *options)
 
 
+@of_rows(reads_labels=False)
 def jensen_shannon(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -97,6 +108,8 @@ def jensen_shannon(
     reduction: str = "mean",
     ignore_index: int = -100,
     class_dim: int = 1,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Jensen-Shannon divergence: τ² ½ (KL(q || m) + KL(p || m)), m = (p + q) / 2, at most τ² log 2.
 
@@ -106,6 +119,7 @@ def jensen_shannon(
     return _divergence_loss(_jensen_shannon, student_logits, teacher_logits, labels, *options)
 
 
+@of_rows(reads_labels=True)
 def dkd(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -117,6 +131,8 @@ def dkd(
     reduction: str = "mean",
     ignore_index: int = -100,
     class_dim: int = 1,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Decoupled KD: τ² (α KL(b_q || b_p) + β KL(q̂ || p̂)), b = [p_y, 1 - p_y], p̂ = softmax over the classes but y.
 

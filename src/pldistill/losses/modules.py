@@ -4,7 +4,8 @@
     loss = criterion(student_logits, teacher_logits, labels)
 
 Each is the function of its name in `ranking`, `stagewise` or `logit`, which says what it computes. Options are plain
-attributes; bad ones are refused at construction.
+attributes; bad ones are refused at construction. A tensor among them, `class_weight` say, moves with the module between
+devices and stays out of its state dict. `sample_weight` is given with the labels.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pldistill.losses import logit, ranking, stagewise
 from pldistill.losses._inputs import (
     check_choice,
     check_class_dim,
+    check_class_weight,
     check_factor,
     check_flag,
     check_fraction,
@@ -39,6 +41,7 @@ _CHECKS = {
     "beta": partial(check_factor, "beta"),
     "gamma": partial(check_factor, "gamma"),
     "label_weight": partial(check_fraction, "label_weight"),
+    "class_weight": check_class_weight,
 }
 
 
@@ -49,14 +52,17 @@ class _Loss(nn.Module):
         super().__init__()
         for name, value in options.items():
             _CHECKS[name](value)
-            setattr(self, name, value)
+            if isinstance(value, Tensor):  # moves with the module between devices, and stays out of its state dict
+                self.register_buffer(name, value, persistent=False)
+            else:
+                setattr(self, name, value)
         self._names = tuple(options)
 
     def _options(self) -> dict:
         return {name: getattr(self, name) for name in self._names}
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self._options().items())
+        return ", ".join(f"{name}={value!r}" for name, value in self._options().items() if value is not None)
 
 
 class PLDLoss(_Loss):
@@ -69,6 +75,7 @@ class PLDLoss(_Loss):
         ignore_index: int = -100,
         label_weight: float = 0.0,
         class_dim: int = 1,
+        class_weight: Tensor | None = None,
     ):
         super().__init__(
             temperature=temperature,
@@ -76,10 +83,13 @@ class PLDLoss(_Loss):
             ignore_index=ignore_index,
             label_weight=label_weight,
             class_dim=class_dim,
+            class_weight=class_weight,
         )
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-        return ranking.pld(student_logits, teacher_logits, labels, **self._options())
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        return ranking.pld(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
 
 
 class DecoupledPLDLoss(_Loss):
@@ -93,6 +103,7 @@ class DecoupledPLDLoss(_Loss):
         reduction: str = "mean",
         ignore_index: int = -100,
         class_dim: int = 1,
+        class_weight: Tensor | None = None,
     ):
         super().__init__(
             temperature=temperature,
@@ -101,37 +112,69 @@ class DecoupledPLDLoss(_Loss):
             reduction=reduction,
             ignore_index=ignore_index,
             class_dim=class_dim,
+            class_weight=class_weight,
         )
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-        return ranking.decoupled_pld(student_logits, teacher_logits, labels, **self._options())
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        return ranking.decoupled_pld(
+            student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options()
+        )
 
 
 class ListMLELoss(_Loss):
     """ListMLE on the teacher-optimal ranking, `ranking.listmle`; `weights` is "uniform" (1/C) or "sum" (1)."""
 
-    def __init__(self, weights: str = "uniform", reduction: str = "mean", ignore_index: int = -100, class_dim: int = 1):
-        super().__init__(weights=weights, reduction=reduction, ignore_index=ignore_index, class_dim=class_dim)
+    def __init__(
+        self,
+        weights: str = "uniform",
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
+        class_weight: Tensor | None = None,
+    ):
+        super().__init__(
+            weights=weights,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
+            class_weight=class_weight,
+        )
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-        return ranking.listmle(student_logits, teacher_logits, labels, **self._options())
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        return ranking.listmle(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
 
 
 class PListMLELoss(_Loss):
     """Position-aware ListMLE, `ranking.p_listmle`; from C = 129 on, float32 needs `normalize=True`."""
 
-    def __init__(self, normalize: bool = False, reduction: str = "mean", ignore_index: int = -100, class_dim: int = 1):
-        super().__init__(normalize=normalize, reduction=reduction, ignore_index=ignore_index, class_dim=class_dim)
+    def __init__(
+        self,
+        normalize: bool = False,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
+        class_weight: Tensor | None = None,
+    ):
+        super().__init__(
+            normalize=normalize,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
+            class_weight=class_weight,
+        )
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-        return ranking.p_listmle(student_logits, teacher_logits, labels, **self._options())
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        return ranking.p_listmle(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
 
 
 class PlackettLuceKLLoss(_Loss):
-    """KL along the teacher-optimal ranking, `stagewise.plackett_luce_kl`: pldistill's own, not from the paper.
-
-    A tensor of stage weights moves with the module between devices, and stays out of its state dict.
-    """
+    """KL along the teacher-optimal ranking, `stagewise.plackett_luce_kl`: pldistill's own, not from the paper."""
 
     def __init__(
         self,
@@ -140,6 +183,7 @@ class PlackettLuceKLLoss(_Loss):
         reduction: str = "mean",
         ignore_index: int = -100,
         class_dim: int = 1,
+        class_weight: Tensor | None = None,
     ):
         super().__init__(
             temperature=temperature,
@@ -147,13 +191,15 @@ class PlackettLuceKLLoss(_Loss):
             reduction=reduction,
             ignore_index=ignore_index,
             class_dim=class_dim,
+            class_weight=class_weight,
         )
-        if isinstance(stage_weights, Tensor):
-            del self.stage_weights
-            self.register_buffer("stage_weights", stage_weights, persistent=False)
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-        return stagewise.plackett_luce_kl(student_logits, teacher_logits, labels, **self._options())
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        return stagewise.plackett_luce_kl(
+            student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options()
+        )
 
 
 class KDLoss(_Loss):
@@ -166,6 +212,7 @@ class KDLoss(_Loss):
         reduction: str = "mean",
         ignore_index: int = -100,
         class_dim: int = 1,
+        class_weight: Tensor | None = None,
     ):
         super().__init__(
             temperature=temperature,
@@ -173,10 +220,17 @@ class KDLoss(_Loss):
             reduction=reduction,
             ignore_index=ignore_index,
             class_dim=class_dim,
+            class_weight=class_weight,
         )
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Tensor:
-        return logit.kd(student_logits, teacher_logits, labels, **self._options())
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        return logit.kd(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
 
 
 class ReverseKLLoss(_Loss):
@@ -189,6 +243,7 @@ class ReverseKLLoss(_Loss):
         reduction: str = "mean",
         ignore_index: int = -100,
         class_dim: int = 1,
+        class_weight: Tensor | None = None,
     ):
         super().__init__(
             temperature=temperature,
@@ -196,10 +251,17 @@ class ReverseKLLoss(_Loss):
             reduction=reduction,
             ignore_index=ignore_index,
             class_dim=class_dim,
+            class_weight=class_weight,
         )
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Tensor:
-        return logit.reverse_kl(student_logits, teacher_logits, labels, **self._options())
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        return logit.reverse_kl(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
 
 
 class JensenShannonLoss(_Loss):
@@ -212,6 +274,7 @@ class JensenShannonLoss(_Loss):
         reduction: str = "mean",
         ignore_index: int = -100,
         class_dim: int = 1,
+        class_weight: Tensor | None = None,
     ):
         super().__init__(
             temperature=temperature,
@@ -219,10 +282,19 @@ class JensenShannonLoss(_Loss):
             reduction=reduction,
             ignore_index=ignore_index,
             class_dim=class_dim,
+            class_weight=class_weight,
         )
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Tensor:
-        return logit.jensen_shannon(student_logits, teacher_logits, labels, **self._options())
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        return logit.jensen_shannon(
+            student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options()
+        )
 
 
 class DKDLoss(_Loss):
@@ -236,6 +308,7 @@ class DKDLoss(_Loss):
         reduction: str = "mean",
         ignore_index: int = -100,
         class_dim: int = 1,
+        class_weight: Tensor | None = None,
     ):
         super().__init__(
             alpha=alpha,
@@ -244,10 +317,13 @@ class DKDLoss(_Loss):
             reduction=reduction,
             ignore_index=ignore_index,
             class_dim=class_dim,
+            class_weight=class_weight,
         )
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-        return logit.dkd(student_logits, teacher_logits, labels, **self._options())
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        return logit.dkd(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
 
 
 class DISTLoss(_Loss):

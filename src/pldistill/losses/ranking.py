@@ -46,6 +46,7 @@ from pldistill.losses._inputs import (
     reduce_rows,
     to_rows,
 )
+from pldistill.losses._labels import of_rows
 from pldistill.losses._plackett_luce import Form, Fused, losses_and_gradient, losses_of, operator
 
 LISTMLE_WEIGHTS = ("uniform", "sum")
@@ -122,6 +123,7 @@ def teacher_optimal_ranking(
     return from_rows(ranking.masked_fill(~kept[:, None], ignore_index), teacher_logits, class_dim)
 
 
+@of_rows(reads_labels=True)
 def pld(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -132,6 +134,8 @@ def pld(
     reduction: str = "mean",
     ignore_index: int = -100,
     class_dim: int = 1,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Plackett-Luce distillation: Σ_k q_{π*_k} (log Σ_{l>=k} exp(s_{π*_l}) - s_{π*_k}), q = softmax(t / τ).
 
@@ -146,6 +150,9 @@ def pld(
         label_weight: a floor w in [0, 1] of the label's weight, pldistill's own: where q_y < w, the label has w and the
             other ranks q_k (1 - w) / (1 - q_y). A teacher that is sure of another class leaves the label next to
             nothing. 0, no floor, is the paper's.
+        class_weight: w >= 0, (C,): a row counts as its label's weight, as in torch's cross_entropy; the mean divides by
+            the sum of these. See `_labels`, also for soft labels: probabilities y of the logits' shape, Σ_c y_c L_c.
+        sample_weight: v >= 0, (N, d1, ...), of each row.
         reduction, ignore_index, class_dim: as `plackett_luce`, and derivatives and errors too.
 
     Source: Sec. 4.2. Half-precision inputs are computed in float32 or wider.
@@ -156,6 +163,7 @@ def pld(
     return _pld(student_logits, teacher_logits, labels, temperature, weighting, reduction, ignore_index, class_dim)
 
 
+@of_rows(reads_labels=True)
 def decoupled_pld(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -167,6 +175,8 @@ def decoupled_pld(
     reduction: str = "mean",
     ignore_index: int = -100,
     class_dim: int = 1,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """PLD whose two parts are weighted apart: α (-log p_1) + β Σ_{k>1} q_k / (1 - q_y) (-log p_k), q = softmax(t / τ).
 
@@ -248,6 +258,7 @@ def _pld(
     return loss.view(labels.shape) if reduction == "none" else loss
 
 
+@of_rows(reads_labels=True)
 def listmle(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -257,6 +268,8 @@ def listmle(
     reduction: str = "mean",
     ignore_index: int = -100,
     class_dim: int = 1,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """ListMLE on the teacher-optimal ranking: Σ_k α_k (log Σ_{l>=k} exp(s_{π*_l}) - s_{π*_k}), all α_k alike.
 
@@ -275,6 +288,7 @@ def listmle(
     return _reduced(student_logits, places, constants, kept, reduction, class_dim)
 
 
+@of_rows(reads_labels=True)
 def p_listmle(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -284,6 +298,8 @@ def p_listmle(
     reduction: str = "mean",
     ignore_index: int = -100,
     class_dim: int = 1,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """Position-aware ListMLE on the teacher-optimal ranking: as `listmle` with α_k = 2^(C-k) - 1, k = 1..C.
 

@@ -33,6 +33,7 @@ from pldistill.losses._inputs import (
     reduce_rows,
     to_rows,
 )
+from pldistill.losses._labels import of_rows
 from pldistill.losses._plackett_luce import Form, below_top, in_chunks, is_narrow, losses_of, scan
 from pldistill.losses.ranking import check_arguments, optimal_rows
 
@@ -113,6 +114,7 @@ def _log_sigmoid(x: Tensor) -> Tensor:
     return x.clamp(max=0) - (-x.abs()).exp().log1p()
 
 
+@of_rows(reads_labels=True)
 def plackett_luce_kl(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -123,6 +125,8 @@ def plackett_luce_kl(
     reduction: str = "mean",
     ignore_index: int = -100,
     class_dim: int = 1,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     """KL between the models' choices along the teacher-optimal ranking: τ² Σ_k w_k KL_k, over the classes left at k.
 
