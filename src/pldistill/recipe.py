@@ -22,29 +22,33 @@ from pydantic import (
 )
 
 from pldistill.methods import MethodSpec, Option, Ramp, Weight
+from pldistill.methods.spec import parse_ramp
 from pldistill.specs import ENSEMBLE, RANDOM, expectation, split_spec, split_weights, teacher_members, unknown
 from pldistill.tasks.registry import DEFAULT, TASKS, find_method, find_task
 from pldistill.tasks.spec import TaskSpec
 
 
 def parse_weight(value: Any) -> Weight:
-    """Read a weight: a number, or `TO@PART` for a linear ramp up to TO over the first PART of the run."""
+    """Read a weight: a number, or `TO@PART` or `FROM..TO@PART` for a linear ramp over the first PART of the run."""
     if isinstance(value, Ramp):
         return value
-    head, at, tail = str(value).partition("@")
     try:
-        weight, over = float(head), float(tail) if at else None
+        weight = parse_ramp(str(value)) or float(value)
     except ValueError:
-        weight, over = math.nan, None
-    if not math.isfinite(weight) or weight < 0 or (over is not None and not 0 < over <= 1):
-        raise ValueError(f"expected a number from 0, or TO@PART with PART in (0, 1], got {value!r}")
-    return weight if over is None else Ramp(weight, over)
+        weight = math.nan
+    ends = (weight.start, weight.to) if isinstance(weight, Ramp) else (weight,)
+    if not all(math.isfinite(end) and end >= 0 for end in ends):
+        raise ValueError(f"expected a number from 0, or TO@PART or FROM..TO@PART with PART in (0, 1], got {value!r}")
+    return weight
 
 
 StoredWeight = Annotated[
     Weight,
     BeforeValidator(parse_weight),
     PlainSerializer(lambda weight: str(weight) if isinstance(weight, Ramp) else weight),
+]
+StoredOption = Annotated[
+    Option | Ramp, PlainSerializer(lambda option: str(option) if isinstance(option, Ramp) else option)
 ]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -117,15 +121,16 @@ class Recipe(BaseModel):
         description="Give a student that starts from weights a fresh classifier. For other classes than theirs.",
         json_schema_extra=_in(STUDENT),
     )
-    options: dict[str, Option] = Field(
+    options: dict[str, StoredOption] = Field(
         default_factory=dict,
-        description="The method's options; those left out take its defaults.",
+        description="The method's options; those left out take its defaults. FROM..TO@PART is a linear ramp over the "
+        "first PART of the run: temperature=4..1@0.5.",
         json_schema_extra=_in(LOSS),
     )
     weights: dict[str, StoredWeight] = Field(
         default_factory=dict,
         description="The weight of each term; those left out take the method's defaults. \"task\" is the task's own "
-        "loss; TO@PART is a linear ramp up to TO over the first PART of the run.",
+        "loss; FROM..TO@PART is a linear ramp over the first PART of the run, and TO@PART one from 0.",
         json_schema_extra=_in(LOSS),
     )
     epochs: int = Field(20, ge=1, description="Passes over the training images.", json_schema_extra=_in(TRAINING))

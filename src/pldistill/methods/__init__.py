@@ -80,12 +80,17 @@ def _logit(
         needs_labels=needs_labels,
         tail_temperature=None if needs_all else _tempered,
         label_weight=label_weight,
+        ramps=True,
     )
 
 
-def _tempered(options: Mapping[str, Option]) -> float | None:
-    """The temperature of a loss that weights each class by the teacher's softmax; z-scores are of all classes."""
-    return float(options["temperature"]) if options["standardize"] == "none" else None
+def _tempered(options: Mapping[str, Option | Ramp]) -> float | None:
+    """The temperature of a loss that weights each class by the teacher's softmax; z-scores are of all classes.
+
+    None for a temperature that moves.
+    """
+    temperature = options["temperature"]
+    return None if isinstance(temperature, Ramp) or options["standardize"] != "none" else float(temperature)
 
 
 def _pld_label_weight(teacher_logits: Tensor, labels: Tensor, options: Mapping[str, Option]) -> Tensor:

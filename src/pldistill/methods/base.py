@@ -22,6 +22,10 @@ class Method(nn.Module, ABC):
 
     reads_labels: bool = True
 
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Learn that `epoch` (from 0) of `epochs` begins: options that move over a run have its values from here."""
+        return
+
     @abstractmethod
     def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor) -> dict[str, Tensor]:
         """Give each of the method's terms as a scalar.

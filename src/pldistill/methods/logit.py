@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from pldistill import losses
 from pldistill.methods.base import Method
+from pldistill.methods.spec import at_epoch
 from pldistill.specs import unknown
 from pldistill.types import Outputs
 
@@ -28,7 +29,7 @@ class LogitMethod(Method):
     Args:
         term: the name of the term.
         loss: of `losses`.
-        options: the loss's own.
+        options: the loss's own; a `Ramp` among them moves from epoch to epoch.
         standardize: "none", "both" or "teacher".
 
     Raises:
@@ -48,7 +49,11 @@ class LogitMethod(Method):
         self.term = term
         self.loss = loss
         self.options = options
+        self.begin_epoch(0, 1)
         self.standardize = standardize
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        self._now = at_epoch(self.options, epoch, epochs)
 
     def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor) -> dict[str, Tensor]:
         assert teacher is not None  # the run refuses a teacherless recipe for these
@@ -57,7 +62,7 @@ class LogitMethod(Method):
             ours = losses.standardize(ours)
         if self.standardize != "none":
             theirs = losses.standardize(theirs)
-        return {self.term: self.loss(ours, theirs, labels, **self.options)}
+        return {self.term: self.loss(ours, theirs, labels, **self._now)}
 
     def extra_repr(self) -> str:
         said = [f"{name}={value}" for name, value in self.options.items()]

@@ -7,6 +7,7 @@ counted from the end, the pooled feature, or those that a user names: the functi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,22 +24,43 @@ Option = float | int | bool | str
 
 @dataclass(frozen=True)
 class Ramp:
-    """A weight that grows linearly from 0 over the first part of a run and then stays.
+    """A weight, or an option, that moves linearly over the first part of a run and then stays.
 
     Attributes:
-        to: the weight after the ramp.
+        to: the value after the ramp.
         over: the part of the run that the ramp takes, in (0, 1]; a fraction, so that a shorter run keeps its shape.
+        start: the value that it comes from.
     """
 
     to: float
     over: float
+    start: float = 0.0
 
     def at(self, epoch: int, epochs: int) -> float:
-        """Give the weight in `epoch` (from 0) of `epochs`; it is constant within an epoch."""
-        return self.to * min((epoch + 1) / (self.over * epochs), 1.0)
+        """Give the value in `epoch` (from 0) of `epochs`; it is constant within an epoch."""
+        return self.start + (self.to - self.start) * min((epoch + 1) / (self.over * epochs), 1.0)
 
     def __str__(self) -> str:
-        return f"{self.to}@{self.over}"
+        return f"{self.to}@{self.over}" if self.start == 0 else f"{self.start}..{self.to}@{self.over}"
+
+
+def parse_ramp(text: str) -> Ramp | None:
+    """Read `TO@PART`, which comes from 0, or `FROM..TO@PART`; None for a text without an @.
+
+    Raises:
+        ValueError: for one with it that is not these.
+    """
+    values, at, over = text.partition("@")
+    if not at:
+        return None
+    start, dots, to = values.rpartition("..")
+    try:
+        ramp = Ramp(float(to), float(over), float(start) if dots else 0.0)
+    except ValueError:
+        ramp = Ramp(math.nan, math.nan)
+    if not (math.isfinite(ramp.to) and math.isfinite(ramp.start) and 0 < ramp.over <= 1):
+        raise ValueError(f"expected TO@PART or FROM..TO@PART with PART in (0, 1], got {text!r}")
+    return ramp
 
 
 Weight = float | Ramp
@@ -69,6 +91,7 @@ class MethodSpec:
         label_weight: for a method whose loss weights the ranks of the teacher's ranking: from the teacher's logits
             `(N, C)`, the labels `(N,)` and the options to the part `(N,)` of all weight that the label has. None for
             the others.
+        ramps: whether its numbers may move over a run, as weights do.
     """
 
     build: Callable[..., Method]
@@ -80,16 +103,30 @@ class MethodSpec:
     needs_labels: bool = True
     couples_batch: bool = False
     taps: Taps | None = None
-    tail_temperature: Callable[[Mapping[str, Option]], float | None] | None = None
+    tail_temperature: Callable[[Mapping[str, Option | Ramp]], float | None] | None = None
     label_weight: Callable[[Tensor, Tensor, Mapping[str, Option]], Tensor] | None = None
+    ramps: bool = False
 
-    def complete_options(self, given: Mapping[str, Option]) -> dict[str, Option]:
-        """Fill `given` up with the defaults; each value takes the type of its default.
+    def complete_options(self, given: Mapping[str, Option | Ramp]) -> dict[str, Option | Ramp]:
+        """Fill `given` up with the defaults; each value takes the type of its default, or is a ramp of such values.
 
         Raises:
-            ValueError: for an option that the method has not, or a value of another type.
+            ValueError: for an option that the method has not, a value of another type, or a ramp of what moves not.
         """
-        return fill("option", self.options, given)
+        moving: dict[str, Option | Ramp] = {}
+        for name, value in given.items():
+            ramp = value if isinstance(value, Ramp) else None
+            if isinstance(value, str) and isinstance(self.options.get(name), float):
+                ramp = _ramp(name, value)
+            if ramp is None:
+                continue
+            known = [option for option, default in self.options.items() if self.ramps and isinstance(default, float)]
+            if name not in known:
+                names = ", ".join(known) or "none of this method's"
+                raise ValueError(f"option {name}: expected a fixed value, got {ramp}; options that move: {names}")
+            moving[name] = ramp
+        fixed = {name: value for name, value in given.items() if not isinstance(value, Ramp) and name not in moving}
+        return {**fill("option", self.options, fixed), **moving}
 
     def complete_weights(self, given: Mapping[str, Weight]) -> dict[str, Weight]:
         """Fill `given` up with the defaults.
@@ -101,6 +138,18 @@ class MethodSpec:
             if name not in self.weights:
                 raise ValueError(unknown("weight", name, self.weights))
         return {**self.weights, **given}
+
+
+def _ramp(name: str, text: str) -> Ramp | None:
+    try:
+        return parse_ramp(text)
+    except ValueError as error:
+        raise ValueError(f"option {name}: {error}") from None
+
+
+def at_epoch(options: Mapping[str, Option | Ramp], epoch: int, epochs: int) -> dict[str, Option]:
+    """The options as they are in `epoch` (from 0) of `epochs`."""
+    return {name: value.at(epoch, epochs) if isinstance(value, Ramp) else value for name, value in options.items()}
 
 
 def fill(kind: str, defaults: Mapping[str, Option], given: Mapping[str, Option]) -> dict[str, Option]:

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pldistill import distributed, launch, precision
 from pldistill.methods.base import Method
+from pldistill.methods.spec import at_epoch
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.tasks.base import Placement, Task, make_task
@@ -145,11 +146,11 @@ def _method(recipe: Recipe, task: Task[Any, Any], data: Any, student: Any, teach
     spec = recipe.method_spec
     if spec.taps is None:
         method = spec.build(**recipe.options)
-        _try(method, task.columns(data))
+        _try(method, task.columns(data), recipe.epochs)
         return method
     assert teacher is not None  # the recipe refuses to go without one, and to go with more than one model
     (asked,) = (member.model for member in teacher.members)
-    ours, theirs = spec.taps(student.stages(), asked.stages(), recipe.options)
+    ours, theirs = spec.taps(student.stages(), asked.stages(), at_epoch(recipe.options, 0, 1))
     student.listen(ours)
     asked.listen(theirs)
     probes = [model.probe(data.image_size) for model in (student, asked)]
@@ -157,10 +158,12 @@ def _method(recipe: Recipe, task: Task[Any, Any], data: Any, student: Any, teach
     return spec.build(*probes, **recipe.options)
 
 
-def _try(method: Method, columns: int) -> None:
+def _try(method: Method, columns: int, epochs: int) -> None:
     """Let a method of the logits refuse its options' values now, before the run has a folder, not at its first step."""
     blank = Outputs(torch.zeros(2, columns))
-    method(blank, blank, torch.zeros(2, dtype=torch.int64))
+    for epoch in {0, epochs - 1}:  # options that move are at their ends there
+        method.begin_epoch(epoch, epochs)
+        method(blank, blank, torch.zeros(2, dtype=torch.int64))
 
 
 def _average(recipe: Recipe, student: Any) -> tuple[AveragedModel | None, Any]:

@@ -22,7 +22,7 @@ from pldistill.recipe import Ramp, Recipe
 from pldistill.record import RunRecord
 from pldistill.teachers.live import Teacher
 from pldistill.training import checkpoint
-from pldistill.training.distiller import EpochMetrics
+from pldistill.training.distiller import Distiller, EpochMetrics
 from pldistill.training.optim import learning_rate
 from pldistill.types import Batch, DetectionBatch
 
@@ -59,7 +59,7 @@ class Loop:
     """
 
     recipe: Recipe
-    bare: nn.Module
+    bare: Distiller
     student: nn.Module
     average: AveragedModel | None
     evaluated: Any
@@ -114,6 +114,7 @@ class Loop:
             name: weight.at(self.epoch, self.recipe.epochs) if isinstance(weight, Ramp) else weight
             for name, weight in self.recipe.weights.items()
         }
+        self.bare.method.begin_epoch(self.epoch, self.recipe.epochs)
         self.distiller.train()
         looked = began = time.monotonic()
         for batch in self.loader.epoch(self.epoch, start=self.tally.batches):

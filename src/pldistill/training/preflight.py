@@ -28,6 +28,7 @@ from accelerate import Accelerator
 
 from pldistill import distributed, models, precision
 from pldistill.losses import pld_weights
+from pldistill.methods.spec import at_epoch
 from pldistill.recipe import Recipe
 from pldistill.tasks.base import Placement, Task, make_task
 from pldistill.teachers.live import LiveTeacher, Teacher
@@ -109,7 +110,8 @@ def _weights(
         weights = pld_weights(logits, labels, temperature=temperature)
         entropy = -torch.special.xlogy(weights, weights).sum(1)
         by_temperature[f"{temperature:g}"] = {"label": weights[:, 0].mean().item(), "entropy": entropy.mean().item()}
-    own = spec.label_weight(logits, labels, recipe.options).mean().item()
+    options = at_epoch(recipe.options, 0, recipe.epochs)
+    own = spec.label_weight(logits, labels, options).mean().item()
     return {"samples": len(labels), "tau": by_temperature, "label": own}
 
 
