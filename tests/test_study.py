@@ -20,7 +20,6 @@ from pldistill.launch import Interrupted
 from pldistill.recipe import Recipe
 from pldistill.studies import STUDIES, find_study
 from pldistill.studies.cifar import PUBLISHED
-from pldistill.studies.dry_run import forecast
 from pldistill.studies.paper import published
 from pldistill.studies.runner import commands, compare, failure, reproduce
 from pldistill.studies.study import Plan, plan, recipe_hash
@@ -226,13 +225,6 @@ def test_runs_made_by_others_are_merged(tmp_path: Path) -> None:
     began = {cell.folder: cell.record.read_environment()["started"] for cell in layout.cells}
     reproduce(layout, tmp_path, callback=callback(), device="cpu")
     assert began == {cell.folder: cell.record.read_environment()["started"] for cell in layout.cells}
-
-
-def test_forecast_lists_every_run(tmp_path: Path) -> None:
-    layout = lay_out(tmp_path)
-    table = forecast(layout, device="cpu")
-    assert table.row_count == 1 + 3
-    assert not list(tmp_path.iterdir())
 
 
 def test_every_cell_of_table_1_runs(tmp_path: Path) -> None:

@@ -10,7 +10,10 @@ import typer
 from pldistill.cli.options import Device, Workers, console, positive, whole
 
 if TYPE_CHECKING:
-    from pldistill.studies.search import Job
+    from collections.abc import Sequence
+
+    from pldistill.studies.search import Job, Size
+    from pldistill.studies.study import PlannedRun, Scale
 
 
 def reproduce(
@@ -37,6 +40,9 @@ def reproduce(
     ] = "1",
     out: Annotated[Path | None, typer.Option(help="The study's folder; default below runs/.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs with an estimate of their time.")] = False,
+    time_limit: Annotated[
+        str, typer.Option(metavar="SECONDS", help="How long --dry-run may time models; the rest is listed untimed.")
+    ] = "120",
     print_commands: Annotated[
         bool, typer.Option("--print-commands", help="Print a `pldistill train` line for each run.")
     ] = False,
@@ -49,6 +55,7 @@ def reproduce(
     from pldistill.studies.search import lay_out
     from pldistill.studies.study import plan
 
+    limit = positive("time_limit", time_limit)
     # What follows a line that is not refused is imported where it is used: it brings torch and matplotlib.
     if study in FIGURES:
         from pldistill.studies.figures import measured, reproduce_figure
@@ -62,16 +69,18 @@ def reproduce(
         for name, given in fixed.items():
             if given:
                 raise ValueError(f"{name}: expected none, for {study} fixes it, got {given!r}")
+        search = SEARCHES[study]
         job = lay_out(
-            SEARCHES[study],
+            search,
             out=out or Path("runs") / study,
             scale=scale,
-            data=data,
+            data=_images(data, search.data, search.sizes.get(scale), dry_run),
             columns=pairs or (),
             rows=methods or (),
             seeds=None if seeds is None else whole("seeds", seeds, least=1),
         )
-        _search(job, device, whole("workers", workers, least=0), download, dry_run=dry_run, commands=print_commands)
+        count = whole("workers", workers, least=0)
+        _search(job, device, count, download, limit=limit if dry_run else None, commands=print_commands)
         return
     found = find_study(study)
     out = out or Path("runs") / (found.home or found.name)
@@ -79,7 +88,7 @@ def reproduce(
         found,
         out=out,
         scale=scale,
-        data=data,
+        data=_images(data, found.data, found.scales.get(scale), dry_run),
         pairs=pairs or (),
         rows=methods or (),
         seeds=None if seeds is None else whole("seeds", seeds, least=1),
@@ -96,9 +105,7 @@ def reproduce(
         print("\n".join(studies.commands(layout, processes=whole("processes", processes, least=1))))
         return
     if dry_run:
-        from pldistill.studies.dry_run import forecast
-
-        console.print(forecast(layout, device=device, download=download), crop=False)
+        _forecast(layout.runs, device, download, limit)
         return
     if study in READ_FROM:
         from pldistill.studies.timetable import timetable
@@ -124,21 +131,41 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _search(job: Job, device: str, workers: int, download: bool, *, dry_run: bool, commands: bool) -> None:
-    """Run a search, or say what it comes to."""
-    from pldistill.reports.comparison import comparison_rich
-    from pldistill.studies.runner import files
-    from pldistill.studies.search import outline, run_search
-    from pldistill.training.progress import CacheProgress, StudyProgress
+def _images(data: str | None, name: str, scale: Scale | Size | None, dry_run: bool) -> str | None:
+    """The images that were named; for a dry run, which needs none on the disk, else the study's own by name."""
+    if data is not None or not dry_run or scale is None or scale.data is not None:
+        return data
+    return name if ":" in name else f"{name}:{name}"
 
+
+def _forecast(runs: Sequence[PlannedRun], device: str, download: bool, limit: float) -> None:
+    """Print what the runs will cost; the first line comes before torch, which takes its seconds."""
+    said = f"{len(runs)} runs; some steps of each pair of models are timed, for at most {limit:g} s (--time-limit)"
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
+
+    from pldistill.studies.dry_run import forecast
+
+    forecast(runs, console=console, device=device, download=download, limit=limit)
+
+
+def _search(job: Job, device: str, workers: int, download: bool, *, limit: float | None, commands: bool) -> None:
+    """Run a search, or with a limit of seconds say what it comes to."""
     if commands:
         raise ValueError(
             "print_commands: expected a study whose runs are known, got a search, whose next run follows "
             "from the last; several processes of the same line share its rows"
         )
-    if dry_run:
-        console.print(outline(job), markup=False, highlight=False)
+    from pldistill.studies.search import least_runs, outline, run_search
+
+    if limit is not None:
+        console.print(outline(job), markup=False, highlight=False, soft_wrap=True)
+        console.print("the runs that are made in any case:")
+        _forecast(least_runs(job), device, download, limit)
         return
+    from pldistill.reports.comparison import comparison_rich
+    from pldistill.studies.runner import files
+    from pldistill.training.progress import CacheProgress, StudyProgress
+
     how = {"device": device, "workers": workers, "download": download}
     comparison = run_search(job, callback=StudyProgress(console), cache_callback=CacheProgress(console), **how)
     console.print(comparison_rich(comparison))

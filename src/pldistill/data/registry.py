@@ -12,7 +12,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from pldistill.specs import split_spec, unknown
 
@@ -48,6 +48,22 @@ class Request:
     download: bool
 
 
+class Sizes(NamedTuple):
+    """What a source holds that is the same wherever it lies.
+
+    Attributes:
+        train: training images.
+        val: validation images.
+        classes: how many classes they are of.
+        image_size: the side in pixels that models see, in detection the short one.
+    """
+
+    train: int
+    val: int
+    classes: int
+    image_size: int
+
+
 @dataclass(frozen=True)
 class Source(Generic[Opened]):
     """One kind of data, which opens as a `Dataset` or as `BoxData`.
@@ -59,6 +75,7 @@ class Source(Generic[Opened]):
         has_path: whether a path follows the colon.
         options: numbers that decide what there is.
         parts: numbers that divide what there is; see `pldistill.data.dataset`.
+        sizes: what it holds, None where only the files tell.
     """
 
     grammar: str
@@ -67,6 +84,7 @@ class Source(Generic[Opened]):
     has_path: bool = True
     options: tuple[str, ...] = ()
     parts: tuple[str, ...] = ("train", "validation")
+    sizes: Sizes | None = None
 
 
 def open_data(spec: str, *, image_size: int | None = None, download: bool = False) -> Dataset:
@@ -235,11 +253,13 @@ SOURCES: Mapping[str, Source[Dataset]] = MappingProxyType(
             "cifar100:PATH[,train=N,validation=N]",
             "CIFAR-100 (50,000 + 10,000, 32 x 32): its official files",
             partial(_open_cifar, "CIFAR100"),
+            sizes=Sizes(train=50_000, val=10_000, classes=100, image_size=32),
         ),
         "cifar10": Source(
             "cifar10:PATH[,train=N,validation=N]",
             "CIFAR-10 (50,000 + 10,000, 32 x 32): its official files",
             partial(_open_cifar, "CIFAR10"),
+            sizes=Sizes(train=50_000, val=10_000, classes=10, image_size=32),
         ),
         "folder": Source(
             "folder:PATH[,train=N,validation=N]",
@@ -250,6 +270,7 @@ SOURCES: Mapping[str, Source[Dataset]] = MappingProxyType(
             "imagenet:PATH[,train=N,validation=N]",
             "ImageNet-1k at 224 x 224: train/ and val/, a folder for each of the 1,000 synsets",
             partial(_open_large, "folder", "imagenet"),
+            sizes=Sizes(train=1_281_167, val=50_000, classes=1_000, image_size=224),
         ),
         "hfds": Source(
             "hfds/NAME[,train=N,validation=N]",

@@ -390,3 +390,19 @@ def outline(job: Job) -> str:
         state = "searching" if ahead is not None else f"chosen: {variant(job, row, tried[0]) or 'as it is'}"
         lines.append(f"{column}  {row}: {axes or 'as it is'}; then {job.seeds} seeds; {len(tried)} tried, {state}")
     return "\n".join(lines)
+
+
+def least_runs(job: Job) -> list[PlannedRun]:
+    """The runs that are made whatever the search finds: teachers, all first values with seed 0, one with each seed."""
+    runs = {run.folder: run for run in map(job.teacher, job.columns)}
+    for column, row in _pairs(job):
+        tried, ahead = job.searched(column, row)
+        axes = job.axes(row)
+        best = tried[0] if ahead is None else {axis.name: axis.values[0] for axis in axes}
+        values = [{**best, axis.name: value} for axis in axes for value in axis.values]
+        points = [(point, 0) for point in [best, *tried, *values]] + [(best, seed) for seed in range(1, job.seeds)]
+        for point, seed in points:
+            run = job.cell(column, row, point, seed)
+            named = f"{row} ({variant(job, row, point)})" if axes else row
+            runs.setdefault(run.folder, replace(run, row=named, scale=1.0))
+    return list(runs.values())

@@ -193,6 +193,13 @@ class Task(ABC, Generic[Data, Model]):
             raise ValueError(f"teacher {recipe.teacher!r}: expected the data's classes, got {first(loaded.classes)}")
         return LiveTeacher(loaded.model, image_size=loaded.image_size)
 
+    def stand_in(self, recipe: Recipe) -> Data | None:
+        """Data like the recipe's without reading it, to time steps on: as many images, of noise.
+
+        None where only the files tell how many there are. Raises ValueError for options that the source has not.
+        """
+        return None
+
     def columns(self, data: Data) -> int:
         """The number of logits in a row."""
         return len(data.classes)

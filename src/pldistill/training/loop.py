@@ -22,7 +22,7 @@ from pldistill.recipe import Ramp, Recipe
 from pldistill.record import RunRecord
 from pldistill.teachers.live import Teacher
 from pldistill.training import checkpoint
-from pldistill.training.distiller import Distiller, EpochMetrics
+from pldistill.training.distiller import Distiller, EpochMetrics, Step
 from pldistill.training.optim import learning_rate
 from pldistill.types import Batch, DetectionBatch
 
@@ -37,7 +37,13 @@ class Batches(Protocol):
 
 
 class Callback(Protocol):
-    """Who looks on. Called from the loop; may print, may not change anything."""
+    """Who looks on. Called from the loop; may print, may not change anything.
+
+    Attributes:
+        wants_time: whether to be told before the first step how long the run will take, which costs two steps.
+    """
+
+    wants_time: bool
 
     def warn(self, message: str) -> None: ...
     def tell(self, message: str) -> None: ...
@@ -109,11 +115,15 @@ class Loop:
         """Give the optimizer's steps in this epoch so far."""
         return -(-self.tally.batches // self.recipe.accumulate)
 
-    def _train_epoch(self, interrupts: Interrupts) -> None:
-        weights = {
+    def weights(self) -> dict[str, float]:
+        """Give the weight of each term in this epoch."""
+        return {
             name: weight.at(self.epoch, self.recipe.epochs) if isinstance(weight, Ramp) else weight
             for name, weight in self.recipe.weights.items()
         }
+
+    def _train_epoch(self, interrupts: Interrupts) -> None:
+        weights = self.weights()
         self.bare.method.begin_epoch(self.epoch, self.recipe.epochs)
         self.distiller.train()
         looked = began = time.monotonic()
@@ -134,16 +144,22 @@ class Loop:
         group = self.loader.joined[number - number % every :][:every]
         last = number % every == len(group) - 1
         with nullcontext() if last else self.accelerator.no_sync(self.distiller):
-            step = self.distiller(batch, self.teacher, weights)
             # Gradients are averaged over the processes. So each mean counts as its images among all of the step's.
             part = len(batch) * distributed.world_size() / sum(group)
-            self.accelerator.backward(step.loss if part == 1 else part * step.loss)
+            step = self.add_gradient(batch, weights, part)
         if last:
-            self._step()
+            self.optimize()
         self.tally.add(step, len(batch), time.monotonic() - began)
         return last
 
-    def _step(self) -> None:
+    def add_gradient(self, batch: Batch | DetectionBatch, weights: dict[str, float], part: float = 1.0) -> Step:
+        """Go forward and backward over a batch, whose loss counts as this part of a step's."""
+        step = self.distiller(batch, self.teacher, weights)
+        self.accelerator.backward(step.loss if part == 1 else part * step.loss)
+        return step
+
+    def optimize(self) -> None:
+        """Take the optimizer's step, from the gradients that are there."""
         done = self.epoch * self.steps + self.tally.batches // self.recipe.accumulate
         rate = learning_rate(self.recipe, done, self.steps)
         for group in self.optimizer.param_groups:

@@ -18,6 +18,8 @@ from pldistill.training.distiller import EpochMetrics
 class SilentCallback:
     """Shows nothing."""
 
+    wants_time = False
+
     def warn(self, message: str) -> None:
         """Do nothing."""
 
@@ -43,6 +45,7 @@ class ProgressBar:
     Where the output is no terminal, a line every `LINE_EVERY` seconds stands in for the bar.
     """
 
+    wants_time = True
     LINE_EVERY = 30.0
     FIRST_AFTER = 5.0  # seconds of steps, after which the time that is left is said once
 
@@ -132,6 +135,8 @@ def _scores(row: Mapping[str, Any]) -> str:
 
 class StudyProgress(ProgressBar):
     """One display for many runs: a bar over all of them above the bar of the run that is going on, a line for each."""
+
+    wants_time = False
 
     def tell(self, message: str) -> None:
         """Say nothing: many runs' beginnings are too many lines."""

@@ -24,6 +24,7 @@ from pldistill.data import (
     training_augment,
     with_unlabelled,
 )
+from pldistill.data.stand_in import stand_in
 from pldistill.models import NormalizedModel
 from pldistill.recipe import Recipe
 from pldistill.tasks.base import Ask, Autocast, Loaded, Loaders, Pair, Placement, Task, evenly, float32, mixed
@@ -77,6 +78,9 @@ class Classification(Task[Dataset, NormalizedModel]):
     def open(self, recipe: Recipe, *, download: bool) -> Dataset:
         data = open_data(recipe.data, image_size=recipe.image_size, download=download)
         return data if recipe.unlabelled is None else with_unlabelled(data, recipe.unlabelled, download=download)
+
+    def stand_in(self, recipe: Recipe) -> Dataset | None:
+        return stand_in(recipe.data, image_size=recipe.image_size) if recipe.unlabelled is None else None
 
     def student(self, recipe: Recipe, data: Dataset) -> NormalizedModel:
         model = models.build(

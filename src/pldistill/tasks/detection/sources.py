@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pldistill.data.registry import SOURCES, Request, Source, read_spec
+from pldistill.data.registry import SOURCES, Request, Sizes, Source, read_spec
 from pldistill.specs import split_spec, unknown
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ BOX_SOURCES: Mapping[str, Source[BoxData]] = MappingProxyType(
             _open_coco,
             options=("train",),
             parts=(),
+            sizes=Sizes(train=118_287, val=5_000, classes=80, image_size=COCO_SIZE),
         ),
     }
 )

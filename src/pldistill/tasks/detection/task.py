@@ -32,6 +32,7 @@ from pldistill.tasks.detection.metrics import DetectorValidation
 from pldistill.tasks.detection.options import DetectionOptions
 from pldistill.tasks.detection.predict import detect, leave_detections
 from pldistill.tasks.detection.sources import open_boxes
+from pldistill.tasks.detection.stand_in import stand_in_boxes
 from pldistill.tasks.detection.teachers import backbone_of, columns_of, open_detector, options_of
 from pldistill.tasks.detection.weights import PUBLISHED, from_checkpoint, load_detector, published, save_detector
 from pldistill.teachers.live import Teacher
@@ -88,6 +89,9 @@ class Detection(Task[BoxData, Detector]):
         if sides is not None and sides[1] > most:
             raise ValueError(f"task option short_sides: expected at most max_side, {most}, got {sides[1]}")
         return data
+
+    def stand_in(self, recipe: Recipe) -> BoxData | None:
+        return stand_in_boxes(recipe.data, image_size=recipe.image_size, max_side=self.options.max_side)
 
     def student(self, recipe: Recipe, data: BoxData) -> Detector:
         name, unused = backbone_of(recipe.student, "student"), self.options.keeps_unused
