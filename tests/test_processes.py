@@ -131,6 +131,17 @@ def test_a_signal_to_one_stops_both_and_the_run_goes_on_as_if_nothing_had_been(l
     assert json.loads((folder / "cut" / "env.json").read_text())["world_size"] == 2
 
 
+@pytest.mark.parametrize(("timed", "other"), [("timed", "whole"), ("timed dist joined", "dist joined")])
+def test_a_run_that_is_timed_before_its_first_step_is_the_same(launched, timed, other):
+    folder = launched[0]
+    assert rows(folder / timed) == rows(folder / other)
+    ours, theirs = (load_file(folder / name / "model.safetensors") for name in (timed, other))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    states = [checkpoint.load(folder / name / "checkpoint") for name in (timed, other)]
+    assert torch.equal(states[0]["rng"], states[1]["rng"])
+    assert torch.equal(states[0]["others"][0]["rng"], states[1]["others"][0]["rng"])
+
+
 def test_another_number_of_processes_does_not_resume(launched):
     run = pldistill.load_run(launched[0] / "killed")
     with pytest.raises(ValueError, match="resume: expected 2 processes, as the run began with, got 1"):

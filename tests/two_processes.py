@@ -15,6 +15,7 @@ from pldistill import distributed
 from pldistill.__main__ import main
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.training import run as training_run
+from pldistill.training import timing
 from pldistill.training.distiller import EpochMetrics
 from pldistill.training.progress import SilentCallback
 from pldistill.training.run import evaluate
@@ -78,6 +79,12 @@ class At(SilentCallback):
             os.kill(os.getpid(), self.number)
 
 
+class Asks(SilentCallback):
+    """Wants to know before the first step how long the run will take."""
+
+    wants_time = True
+
+
 def says(act) -> str:
     try:
         act()
@@ -119,6 +126,13 @@ def together(folder: Path, rank: int) -> None:
 
     boxes = pldistill.train(detected(), out=folder / "boxes", device="cpu", workers=0)
     said["boxes"] = evaluate(boxes, device="cpu", workers=0, batch_size=2)
+
+    # One that asks how long it will take, which the first process alone does, is the same run.
+    timing.SOON, soon = -1.0, timing.SOON
+    timed = {"timed": resumed(), "timed dist joined": recipes(folder, 2)["dist joined"]}
+    for name, fields in timed.items():
+        pldistill.train(make_recipe(fields), out=folder / name, device="cpu", callback=Asks())
+    timing.SOON = soon
 
     training_run.Loop.LOOK_EVERY = -1.0
     recipe = make_recipe(resumed())

@@ -15,12 +15,13 @@ note says so in place of a refusal.
 For a method that weights the ranks of the teacher's ranking, as PLD does, up to 512 training images are asked about
 too: how much weight the label has, and how even the weights are.
 
-`introduction` says what a run is: the data, the networks, the device and its precision, the steps.
+`introduction` says what a run is: the data, the networks, the device and its precision, the steps, the time.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -30,9 +31,11 @@ from pldistill import distributed, models, precision
 from pldistill.losses import pld_weights
 from pldistill.methods.spec import at_epoch
 from pldistill.recipe import Recipe
+from pldistill.record import duration
 from pldistill.tasks.base import Placement, Task, make_task
 from pldistill.teachers.live import LiveTeacher, Teacher
 from pldistill.training.loop import Loop
+from pldistill.training.timing import time_ahead
 
 IMAGES, LEVEL = 512, 0.01
 TEMPERATURES = (1.0, 2.0, 4.0)
@@ -160,26 +163,26 @@ def _describe(member: LiveTeacher, data: Any, callback: Warns) -> dict[str, Any]
     return {"image_size": side, **model.statistics()}
 
 
-def introduction(loop: Loop, data: Any, env: dict[str, Any]) -> list[str]:
+def introduction(loop: Loop, data: Any, env: dict[str, Any], *, timed: bool = False) -> Iterator[str]:
     """A line each on the data, the networks, the device, the steps and, of a run that goes on, where it is.
 
-    How long it will take is said by the display after the first steps, which tell it better than any estimate.
+    With `timed` the last one says how long the training will take, by `time_ahead`; of a run that is over in a moment,
+    or compiles its student first, nothing. Several processes do so together.
     """
     recipe, task = loop.recipe, make_task(loop.recipe)
-    lines = [
-        f"data: {data.spec}: {task.describe(data)}",
-        f"student: {recipe.student}, {_millions(loop.evaluated.model)}",
-    ]
+    yield f"data: {data.spec}: {task.describe(data)}"
+    yield f"student: {recipe.student}, {_millions(loop.evaluated.model)}"
     if loop.teacher is not None:
         where = " (its answers are read from a teacher cache)" if recipe.teacher_cache is not None else ""
-        lines.append(f"teacher: {recipe.teacher}, {loop.teacher.count_parameters() / 1e6:,.2f} M parameters{where}")
-    lines.append(f"device: {_device(loop)}, {precision.NAMES[env['precision']]} (amp {recipe.amp})")
+        yield f"teacher: {recipe.teacher}, {loop.teacher.count_parameters() / 1e6:,.2f} M parameters{where}"
+    yield f"device: {_device(loop)}, {precision.NAMES[env['precision']]} (amp {recipe.amp})"
     alone, whole = loop.steps, loop.steps * recipe.epochs
     together = recipe.batch_size * distributed.world_size() * recipe.accumulate
-    lines.append(f"steps: {alone:,} an epoch of {together:,} images each, {whole:,} in {recipe.epochs} epochs")
+    yield f"steps: {alone:,} an epoch of {together:,} images each, {whole:,} in {recipe.epochs} epochs"
     if loop.epoch or loop.step:
-        lines.append(f"resumed: epoch {loop.epoch + 1} of {recipe.epochs}, after step {loop.step} of {alone}")
-    return lines
+        yield f"resumed: epoch {loop.epoch + 1} of {recipe.epochs}, after step {loop.step} of {alone}"
+    if timed and (seconds := time_ahead(loop)) is not None:
+        yield f"time: expected about {duration(seconds)}, by two steps over the first batch, without the validation"
 
 
 def _millions(model: torch.nn.Module) -> str:

@@ -118,7 +118,8 @@ def train(
         return preflight(recipe, data, loop.teacher, accelerator=accelerator, workers=workers, callback=shown)
 
     env = begin(loop, resume=resume, check=check)
-    for line in introduction(loop, data, env):
+    timed = distributed.run_on_main(lambda: shown.wants_time)
+    for line in introduction(loop, data, env, timed=timed):
         shown.tell(line)
     complete(loop, data, make_task(recipe), env["teacher_sha256"])
     return Run(run)
