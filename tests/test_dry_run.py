@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,10 @@ def table1(out: Path, **given: Any) -> Plan:
 
 def said(layout: Plan, timer: Any = None, clock: Clock | None = None, **how: Any) -> list[str]:
     """The lines of a dry run, of which the timer takes a second for each work by default."""
-    clock = clock or Clock()
-    text = StringIO()
-    console = Console(file=text, width=60)
-    try:
-        forecast(layout.runs, console=console, device="cpu", timer=timer or Timer(clock), clock=clock, **how)
-    finally:
-        lines = text.getvalue().splitlines()
-        said.last = lines  # type: ignore[attr-defined]
-    return lines
+    clock, text = clock or Clock(), StringIO()
+    how = {"timer": timer or Timer(clock), "clock": clock, **how}
+    forecast(layout.runs, console=Console(file=text, width=60), device="cpu", **how)
+    return text.getvalue().splitlines()
 
 
 def test_each_run_s_line_follows_its_timing_and_distinct_work_is_timed_once(tmp_path: Path) -> None:
@@ -83,7 +79,6 @@ def test_each_run_s_line_follows_its_timing_and_distinct_work_is_timed_once(tmp_
     names = [run.name for run in layout.runs]
     first = [text for name, what in zip(names[:4], timer.asked, strict=True) for text in (f"timing {what} ...", name)]
     assert [line.split("  ")[0] for line in lines] == [*first, *names[4:], lines[-1]]
-    assert {line.split()[-4:][0] for line in lines if line.startswith("resnet56-")} == {"11"}
     assert all(line.endswith(about(seconds)) for line in lines if line.startswith("resnet56-"))
     total = about(7 * seconds)
     assert lines[-1] == f"left: {total} on this machine, 7 of 7 runs timed, without the reading of images"
@@ -150,11 +145,11 @@ def test_ctrl_c_gives_what_is_known_and_the_exit_code_of_an_interruption(tmp_pat
                 raise KeyboardInterrupt
             return super().__call__(*of)
 
-    timer = Stopped(clock)
+    timer, text = Stopped(clock), StringIO()
     with pytest.raises(Interrupted) as stop:
-        said(table1(tmp_path), timer, clock)
+        forecast(table1(tmp_path).runs, console=Console(file=text, width=60), device="cpu", timer=timer, clock=clock)
     assert stop.value.signal == 2
-    lines = said.last  # type: ignore[attr-defined]
+    lines = text.getvalue().splitlines()
     assert sum(line.endswith("not timed") for line in lines) == 4
     assert lines[-1].startswith("left: at least ")
     assert len(timer.asked) == 2
@@ -302,6 +297,15 @@ def test_a_detector_is_timed_as_a_classifier_is(tmp_path: Path) -> None:
     assert 0 < rates.validation < 60
 
 
+def test_a_deep_detector_with_drawn_weights_and_frozen_norms_still_proposes(tmp_path: Path) -> None:
+    run = plan(STUDIES["table7"], out=tmp_path, data="coco:nowhere").teachers[1]
+    options = {**run.recipe.task_options, "short_sides": "64-64"}
+    small = run.recipe.model_copy(update={"image_size": 64, "task_options": options})
+    assert small.student == "fasterrcnn:resnet101"
+    rates = time_untrained(replace(run, recipe=small), open_or_stand_in(small), "cpu", 0.1)
+    assert rates.validation > 0
+
+
 def test_answers_from_a_cache_need_neither_the_cache_nor_the_teacher(tmp_path: Path, monkeypatch: Any) -> None:
     run = smoke(tmp_path, "pld")
     cached = run.recipe.model_copy(update={"teacher": "runs/nowhere", "teacher_cache": str(tmp_path / "none")})
@@ -327,9 +331,8 @@ def test_a_search_lists_the_runs_that_are_made_in_any_case(tmp_path: Path) -> No
 
 def test_the_line_prints_plainly_without_data(capsys: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "pldistill.studies.dry_run.forecast.__kwdefaults__", {**forecast.__kwdefaults__, "timer": Timer(Clock())}
-    )  # type: ignore[dict-item]
+    clock = Clock()
+    monkeypatch.setattr("pldistill.studies.dry_run.forecast", partial(forecast, timer=Timer(clock, 0.5), clock=clock))
     with pytest.raises(SystemExit) as left:
         main(["reproduce", "table1", "--dry-run", "--methods", "kd", "--seeds", "1", "--time-limit", "5"])
     assert left.value.code == 0

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import torch
+from torch import nn
 
 from pldistill.recipe import Recipe
 from pldistill.specs import RANDOM, split_spec
@@ -99,12 +100,25 @@ def time_untrained(run: PlannedRun, data: Any, device: str, budget: float) -> Ra
     on_gpu = accelerator.device.type == "cuda"
     with torch.random.fork_rng(devices=[accelerator.device] if on_gpu else []):
         loop = assemble(recipe, few, run.record, accelerator, workers=0, callback=SilentCallback(), task=task)
+        for model in (loop.bare, *(member.model for member in (loop.teacher.members if loop.teacher else ()))):
+            _calm(model)
         if run.recipe.teacher_cache is not None:
             loop.teacher = _Stored(recipe.batch_size, task.columns(data), accelerator.device)
         try:
             return time_run(loop, task, few, budget=budget)
         finally:
             accelerator.free_memory()  # it holds on to the models
+
+
+def _calm(model: nn.Module) -> None:
+    """Halve what frozen normalizations multiply by.
+
+    Under drawn weights they let the activations grow with every block, until a detector proposes nothing at all.
+    """
+    for part in model.modules():
+        buffers = dict(part.named_buffers(recurse=False))
+        if {"weight", "running_var"} <= buffers.keys():
+            buffers["weight"].mul_(0.5)
 
 
 class _Stored(Teacher):
