@@ -59,10 +59,12 @@ def table1(out: Path, **given: Any) -> Plan:
     return plan(STUDIES["table1"], out=out, **{**fields, **given})
 
 
-def said(layout: Plan, timer: Any = None, clock: Clock | None = None, **how: Any) -> list[str]:
-    """The lines of a dry run, of which the timer takes a second for each work by default."""
-    clock, text = clock or Clock(), StringIO()
-    how = {"timer": timer or Timer(clock), "clock": clock, **how}
+def said(
+    layout: Plan, timer: Any = None, clock: Clock | None = None, text: StringIO | None = None, **how: Any
+) -> list[str]:
+    """The lines of a dry run, which are in `text` too; the timer takes a second for each work by default."""
+    clock, text = clock or Clock(), text or StringIO()
+    how = {"timer": timer or Timer(clock), "clock": clock, "limit": 120.0, **how}
     forecast(layout.runs, console=Console(file=text, width=60), device="cpu", **how)
     return text.getvalue().splitlines()
 
@@ -147,7 +149,7 @@ def test_ctrl_c_gives_what_is_known_and_the_exit_code_of_an_interruption(tmp_pat
 
     timer, text = Stopped(clock), StringIO()
     with pytest.raises(Interrupted) as stop:
-        forecast(table1(tmp_path).runs, console=Console(file=text, width=60), device="cpu", timer=timer, clock=clock)
+        said(table1(tmp_path), timer, clock, text)
     assert stop.value.signal == 2
     lines = text.getvalue().splitlines()
     assert sum(line.endswith("not timed") for line in lines) == 4
@@ -183,7 +185,8 @@ def test_a_limit_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_a_terminal_shows_what_is_timed_for_as_long_as_it_is(tmp_path: Path) -> None:
     clock, text = Clock(), StringIO()
     console = Console(file=text, width=60, force_terminal=True)
-    forecast(table1(tmp_path, seeds=1).runs, console=console, device="cpu", timer=Timer(clock), clock=clock)
+    runs = table1(tmp_path, seeds=1).runs
+    forecast(runs, console=console, device="cpu", limit=120.0, timer=Timer(clock), clock=clock)
     assert "timing resnet56 -> resnet20 with kd" in text.getvalue()
     assert "\x1b" in text.getvalue()
 

@@ -20,8 +20,7 @@ from pldistill.studies.untrained import in_words, open_or_stand_in, seconds_of, 
 from pldistill.training.build import make_accelerator
 from pldistill.training.timing import Rates
 
-LIMIT = 120.0  # seconds
-_LEAST, _MOST = 0.3, 4.0  # seconds for one pair of models
+_LEAST, _MOST = 0.3, 4.0  # seconds, a budget
 # A budget is for one round of steps; growing batches, the optimizer and the validation take about as long again each.
 _SHARE = 1 / 4
 
@@ -36,7 +35,7 @@ def forecast(
     console: Console,
     device: str = "auto",
     download: bool = False,
-    limit: float = LIMIT,
+    limit: float,
     timer: Timer = time_untrained,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
