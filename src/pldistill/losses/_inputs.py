@@ -21,6 +21,9 @@ from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeA
 from torch.autograd import forward_ad
 
 REDUCTIONS = ("mean", "sum", "none")
+LEAST, MOST = 1e-6, 1e6  # of a temperature; a factor is at most as large
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def is_eager_cpu(tensor: Tensor) -> bool:
@@ -69,6 +72,8 @@ def check_reduction(reduction: object) -> None:
 def check_ignore_index(ignore_index: object) -> None:
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise ValueError(f"ignore_index must be an integer, got {ignore_index!r}")
+    if not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index must fit into 64 bits, got one of {ignore_index.bit_length()} bits")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -77,24 +82,36 @@ def check_flag(name: str, value: object) -> None:
 
 
 def check_temperature(temperature: object) -> None:
+    """Beyond `LEAST` and `MOST` τ² or z / τ leaves float32; the softmax is one-hot or uniform long before."""
     if not (_is_finite_number(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be a positive finite number, got {temperature!r}")
+        raise ValueError(f"temperature must be a positive finite number, got {_shown(temperature)}")
+    if not LEAST <= temperature <= MOST:
+        raise ValueError(f"temperature must be from {LEAST:g} to {MOST:g}, got {_shown(temperature)}")
 
 
 def check_factor(name: str, value: object) -> None:
     """A factor of a term of the loss: zero switches the term off, a negative one would reward a bad student."""
     if not (_is_finite_number(value) and value >= 0):
-        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}")
+        raise ValueError(f"{name} must be a finite number of at least 0, got {_shown(value)}")
+    if value > MOST:
+        raise ValueError(f"{name} must be at most {MOST:g}, got {_shown(value)}")
 
 
 def check_fraction(name: str, value: object) -> None:
     """A part of a whole."""
     if not (_is_finite_number(value) and 0 <= value <= 1):
-        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
+        raise ValueError(f"{name} must be a number in [0, 1], got {_shown(value)}")
 
 
 def _is_finite_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, Real) and not isinstance(value, bool) and float("-inf") < float(value) < float("inf")
+    return isinstance(value, Real) and not isinstance(value, bool) and -math.inf < value < math.inf  # pyright: ignore
+
+
+def _shown(value: object) -> str:
+    """A value in a message: a whole number of hundreds of digits by their number."""
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 64:
+        return f"a whole number of {value.bit_length()} bits"
+    return repr(value)
 
 
 def check_class_dim(class_dim: object) -> None:
@@ -224,8 +241,10 @@ def check_tensor(name: str, value: object) -> None:
 def _check_integers(name: str, value: object, what: str) -> None:
     check_tensor(name, value)
     assert isinstance(value, Tensor)
-    if value.dtype == torch.bool or value.is_floating_point() or value.is_complex():
-        raise ValueError(f"{name} must be {what} of an integer dtype, got {value.dtype}")
+    if value.dtype not in INTEGERS:
+        hint = f"; {name}.long() makes them one" if str(value.dtype).startswith("torch.uint") else ""
+        raise ValueError(f"{name} must be {what} of an integer dtype, got {value.dtype}{hint}")
+    check_strided(name, value)
 
 
 def _check_range(name: str, indices: Tensor, classes: int, ignore_index: int) -> None:
@@ -352,8 +371,16 @@ def unit(vectors: Tensor, dim: int = 1, *, extra: float = 0.0) -> Tensor:
 def check_floats(name: str, value: object) -> None:
     check_tensor(name, value)
     assert isinstance(value, Tensor)
-    if not value.is_floating_point():
-        raise ValueError(f"{name} must be floating point, got {value.dtype}")
+    if value.dtype not in FLOATS:
+        known = "float16, bfloat16, float32 or float64"
+        more = f", {known}" if value.is_floating_point() else ""
+        raise ValueError(f"{name} must be floating point{more}, got {value.dtype}")
+    check_strided(name, value)
+
+
+def check_strided(name: str, value: Tensor) -> None:
+    if value.layout != torch.strided:
+        raise ValueError(f"{name} must be dense, got {value.layout}; {name}.to_dense() is")
 
 
 def _check_pair(student: object, teacher: object, name: str = "student") -> None:

@@ -309,15 +309,16 @@ def p_listmle(
         student_logits, teacher_logits, labels, reduction, ignore_index, class_dim: as `pld`.
 
     Raises:
-        ValueError: also where the weights overflow: not normalized, from C = 129 in float32, from C = 1025 in float64
-            (just below, their product with a large log-likelihood may still be +inf).
+        ValueError: also where the weights overflow in the student's dtype, which the gradient has: not normalized, from
+            C = 17 in float16, from C = 129 in float32, from C = 1025 in float64 (just below, their product with a large
+            log-likelihood may still be +inf).
         IndexError: as `pld`.
 
     Source: Lan et al., "Position-aware ListMLE" (2014); Sec. 4.2.
     """
     check_flag("normalize", normalize)
     check_arguments(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
-    dtype, classes = computing_dtype(student_logits, teacher_logits), student_logits.shape[class_dim]
+    dtype, classes = student_logits.dtype, student_logits.shape[class_dim]  # the gradient is of this dtype
     most = math.frexp(torch.finfo(dtype).max)[1]  # 2^most is the first power of two that overflows
     if not normalize and classes > most:
         raise ValueError(
