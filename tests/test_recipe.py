@@ -7,6 +7,7 @@ import pytest
 
 from pldistill import methods
 from pldistill.recipe import Ramp, Recipe, completed, make_recipe, parse_weight, read_recipe
+from pldistill.specs import schema_of
 from pldistill.training.optim import learning_rate
 
 BASE = {"data": "glyphs", "student": "resnet8", "method": "ce"}
@@ -49,8 +50,8 @@ def test_every_method_comes_back_from_json(name):
     [
         ({"method": "kdd"}, "unknown method 'kdd'; did you mean"),
         ({"method": None}, "method: expected a text, got None"),
-        ({"epochs": 0}, "epochs: expected a whole number from 1, got 0"),
-        ({"lr": -1}, "lr: expected a number above 0, got -1"),
+        ({"epochs": 0}, "epochs: expected a whole number from 1 to 1,000,000, got 0"),
+        ({"lr": -1}, "lr: expected a number above 0, at most 1,000,000, got -1"),
         ({"lr": math.nan}, "lr: "),
         ({"amp": "int8"}, "unknown amp 'int8'; known: auto, bf16, fp16, off"),
         ({"schedule": "sawtooth"}, "unknown schedule 'sawtooth'"),
@@ -142,3 +143,19 @@ def test_an_earlier_version_s_record_is_completed_with_defaults() -> None:
     assert completed(before) == now
     assert completed(now) == now
     assert completed({**before, "mixup": 0.2})["mixup"] == 0.2
+
+
+@pytest.mark.parametrize("name", [name for name, field in Recipe.model_fields.items() if field.annotation is not str])
+@pytest.mark.parametrize("value", ["1e308", "1" + "0" * 400, "nan", "inf", "-1e308", "100000001"])
+def test_a_number_beyond_its_bounds_is_refused_by_name(name, value):
+    schema = schema_of(Recipe, name)
+    if schema.get("type") not in ("integer", "number") or (name.endswith("seed") and value == "100000001"):
+        return
+    with pytest.raises(ValueError, match=f"^{name}: expected a (whole )?number (from|above) .*, got "):
+        make_recipe({**BASE, name: value})
+
+
+@pytest.mark.parametrize("weight", ["1e308", "1" + "0" * 400, "1e308@0.5", "nan..1@0.5"])
+def test_a_weight_beyond_its_bounds_is_refused(weight):
+    with pytest.raises(ValueError, match=r"expected a number from 0 to 1e\+09, or TO@PART"):
+        make_recipe({**BASE, **KD, "weights": {"kd": weight}})

@@ -27,6 +27,8 @@ from pldistill.specs import ENSEMBLE, RANDOM, expectation, split_spec, split_wei
 from pldistill.tasks.registry import DEFAULT, TASKS, find_method, find_task
 from pldistill.tasks.spec import TaskSpec
 
+LARGEST_WEIGHT = 1e9  # pkt's default is 3e4
+
 
 def parse_weight(value: Any) -> Weight:
     """Read a weight: a number, or `TO@PART` or `FROM..TO@PART` for a linear ramp over the first PART of the run."""
@@ -37,8 +39,11 @@ def parse_weight(value: Any) -> Weight:
     except ValueError:
         weight = math.nan
     ends = (weight.start, weight.to) if isinstance(weight, Ramp) else (weight,)
-    if not all(math.isfinite(end) and end >= 0 for end in ends):
-        raise ValueError(f"expected a number from 0, or TO@PART or FROM..TO@PART with PART in (0, 1], got {value!r}")
+    if not all(0 <= end <= LARGEST_WEIGHT for end in ends):
+        raise ValueError(
+            f"expected a number from 0 to {LARGEST_WEIGHT:g}, or TO@PART or FROM..TO@PART with PART in (0, 1], "
+            f"got {value!r}"
+        )
     return weight
 
 
@@ -50,8 +55,10 @@ StoredWeight = Annotated[
 StoredOption = Annotated[
     Option | Ramp, PlainSerializer(lambda option: str(option) if isinstance(option, Ramp) else option)
 ]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# Bounds beyond which a number is a slip of the finger: the largest of a number, of a count, of an image's side.
+LARGEST, MANY, WIDE = 1e6, 1_000_000, 16_384
+Positive = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 
 
 def _known_task(name: str) -> str:
@@ -133,9 +140,13 @@ class Recipe(BaseModel):
         "loss; FROM..TO@PART is a linear ramp over the first PART of the run, and TO@PART one from 0.",
         json_schema_extra=_in(LOSS),
     )
-    epochs: int = Field(20, ge=1, description="Passes over the training images.", json_schema_extra=_in(TRAINING))
-    batch_size: int = Field(128, ge=1, description="Images in a step of one process.", json_schema_extra=_in(TRAINING))
-    image_size: Annotated[int, Field(ge=8)] | None = Field(
+    epochs: int = Field(
+        20, ge=1, le=MANY, description="Passes over the training images.", json_schema_extra=_in(TRAINING)
+    )
+    batch_size: int = Field(
+        128, ge=1, le=MANY, description="Images in a step of one process.", json_schema_extra=_in(TRAINING)
+    )
+    image_size: Annotated[int, Field(ge=8, le=WIDE)] | None = Field(
         None,
         description="Side in pixels that models see; None is the data's own. Of a detector the short side.",
         json_schema_extra=_in(DATA),
@@ -193,10 +204,10 @@ class Recipe(BaseModel):
     hflip: bool | None = Field(
         None, description="Mirror training images; None is the data's own choice.", json_schema_extra=_in(DATA)
     )
-    mixup: NotNegative = Field(
+    mixup: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = Field(
         0.0, description="Mixup's alpha; 0 is none. Shares follow Beta(alpha, alpha).", json_schema_extra=_in(DATA)
     )
-    cutmix: NotNegative = Field(
+    cutmix: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = Field(
         0.0,
         description="CutMix's alpha; 0 is none. Where mixup is given too, a fair coin decides for each batch.",
         json_schema_extra=_in(DATA),
@@ -211,11 +222,12 @@ class Recipe(BaseModel):
     repeats: int = Field(
         1,
         ge=1,
+        le=MANY,
         description="Augmented copies of an image in an epoch, in one batch. Repeated augmentation: an epoch is as "
         "long as ever, so it shows 1/repeats of the images, others each time.",
         json_schema_extra=_in(DATA),
     )
-    views: Annotated[int, Field(ge=1)] | None = Field(
+    views: Annotated[int, Field(ge=1, le=MANY)] | None = Field(
         None,
         description="How many augmented versions of an image there are; None shows another one every epoch. Epoch e "
         "shows view e modulo this. With a teacher cache None is as many as it has.",
@@ -240,6 +252,7 @@ class Recipe(BaseModel):
     accumulate: int = Field(
         1,
         ge=1,
+        le=MANY,
         description="Batches whose gradients make one step, that of a batch of all their images. A method that "
         "relates the images of a batch relates those of each batch alone, and wants relation=local beside it.",
         json_schema_extra=_in(TRAINING),

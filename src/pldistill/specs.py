@@ -125,14 +125,14 @@ def accepted(schema: Mapping[str, Any]) -> str:
     )
     if kind is None:
         return ""
-    limits = [
-        f"{word} {schema[key]:g}"
-        for key, word in (
-            ("minimum", "from"),
-            ("exclusiveMinimum", "above"),
-            ("maximum", "to"),
-            ("exclusiveMaximum", "below"),
-        )
-        if key in schema and abs(schema[key]) < 2**62
-    ]
-    return " ".join([kind, *limits])
+    limits, low = [], "minimum" in schema
+    for key, word in (
+        ("minimum", " from"),
+        ("exclusiveMinimum", " above"),
+        ("maximum", " to" if low else ", at most"),
+        ("exclusiveMaximum", " to below" if low else ", below"),
+    ):
+        if key in schema and abs(schema[key]) < 2**62:
+            limit = schema[key]
+            limits.append(f"{word} {limit:,.0f}" if limit == int(limit) else f"{word} {limit:g}")
+    return kind + "".join(limits)

@@ -44,6 +44,9 @@ _CHUNK = 1000
 _DISTRACTORS, _STROKES = 2, 1
 
 
+MOST = 10_000_000  # images that are drawn, and seeds; 8 GB at 16 pixels
+
+
 def glyphs(train: int = 20_000, val: int = 4_000, seed: int = 0) -> tuple[TensorSplit, TensorSplit]:
     """Training and validation split of `train` and `val` images, from the cache where they were made before.
 
@@ -53,6 +56,8 @@ def glyphs(train: int = 20_000, val: int = 4_000, seed: int = 0) -> tuple[Tensor
     for name, value, least in (("train", train, len(CLASSES)), ("val", val, len(CLASSES)), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"glyphs: {name}: expected at least {least}, got {value}")
+        if value > MOST:
+            raise ValueError(f"glyphs: {name}: expected at most {MOST:,}, got {value:,}")
     file = cache_folder() / "glyphs" / f"v{GLYPHS_VERSION}-train{train}-val{val}-seed{seed}.safetensors"
     if not file.is_file():
         masks = render_masks()

@@ -37,6 +37,9 @@ _TRIES = 12  # at a place where a character hides little
 _HIDDEN = 0.08  # share of the smaller of two boxes that may lie in the other
 
 
+MOST = 1_000_000  # images that are drawn, and seeds
+
+
 def scenes(train: int = 3_000, val: int = 500, seed: int = 0) -> tuple[DrawnBoxes, DrawnBoxes]:
     """Training and validation split of `train` and `val` images, from the cache where they were made before.
 
@@ -46,6 +49,8 @@ def scenes(train: int = 3_000, val: int = 500, seed: int = 0) -> tuple[DrawnBoxe
     for name, value, least in (("train", train, 1), ("val", val, 1), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"scenes: {name}: expected at least {least}, got {value}")
+        if value > MOST:
+            raise ValueError(f"scenes: {name}: expected at most {MOST:,}, got {value:,}")
     first, second = (_cached(count, seed, split) for count, split in ((train, "train"), (val, "val")))
     return first, second
 
