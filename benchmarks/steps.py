@@ -13,15 +13,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from pldistill.files import write_atomically
 from pldistill.launch import Interrupts
 from pldistill.precision import resolve
 from pldistill.record import RunRecord, environment
-from pldistill.reports.steps import StepTime, steps_csv, steps_markdown
+from pldistill.reports.render import csv_text, markdown
 from pldistill.studies import cifar
 from pldistill.studies.study import Plan, Scale, plan
+from pldistill.studies.timetable import step_frame, steps_document
 from pldistill.tasks.base import make_task
 from pldistill.training.build import assemble, make_accelerator
 from pldistill.training.distiller import EpochMetrics
@@ -80,7 +82,8 @@ def measure(loops: Mapping[str, Loop], rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def summarize(seconds: Mapping[str, Sequence[float]], layout: Plan, env: Mapping[str, object]) -> list[StepTime]:
+def summarize(seconds: Mapping[str, Sequence[float]], layout: Plan, env: Mapping[str, object]) -> pd.DataFrame:
+    """A line a row: median and quartiles of its rounds, and the median ratio to KD's step of the same round."""
     times = []
     for cell in layout.cells:
         took = seconds[cell.row]
@@ -89,9 +92,10 @@ def summarize(seconds: Mapping[str, Sequence[float]], layout: Plan, env: Mapping
         to_kd = statistics.median(a / b for a, b in zip(took, kd, strict=True)) if kd else None
         recipe = cell.recipe
         times.append(
-            StepTime(cell.row, cell.column, recipe.batch_size, recipe.amp, len(took), middle, low, high, to_kd, env)
+            {"row": cell.row, "pair": cell.column, "batch_size": recipe.batch_size, "amp": recipe.amp}
+            | {"rounds": len(took), "seconds": middle, "seconds_q1": low, "seconds_q3": high, "to_kd": to_kd}
         )
-    return times
+    return step_frame(times, env)
 
 
 def main() -> None:
@@ -114,8 +118,8 @@ def main() -> None:
         layout = lay_out(Path(folder), args.pair, args.methods, args.batch_size, args.amp)
         times = summarize(measure(open_loops(layout), args.rounds), layout, env)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(args.out, steps_csv(times).encode())
-    print(steps_markdown(times))
+    write_atomically(args.out, csv_text(times).encode())
+    print(markdown(steps_document(times)))
     print(args.out)
 
 

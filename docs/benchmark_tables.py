@@ -8,8 +8,9 @@ from itertools import groupby
 from pathlib import Path
 
 from pldistill import bench
-from pldistill.reports.steps import read_steps, steps_markdown
-from pldistill.reports.times import machine_name
+from pldistill.reports.render import markdown
+from pldistill.reports.runs import machine_name
+from pldistill.studies.timetable import read_steps, steps_document
 from pldistill.teachers.cache import RecordFormat
 
 ROOT = Path(__file__).parents[1]
@@ -18,7 +19,7 @@ Line = Mapping[str, str]
 
 def steps_table() -> str:
     """Milliseconds a training step, from the benchmark's committed rows."""
-    return steps_markdown(read_steps(ROOT / "benchmarks" / "steps-cpu.csv")).strip()
+    return markdown(steps_document(read_steps(ROOT / "benchmarks" / "steps-cpu.csv"))).strip()
 
 
 def detection_steps_table() -> str:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from pldistill.precision import NAMES, of_record
 from pldistill.record import RunRecord, find_runs
-from pldistill.reports.comparison import Comparison, Verdicts, comparison_markdown
-from pldistill.reports.entries import figure
-from pldistill.reports.grids import markdown_grid
-from pldistill.reports.tables import Row, markdown_table, summarize
-from pldistill.reports.times import machine_name
-from pldistill.reports.verdicts import best_grid, chosen_of, sheet_teacher
+from pldistill.reports.comparison import Comparison, Verdicts
+from pldistill.reports.comparison_frames import verdict_frame
+from pldistill.reports.comparison_tables import comparison_document, comparison_sections
+from pldistill.reports.render import Table, markdown, markdown_table, plus_minus
+from pldistill.reports.runs import group_runs, machine_name
+from pldistill.reports.summary import summarize, summary_document
 from pldistill.studies import SEARCHES, find_study
-from pldistill.studies.demo import demo_lines
+from pldistill.studies.demo import demo_table
 from pldistill.studies.runner import compare
 from pldistill.studies.search import compare as compare_search
 from pldistill.studies.search import lay_out
@@ -31,29 +31,28 @@ import benchmark_tables
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "docs" / "records"
+TOP1 = ["top1_mean", "top1_std"]
 
 
-def rows(name: str) -> list[Row]:
-    """The rows of one folder of records, in the order of its folders' names.
+def runs_table(name: str) -> str:
+    """The runs of one folder of records, in the order of its folders' names.
 
     Read from within the records: a record names its teacher by a path, and a checkout may have runs of its own there.
     """
     before = Path.cwd()
     os.chdir(RECORDS)
     try:
-        return summarize(find_runs([RECORDS / name]))
+        return markdown(summary_document(summarize(group_runs(find_runs([RECORDS / name]))))).strip()
     finally:
         os.chdir(before)
 
 
-def demo_table(name: str) -> str:
+def demo_part(name: str) -> str:
     """What `pldistill demo` printed, from one folder of records, and on which machine."""
-    lines = demo_lines(RECORDS / name)
     env = RunRecord(RECORDS / name / "teacher").read_environment()
-    table = [" | ".join(line) for line in [lines[0], ("---", *["---:"] * (len(lines[0]) - 1)), *lines[1:]]]
     precision = NAMES[of_record({}, env)]
     where = f"{machine_name(env)}; {precision}; torch {env['torch']}"
-    return "\n".join([where, "", *(f"| {line} |" for line in table)])
+    return f"{where}\n\n{markdown_table(demo_table(RECORDS / name))}"
 
 
 def searched(name: str) -> Comparison:
@@ -65,33 +64,26 @@ def searched(name: str) -> Comparison:
 
 def small_table() -> str:
     """The methods on real CIFAR-100, each at its best, as README shows it."""
-    comparison = searched("cifar100-small")
-    assert isinstance(comparison.layout, Verdicts)
-    (column,) = comparison.teachers
-    grid = best_grid(comparison, comparison.layout, column)
-    return "\n".join([sheet_teacher(comparison, column), "", markdown_grid(grid, "").strip()])
+    (section,) = comparison_sections(searched("cifar100-small"))
+    return f"{section.said}\n\n{markdown_table(section.tables[0])}"
 
 
 def quality_table() -> str:
     """Top-1 of every method by teacher, as README shows it."""
     comparison = searched("teacher-quality")
     assert isinstance(comparison.layout, Verdicts)
-    heads, columns = ["method"], []
-    for column, record in comparison.teachers.items():
-        result = None if record is None else record.read_result()
-        heads.append("teacher at ?" if result is None else f"teacher at {result['top1_last']:.1f} %")
-        chosen = chosen_of(comparison, comparison.layout, column)
-        columns.append({row: figure(entry, "top1") for row, entry in chosen.items()})
-    lines = [f"| {' | '.join(heads)} |", f"|---|{'---:|' * len(columns)}"]
-    best = [max((each.mean for each in column.values() if each), default=None) for column in columns]
-    for row in dict.fromkeys(entry.row for entry in comparison.entries):
-        cells = []
-        for column, highest in zip(columns, best, strict=True):
-            each = column.get(row)
-            text = "" if each is None else each.show(2)
-            cells.append(f"**{text}**" if each is not None and each.mean == highest else text)
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = verdict_frame(comparison, comparison.layout)
+    rows, chosen = lines["row"].unique(), lines[lines["chosen"]]
+    chosen = chosen.assign(text=[plus_minus(*figure, 2) for figure in chosen[TOP1].to_numpy()])
+    texts, means = (
+        chosen.pivot(index="row", columns="column", values=values).reindex(rows, columns=comparison.columns)
+        for values in ("text", TOP1[0])
+    )
+    bold = means.eq(means.max())
+    results = [record.read_result() if record else None for record in comparison.teachers.values()]
+    heads = ["teacher at ?" if result is None else f"teacher at {result['top1_last']:.1f} %" for result in results]
+    frame = texts.fillna("").set_axis(heads, axis=1).reset_index(names="method")
+    return markdown_table(Table.of(frame, bold.set_axis(heads, axis=1).reset_index(drop=True)))
 
 
 def study() -> Comparison:
@@ -144,22 +136,22 @@ def documents() -> dict[Path, str]:
     readme, results = ROOT / "README.md", ROOT / "docs" / "results.md"
     shown, detailed = readme.read_text(encoding="utf-8"), results.read_text(encoding="utf-8")
     for name, table in (
-        ("demo", demo_table("demo")),
+        ("demo", demo_part("demo")),
         ("cifar100-small", small_table()),
         ("teacher-quality", quality_table()),
         ("cost", benchmark_tables.cost_table()),
     ):
         shown = filled(shown, name, table)
     for name in ("demo", "demo-avx2"):
-        detailed = filled(detailed, name, demo_table(name))
+        detailed = filled(detailed, name, demo_part(name))
     for name in ("cifar100-small", "teacher-quality"):
-        detailed = filled(detailed, name, lowered(comparison_markdown(searched(name))))
+        detailed = filled(detailed, name, lowered(markdown(comparison_document(searched(name)))))
     for name in ("glyphs-difficulty", "cifar100-short", "folder", "coco-overfit"):
-        detailed = filled(detailed, name, markdown_table(rows(name)).strip())
+        detailed = filled(detailed, name, runs_table(name))
     compared = {"table1-short": study(), "cifar100-sgd-short": sweep()}
     compared |= {f"{name}-short": ablation(name) for name in ABLATIONS} | {"table7-short": detection()}
     for name, comparison in compared.items():
-        detailed = filled(detailed, name, lowered(comparison_markdown(comparison)))
+        detailed = filled(detailed, name, lowered(markdown(comparison_document(comparison))))
     detailed = filled(detailed, "steps", lowered(benchmark_tables.steps_table()))
     for name, table in (
         ("losses", benchmark_tables.losses_table()),

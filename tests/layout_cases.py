@@ -1,10 +1,37 @@
 """Entries and comparisons made by hand for the tests of layouts."""
 
+import io
+
+from rich.console import Console
+
 from analysis_runs import make_run
-from pldistill.reports.comparison import Comparison, Entry, comparison_markdown
+from pldistill.reports.comparison import Comparison, Entry
+from pldistill.reports.comparison_frames import comparison_frame
+from pldistill.reports.comparison_tables import comparison_document
+from pldistill.reports.html import through_html
+from pldistill.reports.render import csv_text, html_section, markdown, terminal
 
 SHORT = "short: 2 epochs"
 GAINS = (("pld", "dist"), ("pld", "kd"))
+
+
+def comparison_markdown(comparison):
+    return markdown(comparison_document(comparison))
+
+
+def comparison_csv(comparison):
+    return csv_text(comparison_frame(comparison))
+
+
+def comparison_html(comparison):
+    return html_section(comparison_document(comparison), through_html(comparison))
+
+
+def printed(document, width):
+    """What a terminal of so many columns shows."""
+    console = Console(width=width, file=io.StringIO(), force_terminal=False, color_system=None)
+    console.print(terminal(document))
+    return console.file.getvalue()
 
 
 def entry(folder, column, row, *tops, planned=None, paper=None, failures=(), **result):

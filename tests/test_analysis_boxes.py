@@ -7,18 +7,18 @@ import re
 
 import pytest
 from PIL import Image, ImageChops
-from rich.console import Console
 
 from analysis_runs import make_run
 from detection_runs import CAT, make_detector
-from layout_cases import study
+from layout_cases import comparison_csv, comparison_html, printed, study
 from layout_cases import tables as grids
 from pldistill.record import BOXES
 from pldistill.reports.boxes import Panel, detection_sheets, draw_boxes, jpeg, side_by_side
-from pldistill.reports.comparison import Entry, Variants, comparison_csv, comparison_html
-from pldistill.reports.groups import group_runs
+from pldistill.reports.comparison import Entry, Variants
 from pldistill.reports.html import write_report
-from pldistill.reports.tables import csv_table, markdown_table, rich_table, summarize
+from pldistill.reports.render import csv_text, markdown
+from pldistill.reports.runs import group_runs
+from pldistill.reports.summary import summarize, summary_csv, summary_document
 
 GREY = Image.new("RGB", (120, 90), "#808080")
 
@@ -34,24 +34,23 @@ def contest(folder, **given):
 
 
 def test_detectors_are_ranked_by_ap_and_show_six_columns(tmp_path):
-    rows = summarize(contest(tmp_path))
-    assert [row.score and row.score.mean for row in rows] == [40.0, 30.0, 33.0]
-    assert [row.over_ce for row in rows] == [None, None, 3.0]
-    assert [row.best for row in rows] == [False, False, True]
-    header, _, *lines = markdown_table(rows).split("\n\n")[1].splitlines()
+    rows = summarize(group_runs(contest(tmp_path)))
+    assert rows["score"].tolist() == [40.0, 30.0, 33.0]
+    assert rows["over_ce"].isna().tolist() == [True, True, False]
+    assert rows["over_ce"].iloc[2] == 3.0
+    assert rows["best"].tolist() == [False, False, True]
+    header, _, *lines = markdown(summary_document(rows)).split("\n\n")[1].splitlines()
     columns = [cell.strip() for cell in header.strip("|").split("|")]
     assert columns[-10:-1] == ["n", "AP", "Best", "Over CE", "AP50", "AP75", "APm", "APl", "Time"]  # APs: nothing small
     assert "**33.00 ± 1.41**" in lines[2]
-    (first, *_) = csv.DictReader(io.StringIO(csv_table(rows)))
+    (first, *_) = csv.DictReader(io.StringIO(csv_text(summary_csv(rows))))
     assert [first[f"{name}_mean"] for name in BOXES] == ["40.0", "60.0", "41.0", "", "42.0", "43.0"]
-    console = Console(width=80, file=io.StringIO())
-    console.print(rich_table(rows))
-    assert "AP50" in console.file.getvalue()
+    assert "AP50" in printed(summary_document(rows), 80)
 
 
 def test_classifiers_have_no_columns_of_detectors(tmp_path):
-    rows = summarize([make_run(tmp_path / "ce"), make_run(tmp_path / "kd", method="kd")])
-    assert "AP" not in markdown_table(rows) + csv_table(rows)
+    rows = summarize(group_runs([make_run(tmp_path / "ce"), make_run(tmp_path / "kd", method="kd")]))
+    assert "AP" not in markdown(summary_document(rows)) + csv_text(summary_csv(rows))
 
 
 def test_a_study_of_detectors_has_its_metrics_and_differences(tmp_path):

@@ -5,20 +5,15 @@ import io
 import re
 
 import pytest
-from rich.console import Console
 
 from analysis_runs import make_run
-from pldistill.reports.comparison import (
-    Comparison,
-    Entry,
-    comparison_csv,
-    comparison_html,
-    comparison_markdown,
-    comparison_rich,
-    measured,
-)
+from layout_cases import comparison_csv, comparison_html, comparison_markdown
+from layout_cases import printed as printed_document
+from pldistill.reports.comparison import Comparison, Entry
+from pldistill.reports.comparison_frames import figure_frame, panel_frame
+from pldistill.reports.comparison_tables import comparison_document
 from pldistill.reports.html import write_report
-from pldistill.reports.tables import Stat
+from pldistill.reports.runs import stat_of
 
 PAIR = "resnet56-resnet20"
 SHORT = "short: 2 epochs"
@@ -26,9 +21,7 @@ RENDERERS = [comparison_markdown, comparison_html, lambda c: printed(c, 200)]
 
 
 def printed(comparison, width):
-    console = Console(width=width, file=io.StringIO(), force_terminal=False, color_system=None)
-    console.print(comparison_rich(comparison))
-    return console.file.getvalue()
+    return printed_document(comparison_document(comparison), width)
 
 
 def runs(folder, row, tops, **how):
@@ -69,10 +62,13 @@ def lines(comparison):
 def test_measured_is_mean_and_deviation_over_the_finished_runs(tmp_path):
     each = entry(tmp_path, "kd", 60.0, 62.0)
     unfinished = make_run(tmp_path / "third", method="kd", top1=[99.0], epochs=2, seed=2, finished=False)
-    last, best = measured(Entry("kd", PAIR, (*each.records, unfinished), 3))
-    assert last == Stat(61.0, pytest.approx(2**0.5), 2)
-    assert best == Stat(62.0, pytest.approx(2**0.5), 2)
-    assert measured(Entry("kd", PAIR, (), 3)) == (None, None)
+    comparison = study(Entry("kd", PAIR, (*each.records, unfinished), 3), Entry("pld", PAIR, (), 3))
+    last, nothing = map(stat_of, figure_frame(comparison, ["top1"]).to_dict("records"))
+    assert last == (61.0, pytest.approx(((60 - 61) ** 2 + (62 - 61) ** 2) ** 0.5), 2)  # divided by n - 1 = 1
+    assert nothing is None
+    panel = panel_frame(comparison)[["best_mean", "best_std"]]
+    assert panel.loc[0].tolist() == [62.0, pytest.approx(2**0.5)]
+    assert panel.loc[1].isna().all()
 
 
 def test_the_table_of_one_pair(tmp_path):
@@ -248,21 +244,20 @@ def test_runs_that_may_not_be_averaged_are_refused(tmp_path):
     one = make_run(tmp_path / "one", method="kd")
     again = make_run(tmp_path / "again", method="kd")
     with pytest.raises(ValueError, match=r"entry kd of resnet56-resnet20: expected one run a seed, got seeds \[0, 0\]"):
-        measured(Entry("kd", PAIR, (one, again), 3))
+        comparison_markdown(study(Entry("kd", PAIR, (one, again), 3)))
     faster = make_run(tmp_path / "faster", method="kd", seed=1, lr=0.1)
     with pytest.raises(ValueError, match="runs that differ in the seed alone, got others in lr"):
-        measured(Entry("kd", PAIR, (one, faster), 3))
+        comparison_markdown(study(Entry("kd", PAIR, (one, faster), 3)))
     few = make_run(tmp_path / "few", method="kd", seed=1, data="cifar100:/a,train=500")
     with pytest.raises(ValueError, match="got others in data"):
-        measured(Entry("kd", PAIR, (one, few), 3))
+        comparison_markdown(study(Entry("kd", PAIR, (one, few), 3)))
 
 
 def test_runs_made_elsewhere_are_averaged(tmp_path):
     here = make_run(tmp_path / "here", method="kd", data="cifar100:/a", teacher="/a/teacher", top1=[50.0])
     there = make_run(tmp_path / "there", method="kd", data="cifar100:/b", teacher="/b/teacher", top1=[52.0], seed=1)
-    last, _ = measured(Entry("kd", PAIR, (here, there), 3))
-    assert last is not None
-    assert (last.mean, last.n) == (51.0, 2)
+    (last,) = figure_frame(study(Entry("kd", PAIR, (here, there), 3)), ["top1"]).to_dict("records")
+    assert (last["mean"], last["count"]) == (51.0, 2)
 
 
 def test_bad_comparisons_are_refused(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from analysis_runs import make_run
 from pldistill.reports import plots
-from pldistill.reports.groups import group_runs
+from pldistill.reports.runs import group_runs
 
 SVG = "{http://www.w3.org/2000/svg}"
 

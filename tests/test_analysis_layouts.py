@@ -5,29 +5,29 @@ import io
 import re
 
 import pytest
-from rich.console import Console
 
 from analysis_runs import make_run
-from layout_cases import GAINS, SHORT, entry, study, tables, two_pairs
-from pldistill.reports.comparison import (
-    Entry,
-    Facts,
-    Pairs,
-    Variants,
+from layout_cases import (
+    GAINS,
+    SHORT,
     comparison_csv,
     comparison_html,
     comparison_markdown,
-    comparison_rich,
+    entry,
+    study,
+    tables,
+    two_pairs,
 )
+from layout_cases import printed as printed_document
+from pldistill.reports.comparison import Entry, Facts, Pairs, Variants
+from pldistill.reports.comparison_tables import comparison_document
 
 MINUS = "\u2212"
 RENDERERS = [comparison_markdown, comparison_html, lambda c: printed(c, 300)]
 
 
 def printed(comparison, width):
-    console = Console(width=width, file=io.StringIO(), force_terminal=False, color_system=None)
-    console.print(comparison_rich(comparison))
-    return console.file.getvalue()
+    return printed_document(comparison_document(comparison), width)
 
 
 def lines(comparison):

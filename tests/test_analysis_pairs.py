@@ -3,8 +3,8 @@
 import pytest
 
 from analysis_runs import make_run
-from layout_cases import GAINS, entry, study, tables, two_pairs
-from pldistill.reports.comparison import Entry, Facts, Pairs, Variants, comparison_markdown
+from layout_cases import GAINS, comparison_markdown, entry, study, tables, two_pairs
+from pldistill.reports.comparison import Entry, Facts, Pairs, Variants
 from pldistill.studies.paper import published
 
 MINUS = "\u2212"

@@ -7,9 +7,8 @@ from html.parser import HTMLParser
 import pytest
 
 from analysis_runs import make_run
-from pldistill.reports.html import compare, write_report
+from pldistill.reports.html import shared_and_apart, write_report
 
-NONE = "\N{EN DASH}"
 POINTERS = ("src", "href", "xlink:href", "action", "data", "poster", "srcset")
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -70,17 +69,18 @@ def test_the_page_says_what_the_records_say(tmp_path):
     out = write_report(contest(tmp_path), tmp_path / "new" / "report.html", title="Little models")
     assert out == tmp_path / "new" / "report.html"
     page, html = Page(out), out.read_text(encoding="utf-8")
-    results, apart, environments = cells(html)
-    columns = ["Method", "Teacher", "n", "Top-1", "Best", "Over CE", "KL", "Time", "Images/s"]
-    assert results == [
-        columns,
-        ["resnet20 on digits, 2 epochs"],
-        ["ce", NONE, "1", "60.00", "60.00", NONE, NONE, "1 min 0 s", "100"],
-        ["resnet8 on digits, 2 epochs"],
-        ["ce", NONE, "1", "30.00", "30.00", NONE, NONE, "1 min 0 s", "100"],
-        ["pld", "resnet20", "2", "35.00 ± 1.41", "35.00 ± 1.41", "+5.00", "0.500 ± 0.000", "1 min 0 s", "100"],
-        ["kd", "resnet20", "unfinished: 1/2 epochs"],
+    teachers, results, apart, environments = cells(html)
+    assert teachers == [
+        ["Method", "n", "Top-1", "Best", "Time", "Images/s"],
+        ["ce", "1", "60.00", "60.00", "1 min 0 s", "100"],
     ]
+    assert results == [
+        ["Method", "Teacher", "n", "Top-1", "Best", "Over CE", "KL", "Time", "Images/s", "So far"],
+        ["ce", "", "1", "30.00", "30.00", "", "", "1 min 0 s", "100", ""],
+        ["pld", "resnet20", "2", "35.00 ± 1.41", "35.00 ± 1.41", "+5.00", "0.500 ± 0.000", "1 min 0 s", "100", ""],
+        ["kd", "resnet20", "", "", "", "", "", "", "", "1/2 epochs"],
+    ]
+    assert page.said("h3")[:2] == ["resnet20 on digits, 2 epochs", "resnet8 on digits, 2 epochs"]
     assert apart[0] == ["Run", "student", "method", "teacher", "seed"]
     assert apart[1][:3] == ["ce resnet20", "resnet20", "ce"]
     assert environments[0] == ["Run", "torch"]
@@ -89,7 +89,8 @@ def test_the_page_says_what_the_records_say(tmp_path):
     assert "4 finished runs, 1 unfinished run. 3 methods on digits." in page.said("p")
     assert "35.00 ± 1.41 %" in page.said("b")
     assert any("differ in the seed alone" in text for text in page.said("dd"))
-    assert [attrs["class"] for tag, attrs in page.tags if tag == "tr" and attrs] == ["best", "unfinished"]
+    assert "<strong>35.00 ± 1.41</strong>" in html
+    assert html.count("<strong>") == 2  # in the finding and in the table
 
 
 def test_a_command_and_a_curve_for_every_run_teachers_first(tmp_path):
@@ -162,8 +163,8 @@ def test_a_file_name_that_is_not_utf8_does_not_stop_the_page(tmp_path):
 def test_one_run(tmp_path):
     html = write_report([make_run(tmp_path / "run")], tmp_path / "report.html").read_text(encoding="utf-8")
     (results,) = cells(html)  # nothing to compare: no table of differences
-    assert results[2][:4] == ["ce", NONE, "1", "20.00"]
-    assert 'class="best"' not in html
+    assert results[1][:3] == ["ce", "1", "20.00"]
+    assert "<strong>" not in html
     assert "1 finished run." in html
 
 
@@ -171,7 +172,7 @@ def test_a_run_without_an_epoch_yet(tmp_path):
     run = make_run(tmp_path / "run", top1=[], epochs=4, finished=False)
     (tmp_path / "run" / "env.json").unlink()
     page = Page(write_report([run], tmp_path / "report.html"))
-    assert "unfinished: 0/4 epochs" in page.said("td")
+    assert "0/4 epochs" in page.said("td")
     assert not [tag for tag, _ in page.tags if tag == "svg"]
 
 
@@ -203,8 +204,7 @@ def test_bad_input_is_named(tmp_path):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_compare_puts_the_shared_once():
-    found = compare([("a", {"x": "1", "y": "2"}), ("b", {"x": "1", "z": "3"})])
-    assert found.shared == (("x", "1"),)
-    assert found.keys == ("y", "z")
-    assert found.lines == (("a", ("2", None)), ("b", (None, "3")))
+def test_what_is_shared_stands_once():
+    shared, apart = shared_and_apart([("a", {"x": "1", "y": "2"}), ("b", {"x": "1", "z": "3"})])
+    assert shared == {"x": "1"}
+    assert apart.to_dict("index") == {"a": {"y": "2", "z": None}, "b": {"y": None, "z": "3"}}

@@ -4,14 +4,44 @@ import csv
 import io
 import math
 
+import pandas as pd
 import pytest
-from rich.console import Console
 
 from analysis_runs import make_run
+from layout_cases import printed
 from pldistill.record import duration
-from pldistill.reports.groups import group_runs
-from pldistill.reports.tables import Stat, csv_table, markdown_table, rich_table, stat, summarize
+from pldistill.reports import summary
+from pldistill.reports.render import csv_text, markdown, plus_minus
+from pldistill.reports.runs import group_runs, over_seeds, run_frame, stat_of
 from pldistill.specs import data_label
+
+
+def summarize(records):
+    return summary.summarize(group_runs(records))
+
+
+def only(records):
+    """The one line of these records, missing figures as None."""
+    lines = summarize(records)
+    assert len(lines) == 1
+    return lines.astype(object).where(lines.notna(), None).iloc[0]
+
+
+def figure(line, name):
+    return line[f"{name}_mean"], line[f"{name}_std"]
+
+
+def over(values):
+    """One group's values over seeds."""
+    return over_seeds(pd.DataFrame({"of": "a", "value": pd.Series(values, dtype=float)}), ["of"])
+
+
+def markdown_table(lines):
+    return markdown(summary.summary_document(lines))
+
+
+def csv_table(lines):
+    return csv_text(summary.summary_csv(lines))
 
 
 def test_means_and_sample_deviations_by_hand(tmp_path):
@@ -19,31 +49,53 @@ def test_means_and_sample_deviations_by_hand(tmp_path):
         make_run(tmp_path / str(seed), seed=seed, top1=[70.0, last], seconds=seconds, result={"top1_best": 70.0})
         for seed, last, seconds in ((0, 60.0, 10.0), (1, 63.0, 20.0), (2, 66.0, 30.0))
     ]
-    (row,) = summarize(runs)
-    assert row.top1_last == Stat(63.0, 3.0, 3)  # sqrt((9 + 0 + 9) / 2)
-    assert row.top1_best == Stat(70.0, 0.0, 3)
-    assert row.seconds == Stat(20.0, 10.0, 3)
-    assert row.top5_last is None
-    assert row.kl_last is None
-    assert (row.n, row.seeds, row.unfinished, row.repeated_seeds) == (3, ("0", "1", "2"), (), ())
+    row = only(runs)
+    assert figure(row, "top1_last") == (63.0, pytest.approx(((60 - 63) ** 2 + 0 + (66 - 63) ** 2) ** 0.5 / 2**0.5))
+    assert figure(row, "top1_best") == (70.0, 0.0)
+    assert figure(row, "seconds") == (20.0, 10.0)
+    assert figure(row, "top5_last") == figure(row, "kl_last") == (None, None)
+    assert (row["n"], row["seeds"], row["unfinished"], row["repeated_seeds"]) == (3, "0 1 2", "", "")
+
+
+def test_a_frame_has_a_line_a_run_with_its_recipe_flattened_and_its_figures(tmp_path):
+    env = {"preflight": {"weights": {"label": 0.25}}}
+    runs = [
+        make_run(tmp_path / "a", options={"temperature": 4.0}, seconds=90.0, env=env),
+        make_run(tmp_path / "b", seed=1, finished=False),
+    ]
+    frame = run_frame(run for group in group_runs(runs) for run in group.runs)
+    assert frame["recipe.options.temperature"].iloc[0] == "4.0"
+    assert frame["recipe.options.temperature"].isna().tolist() == [False, True]
+    assert "recipe.seed" not in frame
+    assert frame["seed"].tolist() == ["0", "1"]
+    assert frame.loc[0, ["top1_last", "minutes", "label_weight"]].tolist() == [20.0, 1.5, 0.25]
+    assert frame.loc[1, ["top1_last", "minutes", "label_weight"]].isna().all()
+
+
+def test_over_seeds_is_the_mean_and_the_sample_deviation_of_each_group():
+    values = pd.DataFrame({"of": ["b", "a", "b", "b", "c"], "value": [1.0, 5.0, 2.0, 6.0, None]})
+    deviation = (((1 - 3) ** 2 + (2 - 3) ** 2 + (6 - 3) ** 2) / (3 - 1)) ** 0.5
+    b, a = over_seeds(values, ["of"]).to_dict("records")  # c has a run without a value
+    assert b == {"of": "b", "mean": 3.0, "std": pytest.approx(deviation), "count": 3}
+    assert (a["of"], a["mean"], a["count"]) == ("a", 5.0, 1)
+    assert pd.isna(a["std"])
 
 
 def test_one_run_has_no_deviation(tmp_path):
-    (row,) = summarize([make_run(tmp_path)])
-    assert row.top1_last == Stat(20.0, None, 1)
-    assert row.top1_last.show(2) == "20.00"
-    assert Stat(1234.5, 0.25, 2).show(1) == "1,234.5 ± 0.2"
+    assert figure(only([make_run(tmp_path)]), "top1_last") == (20.0, None)
+    assert stat_of(over([20.0]).iloc[0]) == (20.0, None, 1)
+    assert plus_minus(20.0, None, 2) == "20.00"
+    assert plus_minus(1234.5, 0.25, 1) == "1,234.5 ± 0.2"
+    assert plus_minus(float("nan"), 1.0, 1) == ""
 
 
 def test_two_values_deviate_by_their_difference_over_root_two():
-    found = stat([1.0, 4.0])
-    assert found is not None
-    assert found.std == pytest.approx(3.0 / math.sqrt(2))
+    assert over([1.0, 4.0])["std"].tolist() == [pytest.approx(3.0 / math.sqrt(2))]
 
 
 @pytest.mark.parametrize("values", [[], [None], [1.0, None]])
 def test_no_mean_over_part_of_the_runs(values):
-    assert stat(values) is None
+    assert over(values).empty
 
 
 @pytest.mark.parametrize(
@@ -63,44 +115,43 @@ def test_no_mean_over_part_of_the_runs(values):
 )
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path, other):
     rows = summarize([make_run(tmp_path / "a", seed=0), make_run(tmp_path / "b", seed=1, **other)])
-    assert [row.n for row in rows] == [1, 1]
-    assert len({row.group.name for row in rows}) == 2
+    assert rows["n"].tolist() == [1, 1]
+    assert rows["name"].nunique() == 2
 
 
 def test_seed_and_where_a_run_was_made_do_not_part_runs(tmp_path):
     runs = [make_run(tmp_path / str(i), seed=i, out=f"/{i}", workers=i, device=f"cuda:{i}") for i in range(2)]
-    assert [row.n for row in summarize(runs)] == [2]
+    assert summarize(runs)["n"].tolist() == [2]
 
 
 def test_a_repeated_seed_is_told(tmp_path):
-    (row,) = summarize([make_run(tmp_path / str(i), seed=seed) for i, seed in enumerate((3, 4, 3))])
-    assert row.n == 3
-    assert row.repeated_seeds == ("3",)
+    row = only([make_run(tmp_path / str(i), seed=seed) for i, seed in enumerate((3, 4, 3))])
+    assert (row["n"], row["seeds"], row["repeated_seeds"]) == (3, "3 4 3", "3")
 
 
 def test_speeds_of_different_machines_are_not_averaged(tmp_path):
     names = ("a CPU", "a GPU")
-    (row,) = summarize([make_run(tmp_path / name, seed=i, env={"device_name": name}) for i, name in enumerate(names)])
-    assert row.seconds is None
-    assert row.images_per_second is None
-    assert row.top1_last is not None
+    row = only([make_run(tmp_path / name, seed=i, env={"device_name": name}) for i, name in enumerate(names)])
+    assert figure(row, "seconds") == figure(row, "images_per_second") == (None, None)
+    assert figure(row, "top1_last") == (20.0, 0.0)
 
 
 def test_unfinished_runs_enter_no_figure(tmp_path):
     runs = [make_run(tmp_path / "a", top1=[50.0]), make_run(tmp_path / "b", seed=1, top1=[99.0], finished=False)]
-    (row,) = summarize(runs)
-    assert (row.n, row.top1_last, row.unfinished) == (1, Stat(50.0, None, 1), ((1, 1),))
+    row = only(runs)
+    assert (row["n"], *figure(row, "top1_last"), row["unfinished"]) == (1, 50.0, None, "1/1 epochs")
 
-    (row,) = summarize([make_run(tmp_path / "c", top1=[99.0], epochs=7, finished=False)])
-    assert (row.n, row.top1_last, row.best, row.unfinished) == (0, None, False, ((1, 7),))
-    assert "1/7 epochs" in markdown_table([row])
-    assert "99" not in markdown_table([row]) + csv_table([row])
+    rows = summarize([make_run(tmp_path / "c", top1=[99.0], epochs=7, finished=False)])
+    assert (rows.loc[0, "n"], rows.loc[0, "best"], rows.loc[0, "unfinished"]) == (0, False, "1/7 epochs")
+    assert pd.isna(rows.loc[0, "top1_last_mean"])
+    assert "1/7 epochs" in markdown_table(rows)
+    assert "99" not in markdown_table(rows) + csv_table(rows)
 
 
 def test_a_run_stopped_before_its_first_epoch_counts_as_unfinished(tmp_path):
     run = make_run(tmp_path, finished=False, top1=[], epochs=5)
     (tmp_path / "env.json").unlink()
-    assert summarize([run])[0].unfinished == ((0, 5),)
+    assert only([run])["unfinished"] == "0/5 epochs"
 
 
 def contest(tmp_path):
@@ -115,19 +166,20 @@ def contest(tmp_path):
 
 def test_order_best_and_difference_to_cross_entropy(tmp_path):
     rows = summarize(contest(tmp_path))
-    assert [row.group.name for row in rows] == ["ce resnet20", "ce resnet8", "pld", "kd"]
-    assert [row.best for row in rows] == [False, False, True, False]
-    assert [row.over_ce for row in rows] == [None, None, pytest.approx(3.5), pytest.approx(1.0)]
-    assert [row.teacher for row in rows] == [None, None, "resnet20", "resnet20"]
+    assert rows["name"].tolist() == ["ce resnet20", "ce resnet8", "pld", "kd"]
+    assert rows["best"].tolist() == [False, False, True, False]
+    assert rows["over_ce"].isna().tolist() == [True, True, False, False]
+    assert rows["over_ce"].tolist()[2:] == [pytest.approx(33.5 - 30.0), pytest.approx(31.0 - 30.0)]
+    assert rows["teacher"].fillna("").tolist() == ["", "", "resnet20", "resnet20"]
 
 
 def test_no_difference_to_a_baseline_that_was_trained_otherwise(tmp_path):
     rows = summarize([make_run(tmp_path / "ce", lr=0.1), make_run(tmp_path / "kd", method="kd", teacher="t")])
-    assert [row.over_ce for row in rows] == [None, None]
+    assert rows["over_ce"].isna().all()
     known = make_run(tmp_path / "c", env={"teacher_sha256": "a"}, method="kd", teacher="t", lr=0.1, options={"x": 1})
-    assert summarize([make_run(tmp_path / "ce", lr=0.1), known])[1].over_ce == 0
+    assert summarize([make_run(tmp_path / "ce", lr=0.1), known])["over_ce"].iloc[1] == 0
     two = [make_run(tmp_path / str(smooth), options={"smoothing": smooth}) for smooth in (0.0, 0.1)]
-    assert summarize([*two, make_run(tmp_path / "kd", method="kd", teacher="t")])[-1].over_ce is None
+    assert pd.isna(summarize([*two, make_run(tmp_path / "kd", method="kd", teacher="t")])["over_ce"].iloc[-1])
 
 
 def test_names_take_up_what_tells_groups_apart(tmp_path):
@@ -167,9 +219,8 @@ def test_data_labels_leave_out_folders(spec, label):
 def test_no_records_is_an_error():
     with pytest.raises(ValueError, match="records: expected at least one"):
         summarize([])
-    for render in (markdown_table, rich_table):
-        with pytest.raises(ValueError, match="rows: expected at least one"):
-            render([])
+    with pytest.raises(ValueError, match="lines: expected at least one"):
+        markdown_table(pd.DataFrame())
 
 
 @pytest.mark.parametrize(("key", "value"), [("method", None), ("epochs", "many"), ("data", 3)])
@@ -211,9 +262,7 @@ def test_the_terminal_table_fits_80_columns_and_cuts_nothing(tmp_path, seeds):
     for seed, run in enumerate(runs):
         recipe = run.read_recipe()
         run.write_recipe(recipe | {"seed": seed, "teacher": recipe["teacher"] and "[red]t"})
-    console = Console(width=80, file=io.StringIO(), record=True)
-    console.print(rich_table(summarize(runs)))
-    text = console.export_text()
+    text = printed(summary.summary_document(summarize(runs)), 80)
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
     assert "33.50" in text
@@ -233,5 +282,5 @@ def test_a_teacher_that_was_moved_with_its_students_keeps_its_name(tmp_path):
     moved = make_run(tmp_path / "student", method="kd", teacher="elsewhere/runs/teacher")
     (tmp_path / "alone").mkdir()
     alone = make_run(tmp_path / "alone" / "student", method="kd", teacher="elsewhere/runs/teacher")
-    assert [row.teacher for row in summarize([moved])] == ["resnet20"]
-    assert [row.teacher for row in summarize([alone])] == ["teacher"]
+    assert summarize([moved])["teacher"].tolist() == ["resnet20"]
+    assert summarize([alone])["teacher"].tolist() == ["teacher"]

@@ -10,19 +10,29 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from rich.console import Console
 
 from analysis_runs import make_run
+from layout_cases import printed as printed_document
 from pldistill.__main__ import main
-from pldistill.reports.entries import Comparison, Entry
-from pldistill.reports.steps import StepTime, read_steps, steps_csv, steps_markdown, steps_rich
-from pldistill.reports.tables import Stat
-from pldistill.reports.times import machine_name, machines, minutes, times_csv, times_markdown, times_rich
+from pldistill.reports.comparison import Comparison, Entry
+from pldistill.reports.comparison_frames import figure_frame
+from pldistill.reports.render import csv_text, markdown
+from pldistill.reports.runs import machine_name, stat_of
 from pldistill.studies import STUDIES, cifar
 from pldistill.studies.paper import published
 from pldistill.studies.study import plan
-from pldistill.studies.timetable import times_of
+from pldistill.studies.timetable import (
+    machines,
+    made_by,
+    read_steps,
+    step_frame,
+    steps_document,
+    times_document,
+    times_frame,
+    times_of,
+)
 
 PAIR, OTHER = "resnet56-resnet20", "wrn_40_2-wrn_40_1"
 SHORT = "short: 2 epochs"
@@ -51,14 +61,16 @@ def tables(markdown):
     return [[lines[0], *lines[2:]] for lines in cells]
 
 
-def printed(shown, width=80):
-    taken = io.StringIO()
-    Console(width=width, file=taken, color_system=None).print(shown)
-    return taken.getvalue()
+def printed(document, width=80):
+    return printed_document(document, width)
+
+
+def times_markdown(comparison):
+    return markdown(times_document(comparison))
 
 
 def lines(comparison):
-    return list(csv.DictReader(io.StringIO(times_csv(comparison))))
+    return list(csv.DictReader(io.StringIO(csv_text(times_frame(comparison)))))
 
 
 def test_minutes_stand_beside_the_paper_s(tmp_path):
@@ -71,17 +83,17 @@ def test_minutes_stand_beside_the_paper_s(tmp_path):
     text = times_markdown(comparison)
     assert tables(text) == [
         [
-            ["method", "paper minutes", "measured minutes", "n"],
-            ["ce", "22.97", "1.00", "1"],
-            ["kd", "33.57", "2.00 ± 0.71", "2"],
-            ["pld", "33.42", "", ""],
-            ["plkl-k2", "", "2.00", "1"],
+            ["method", "measured minutes", "paper minutes", "n"],
+            ["ce", "1.00", "22.97", "1"],
+            ["kd", "2.00 ± 0.71", "33.57", "2"],
+            ["pld", "", "33.42", ""],
+            ["plkl-k2", "2.00", "", "1"],
         ]
     ]
     for said in (f"### {CPU_NAME}", f"#### {PAIR}", "Paper: Table 13.", "Protocol: AdamW, 250 epochs."):
         assert said in text.split("\n")
     assert "Not the published protocol" not in text
-    shown = printed(times_rich(comparison))
+    shown = printed(times_document(comparison))
     for said in ("33.57", "2.00 ± 0.71", CPU_NAME, PAIR):
         assert said in shown
 
@@ -90,8 +102,8 @@ def test_a_short_run_is_labelled_above_and_in_the_header_of_what_was_measured_al
     comparison = study(timed(tmp_path, "ce", 60.0, published={"minutes": (22.97, None)}), label=SHORT)
     text = times_markdown(comparison)
     assert f"Not the published protocol, so no repeat of published figures: {SHORT}." in text.split("\n")
-    assert tables(text)[0][0] == ["method", "paper minutes", "measured minutes (short)", "n"]
-    shown = printed(times_rich(comparison), 120)
+    assert tables(text)[0][0] == ["method", "measured minutes (short)", "paper minutes", "n"]
+    shown = printed(times_document(comparison), 120)
     assert "measured minutes (short)" in shown
     assert f"figures: {SHORT}." in shown
     assert {line["label"] for line in lines(comparison)} == {SHORT}
@@ -112,7 +124,8 @@ def test_each_machine_has_tables_of_its_own(tmp_path):
         f"#### {OTHER}",
     ]
     assert [table[1][1:] for table in tables(text)] == [["1.00", "1"], ["0.50", "1"], ["0.15 ± 0.07", "2"], ["", ""]]
-    assert minutes(both, CPU_NAME) == Stat(1.0, None, 1)
+    (both_here, _) = figure_frame(made_by(comparison, CPU_NAME), ["minutes"]).to_dict("records")
+    assert stat_of(both_here) == (1.0, None, 1)
     assert [(line["machine"], line["row"], line["n"]) for line in lines(comparison)] == [
         (CPU_NAME, "kd", "1"),
         (CPU_NAME, "ce", "1"),
@@ -148,7 +161,7 @@ def test_runs_side_by_side_are_told(tmp_path):
     comparison = study(*entries)
     assert [line["overlapping"] for line in lines(comparison)] == ["0", "1", "1"]
     assert "2 of 3 runs were made while another run of the study was under way" in times_markdown(comparison)
-    assert "under way" in " ".join(printed(times_rich(comparison)).split())
+    assert "under way" in " ".join(printed(times_document(comparison)).split())
     assert "under way" not in times_markdown(study(*entries[:2]))
     beside = make_run(tmp_path / "teacher", seconds=30.0, env=at(10))
     assert [line["overlapping"] for line in lines(study(*entries[:2], teachers={PAIR: beside}))] == ["1", "0"]
@@ -176,19 +189,21 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(tmp_path):
 
 
 STEPS = [
-    StepTime("kd", PAIR, 128, "bf16", 9, 0.5, 0.49, 0.52, 1.0, CPU | {"torch": "2.4.0", "commit": None}),
-    StepTime("rkd", PAIR, 128, "bf16", 9, 0.61, 0.6, 0.63, 1.2345, CPU | {"torch": "2.4.0", "commit": None}),
+    {"row": row, "pair": PAIR, "batch_size": 128, "amp": "bf16", "rounds": 9, "seconds": middle}
+    | {"seconds_q1": low, "seconds_q3": high, "to_kd": ratio}
+    for row, middle, low, high, ratio in (("kd", 0.5, 0.49, 0.52, 1.0), ("rkd", 0.61, 0.6, 0.63, 1.2345))
 ]
+TIMED = step_frame(STEPS, CPU | {"torch": "2.4.0", "commit": None})
 
 
 def test_steps_there_and_back(tmp_path):
     path = tmp_path / "steps.csv"
-    path.write_text(steps_csv(STEPS), encoding="utf-8")
-    found = read_steps(path)
-    assert [replace(each, env={}) for each in found] == [replace(each, env={}) for each in STEPS]
-    assert found[0].env["cores"] == "2"
-    text = steps_markdown(found)
-    assert text == steps_markdown(STEPS)
+    path.write_text(csv_text(TIMED), encoding="utf-8")
+    read = read_steps(path)
+    assert read[list(STEPS[0])].to_dict("records") == STEPS
+    assert read.loc[0, "cores"] == "2"
+    text = markdown(steps_document(read))
+    assert text == markdown(steps_document(TIMED))
     assert tables(text) == [
         [
             ["method", "ms", "quartiles", "to kd"],
@@ -197,11 +212,14 @@ def test_steps_there_and_back(tmp_path):
         ]
     ]
     assert f"{PAIR}; batch 128; amp bf16; rounds: 9; {CPU_NAME}; torch 2.4.0" in text.split("\n")
-    assert "600.0 to 630.0" in printed(steps_rich(found))
+    assert "600.0 to 630.0" in printed(steps_document(read))
 
 
 def test_steps_of_two_settings_have_a_table_each():
-    assert len(tables(steps_markdown([*STEPS, replace(STEPS[0], amp="off", to_kd=None)]))) == 2
+    off = TIMED.iloc[:1].assign(amp="off", to_kd=None)
+    both = tables(markdown(steps_document(pd.concat([TIMED, off.astype(TIMED.dtypes)]))))
+    assert [len(table) for table in both] == [3, 2]
+    assert both[1][1] == ["kd", "500.0", "490.0 to 520.0", ""]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +233,7 @@ def test_steps_of_two_settings_have_a_table_each():
 )
 def test_a_csv_of_something_else_is_refused(tmp_path, change, message):
     path = tmp_path / "steps.csv"
-    path.write_text(change(steps_csv(STEPS)), encoding="utf-8")
+    path.write_text(change(csv_text(TIMED)), encoding="utf-8")
     with pytest.raises(ValueError, match=message) as caught:
         read_steps(path)
     assert str(path) in str(caught.value)
@@ -229,11 +247,13 @@ def steps(monkeypatch):
 
 def test_the_benchmark_compares_steps_of_the_same_round(steps, tmp_path):
     layout = steps.lay_out(tmp_path, PAIR, ["kd", "dkd"], 100, "bf16")
-    kd, dkd = steps.summarize({"kd": [1.0, 2.0, 4.0], "dkd": [3.0, 2.0, 8.0]}, layout, CPU)
-    assert (kd.seconds, kd.to_kd, kd.rounds) == (2.0, 1.0, 3)
-    assert (dkd.seconds_q1, dkd.seconds, dkd.seconds_q3, dkd.to_kd) == (2.5, 3.0, 5.5, 2.0)
-    alone = steps.summarize({"dkd": [3.0]}, steps.lay_out(tmp_path, PAIR, ["dkd"], 100, "bf16"), CPU)[0]
-    assert (alone.seconds_q1, alone.seconds, alone.seconds_q3, alone.to_kd) == (3.0, 3.0, 3.0, None)
+    kd, dkd = steps.summarize({"kd": [1.0, 2.0, 4.0], "dkd": [3.0, 2.0, 8.0]}, layout, CPU).to_dict("records")
+    names = ["seconds_q1", "seconds", "seconds_q3", "to_kd"]
+    assert (kd["seconds"], kd["to_kd"], kd["rounds"]) == (2.0, 1.0, 3)
+    assert [dkd[name] for name in names] == [2.5, 3.0, 5.5, 2.0]
+    alone = steps.summarize({"dkd": [3.0]}, steps.lay_out(tmp_path, PAIR, ["dkd"], 100, "bf16"), CPU)
+    assert alone.loc[0, names[:3]].tolist() == [3.0, 3.0, 3.0]
+    assert pd.isna(alone.loc[0, "to_kd"])
 
 
 def test_the_benchmark_times_the_loop_s_step(steps, tmp_path, monkeypatch, capsys):
@@ -243,9 +263,9 @@ def test_the_benchmark_times_the_loop_s_step(steps, tmp_path, monkeypatch, capsy
     options = ["--methods", "kd", "dkd", "--rounds", "2", "--batch-size", "100", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["steps.py", *options])
     steps.main()
-    kd, dkd = read_steps(out)
-    assert (kd.row, kd.to_kd, kd.rounds, kd.batch_size) == ("kd", 1.0, 2, 100)
-    assert 0 < dkd.seconds_q1 <= dkd.seconds <= dkd.seconds_q3
+    kd, dkd = read_steps(out).to_dict("records")
+    assert (kd["row"], kd["to_kd"], kd["rounds"], kd["batch_size"]) == ("kd", 1.0, 2, 100)
+    assert 0 < dkd["seconds_q1"] <= dkd["seconds"] <= dkd["seconds_q3"]
     assert "| dkd |" in capsys.readouterr().out
 
 
@@ -274,15 +294,15 @@ def test_table13_reads_what_table_1_left(tmp_path, capsys):
     text = (tmp_path / "table13.md").read_text(encoding="utf-8")
     assert tables(text) == [
         [
-            ["method", "paper minutes", "measured minutes (smoke)", "n"],
-            ["ce", "22.97", "1.50 ± 0.00", "2"],
-            ["pld", "33.42", "1.50", "1"],
+            ["method", "measured minutes (smoke)", "paper minutes", "n"],
+            ["ce", "1.50 ± 0.00", "22.97", "2"],
+            ["pld", "1.50", "33.42", "1"],
         ]
     ]
-    assert (tmp_path / "table13.csv").read_text(encoding="utf-8") == times_csv(times_of(layout, tmp_path))
+    assert (tmp_path / "table13.csv").read_text(encoding="utf-8") == csv_text(times_frame(times_of(layout, tmp_path)))
     assert [cell.record.finished for cell in layout.cells] == [True, True, True, False]  # nothing was trained
 
-    steps.write_text(steps_csv(STEPS), encoding="utf-8")
+    steps.write_text(csv_text(TIMED), encoding="utf-8")
     code, out, _ = reproduce(capsys, "table13", *chosen)
     assert code == 0
     assert "1.234" in out

@@ -38,12 +38,12 @@ def test_the_last_screen_has_the_table_a_sentence_the_report_and_what_to_do_next
 
 def test_the_lines_are_the_records_figures(shown):
     out, _ = shown
-    lines = {line[0]: line for line in demo.demo_lines(out)}
+    lines = {line[0]: line for line in demo.demo_table(out).frame.to_numpy().tolist()}
     result = demo.rows_of(out)["PLD"][0].read_result()
     assert lines["ResNet-8, PLD"][1] == f"{result['top1_last']:.2f}"
     assert lines["ResNet-8, PLD"][5] == "1"
     alone = demo.rows_of(out)["CE"][0].read_result()["top1_last"]
-    assert lines["ResNet-8, PLD"][2] == f"{result['top1_last'] - alone:+.2f}"
+    assert lines["ResNet-8, PLD"][2] == f"{result['top1_last'] - alone:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def test_the_same_line_again_trains_nothing(shown, monkeypatch):

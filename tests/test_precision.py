@@ -12,7 +12,7 @@ from pldistill import precision
 from pldistill.__main__ import main
 from pldistill.recipe import make_recipe
 from pldistill.record import RunRecord
-from pldistill.reports.groups import group_runs
+from pldistill.reports.runs import group_runs
 from tiny_runs import CE, StopAt, rows, weights
 
 CPU = torch.device("cpu")

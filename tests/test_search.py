@@ -5,11 +5,12 @@ import io
 import json
 import math
 
+import pandas as pd
 import pytest
 from scipy.stats import ttest_rel
 
-from pldistill.reports.comparison import comparison_csv, comparison_markdown
-from pldistill.reports.verdicts import paired
+from layout_cases import comparison_csv, comparison_markdown
+from pldistill.reports.comparison_frames import paired
 from pldistill.studies import SEARCHES
 from pldistill.studies.search import SCALE, Axis, compare, lay_out, outline, run_search
 from pldistill.studies.small import TEACHER_QUALITY
@@ -100,14 +101,23 @@ def test_a_run_that_failed_is_the_worst_and_is_said(tmp_path):
     assert "seed 0: NonFiniteLoss: term 'task'" in comparison_markdown(compare(played.job))
 
 
+def by_seed(figures):
+    return pd.Series(dict(figures))
+
+
 def test_the_difference_is_student_s_paired_interval():
     first, second = [(0, 51.0), (1, 53.5), (2, 52.0)], [(2, 50.5), (0, 50.0), (1, 51.0), (7, 90.0)]
-    found = paired(first, second)
+    found = paired(by_seed(first), by_seed(second))
     exact = ttest_rel([51.0, 53.5, 52.0], [50.0, 51.0, 50.5])
     low, high = exact.confidence_interval(0.95)
     assert found.mean == pytest.approx((low + high) / 2)
     assert found.half == pytest.approx((high - low) / 2)
     assert found.verdict == ("ahead" if exact.pvalue < 0.05 else "not decided")
+    gains = [1.0, 2.5, 1.5]  # by hand: 4.303 is Student's t(0.975) for two degrees of freedom
+    mean = sum(gains) / 3
+    deviation = (sum((gain - mean) ** 2 for gain in gains) / 2) ** 0.5
+    assert found.mean == pytest.approx(mean)
+    assert found.half == pytest.approx(4.30265 * deviation / 3**0.5, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +130,11 @@ def test_the_difference_is_student_s_paired_interval():
     ],
 )
 def test_the_verdict_needs_an_interval_without_zero(gains, verdict):
-    found = paired([(seed, 50 + gain) for seed, gain in enumerate(gains)], [(seed, 50.0) for seed in range(5)])
+    found = paired(
+        by_seed([(seed, 50 + gain) for seed, gain in enumerate(gains)]), by_seed([(seed, 50.0) for seed in range(5)])
+    )
     assert found.verdict == verdict
-    assert paired([(0, 1.0)], [(1, 1.0)]) is None
+    assert paired(by_seed([(0, 1.0)]), by_seed([(1, 1.0)])) is None
 
 
 @pytest.fixture(scope="module")

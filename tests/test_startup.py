@@ -9,7 +9,7 @@ import torch
 from pldistill.cli.lists import MODELS
 from pldistill.models import build, count_parameters, list_models, stages
 
-HEAVY = {"torch", "torchvision", "timm", "numpy", "matplotlib", "sklearn", "accelerate", "PIL", "jinja2"}
+HEAVY = {"torch", "torchvision", "timm", "numpy", "matplotlib", "sklearn", "accelerate", "PIL", "jinja2", "pandas"}
 LINE = """
 import sys
 from pldistill.__main__ import main

@@ -113,14 +113,15 @@ def reproduce(
         console.print(timetable(layout, out), crop=False)
         return
 
-    from pldistill.reports.comparison import comparison_rich
+    from pldistill.reports.comparison_tables import comparison_document
+    from pldistill.reports.render import terminal
     from pldistill.training.progress import CacheProgress, StudyProgress
 
     how = {"device": device, "workers": count, "download": download}
     comparison = studies.reproduce(
         layout, out, callback=StudyProgress(console), cache_callback=CacheProgress(console), **how
     )
-    console.print(comparison_rich(comparison))
+    console.print(terminal(comparison_document(comparison)))
     files = studies.files(found.name, out)
     console.print(f"table   {files['md']}, {files['csv']}", soft_wrap=True)
     if files["html"].exists():
@@ -162,13 +163,14 @@ def _search(job: Job, device: str, workers: int, download: bool, *, limit: float
         console.print("the runs that are made in any case:")
         _forecast(least_runs(job), device, download, limit)
         return
-    from pldistill.reports.comparison import comparison_rich
+    from pldistill.reports.comparison_tables import comparison_document
+    from pldistill.reports.render import terminal
     from pldistill.studies.runner import files
     from pldistill.training.progress import CacheProgress, StudyProgress
 
     how = {"device": device, "workers": workers, "download": download}
     comparison = run_search(job, callback=StudyProgress(console), cache_callback=CacheProgress(console), **how)
-    console.print(comparison_rich(comparison))
+    console.print(terminal(comparison_document(comparison)))
     paths = files(job.search.name, job.out)
     console.print(f"table   {paths['md']}, {paths['csv']}\nreport  {paths['html']}", soft_wrap=True)
 

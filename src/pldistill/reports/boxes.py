@@ -13,8 +13,8 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 
 from pldistill.record import RunRecord
-from pldistill.reports.groups import Group, Run
 from pldistill.reports.plots import PALETTE, clean
+from pldistill.reports.runs import Group, RecordedRun
 
 # Detections below this score are not drawn; they are in the files all the same.
 SHOWN = 0.5
@@ -120,7 +120,7 @@ class _Seen:
     """A group's first run that left detections."""
 
     group: Group
-    run: Run
+    run: RecordedRun
     images: Mapping[str, Mapping[str, Any]]
 
 

@@ -1,125 +1,209 @@
-"""A study's table: what was measured beside what was published, in any layout, in four forms."""
+"""A study's runs beside what was published, and how they lie in tables: data alone, without pandas."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 
-from markupsafe import Markup
+from pldistill.record import METRICS, Metric, RunRecord
+from pldistill.specs import unknown
 
-from pldistill.reports.entries import Comparison, Entry, measured
-from pldistill.reports.grids import FittedGrid, escaped, html_grid, markdown_grid, markdown_list
-from pldistill.reports.html import through_html
-from pldistill.reports.layouts import Facts, Layout, Pairs, Panels, Variants, Verdicts
-from pldistill.reports.pairs import pairs_csv, pairs_notes, pairs_sheets
-from pldistill.reports.panels import panels_csv, panels_notes, panels_sheets
-from pldistill.reports.sheets import Sheet
-from pldistill.reports.variants import variants_csv, variants_notes, variants_sheets
-from pldistill.reports.verdicts import verdicts_csv, verdicts_notes, verdicts_sheets
-
-if TYPE_CHECKING:
-    from rich.console import Group
-
-__all__ = [
-    "Comparison",
-    "Entry",
-    "Facts",
-    "Layout",
-    "Pairs",
-    "Panels",
-    "Variants",
-    "Verdicts",
-    "comparison_csv",
-    "comparison_html",
-    "comparison_markdown",
-    "comparison_rich",
-    "measured",
-]
-
-
-class Drawing(NamedTuple):
-    """How entries in one layout are shown; each takes the comparison and its layout."""
-
-    sheets: Callable[[Comparison, Any], list[Sheet]]
-    notes: Callable[[Comparison, Any], list[str]]
-    csv: Callable[[Comparison, Any], str]
-
-
-_DRAWINGS: Mapping[type, Drawing] = {
-    Panels: Drawing(panels_sheets, panels_notes, panels_csv),
-    Pairs: Drawing(pairs_sheets, pairs_notes, pairs_csv),
-    Variants: Drawing(variants_sheets, variants_notes, variants_csv),
-    Verdicts: Drawing(verdicts_sheets, verdicts_notes, verdicts_csv),
+# What a table may have of a run: its metrics after the last epoch, and Table 13's time.
+FIGURES: Mapping[str, Metric] = {
+    **METRICS,
+    "minutes": Metric("minutes", "of a whole run: training and validation of all epochs, images included", lower=True),
 }
 
 
-def comparison_markdown(comparison: Comparison) -> str:
-    """A heading, what was run, and GitHub tables with teacher and footnotes; then how to read them."""
-    parts = [f"## {escaped(comparison.title)}", *map(escaped, above(comparison))]
-    for sheet in _sheets(comparison):
-        parts += [f"### {escaped(sheet.title)}"] if sheet.title else []
-        parts += [escaped(sheet.said)] if sheet.said else []
-        parts += [markdown_grid(grid, comparison.mark) for grid in sheet.grids]
-        parts += [markdown_list(sheet.footnotes)] if sheet.footnotes else []
-    return "\n\n".join([*parts, "How to read it:", markdown_list(_notes(comparison))]) + "\n"
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a column's models before any figure of a student; None where it is not.
 
-
-def comparison_csv(comparison: Comparison) -> str:
-    """In full precision, the label in every line; what is not known is empty.
-
-    Of `Panels` a line an entry (`seconds_mean` is a whole run's, empty also where the runs were made on different
-    machines), of the other layouts a line for each entry and metric.
+    Parameters are counts, top-1 is in percent. The `paper_` ones are as the paper prints them.
     """
-    return _DRAWINGS[type(comparison.layout)].csv(comparison, comparison.layout)
+
+    student_parameters: int | None = None
+    teacher_parameters: int | None = None
+    teacher_top1: float | None = None
+    paper_teacher_top1: float | None = None
+    paper_student_parameters: int | None = None
+    paper_teacher_parameters: int | None = None
 
 
-def comparison_rich(comparison: Comparison) -> Group:
-    """The tables for a terminal; where a variant stands beside the default, without best: 80 columns hold no more."""
-    from rich.console import Group
-    from rich.text import Text
-
-    swept = isinstance(comparison.layout, Panels) and any(each.variant for each in comparison.entries)
-    without = "best" if swept else None
-    parts = [Text(comparison.title, style="bold"), *map(Text, above(comparison))]
-    for sheet in _sheets(comparison):
-        parts += [Text("")]
-        parts += [Text(sheet.title, style="bold")] if sheet.title else []
-        parts += [Text(sheet.said)] if sheet.said else []
-        parts += [FittedGrid(grid, comparison.mark, without) for grid in sheet.grids]
-        parts += map(Text, sheet.footnotes)
-    notes = [note for note in _notes(comparison) if not note.startswith(f"{without}:")]
-    return Group(*parts, Text(""), *(Text(note, style="dim") for note in notes))
+FACTS = tuple(fact.name for fact in fields(Facts) if not fact.name.startswith("paper_"))
 
 
-def comparison_html(comparison: Comparison) -> str:
-    """A `<section>` for the report page (`write_report(..., sections=[...])`), in the page's own style."""
-    parts = [Markup("<h2>{}</h2>").format(comparison.title)]
-    parts += [Markup("<p>{}</p>").format(line) for line in above(comparison)]
-    for sheet in _sheets(comparison):
-        parts += [Markup("<h3>{}</h3>").format(sheet.title)] if sheet.title else []
-        parts += [Markup('<p class="soft">{}</p>').format(sheet.said)] if sheet.said else []
-        parts += [html_grid(grid, comparison.mark) for grid in sheet.grids]
-        parts += [Markup('<p class="soft">{}</p>').format(note) for note in sheet.footnotes]
-    parts += through_html(comparison)
-    notes = Markup("").join(Markup("<li>{}</li>").format(note) for note in _notes(comparison))
-    parts.append(Markup('<ul class="soft">{}</ul>').format(notes))
-    return str(Markup("<section>\n{}\n</section>\n").format(Markup("\n").join(parts)))
+@dataclass(frozen=True)
+class Panels:
+    """A table for each column (a pair of models), in it a line a row (a method): last, best and n beside the paper's.
+
+    Attributes:
+        through: of `METRICS`, drawn epoch by epoch on the page.
+
+    Raises ValueError for a name that is not of these.
+    """
+
+    through: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check("metric", self.through, METRICS)
 
 
-def _sheets(comparison: Comparison) -> list[Sheet]:
-    return _DRAWINGS[type(comparison.layout)].sheets(comparison, comparison.layout)
+@dataclass(frozen=True)
+class Pairs:
+    """A line for each column (a pair of models, a number of epochs, an optimizer), the rows (methods) across.
+
+    Attributes:
+        line: what a line is, the title of the first column.
+        metrics: a table each, of `FIGURES`.
+        facts: of `FACTS`, as columns of the first table.
+        differences: (row, row): the first less the second, as columns.
+        mean: whether a last line holds the means of the differences.
+        paper_means: (row, row) to the mean that the paper states for `metrics[0]`; without one, its lines' mean.
+        steps: (column, column): the first less the second, as lines.
+        through: of `METRICS`, drawn epoch by epoch on the page.
+
+    Raises ValueError for a name that is not of these, or no metric.
+    """
+
+    line: str = "pair"
+    metrics: tuple[str, ...] = ("top1",)
+    facts: tuple[str, ...] = ()
+    differences: tuple[tuple[str, str], ...] = ()
+    mean: bool = False
+    paper_means: Mapping[tuple[str, str], float] = field(default_factory=dict, hash=False)
+    steps: tuple[tuple[str, str], ...] = ()
+    through: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check("metric", self.metrics, FIGURES, least=1)
+        _check("metric", self.through, METRICS)
+        _check("fact", self.facts, FACTS)
+        for difference in self.paper_means:
+            if difference not in self.differences:
+                raise ValueError(f"paper_means: expected pairs of rows from differences, got {difference!r}")
 
 
-def _notes(comparison: Comparison) -> list[str]:
-    """How to read the tables."""
-    return _DRAWINGS[type(comparison.layout)].notes(comparison, comparison.layout)
+@dataclass(frozen=True)
+class Variants:
+    """A table for each column, in it a line for each row (a variant of a method), the metrics across.
+
+    Attributes:
+        metrics: of `FIGURES`.
+        reference: a row; its figure of `metrics[0]` less every other row's stands as a column.
+        differences: (row, row): the first less the second, of every metric, as lines.
+        ranked: whether the best of a metric is bold.
+        through: of `METRICS`, drawn epoch by epoch on the page.
+
+    Raises ValueError for a name that is not of these, or no metric.
+    """
+
+    metrics: tuple[str, ...] = ("top1", "top5")
+    reference: str | None = None
+    differences: tuple[tuple[str, str], ...] = ()
+    ranked: bool = True
+    through: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check("metric", self.metrics, FIGURES, least=1)
+        _check("metric", self.through, METRICS)
 
 
-def above(comparison: Comparison) -> list[str]:
-    """What stands above the tables: the label, if there is one, first."""
-    published = any(each.published for each in comparison.entries)
-    searched = isinstance(comparison.layout, Verdicts)  # no repeat of a published table
-    less = "" if searched else "Not the published protocol, so no repeat of published figures: "
-    lines = [f"{less}{comparison.label}."] if comparison.label else []
-    source = [f"Paper: {comparison.published_source}."] if published else []
-    return [*lines, f"Protocol: {comparison.protocol}", *source]
+@dataclass(frozen=True)
+class Verdicts:
+    """A table for each column, in it a line for each row at its best, with its paired difference to a reference.
+
+    Attributes:
+        reference: a row.
+        chosen: (column, row) to the variant that was chosen; a row that is not there is still searched.
+        through: of `METRICS`, drawn epoch by epoch on the page.
+    """
+
+    reference: str
+    chosen: Mapping[tuple[str, str], str] = field(default_factory=dict, hash=False)
+    through: tuple[str, ...] = ()
+
+
+Layout = Panels | Pairs | Variants | Verdicts
+
+
+def _check(kind: str, names: tuple[str, ...], allowed: Iterable[str], least: int = 0) -> None:
+    if len(names) < least:
+        raise ValueError(f"{kind}s: expected some of {', '.join(allowed)}, got none")
+    for name in names:
+        if name not in allowed:
+            raise ValueError(unknown(kind, name, list(allowed)))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of the table: a row (`kd`) in a column (a pair, `resnet56-resnet20`), its runs over seeds.
+
+    `records` holds the runs that exist, finished or not, of `planned` seeds; `failures` a reason for each seed that
+    failed; `published` the paper's mean and deviation by figure of `FIGURES` (`top1`, in percent), empty where it has
+    none. A `variant` (`scale 4`) stands beside the default.
+    """
+
+    row: str
+    column: str
+    records: tuple[RunRecord, ...]
+    planned: int
+    failures: tuple[str, ...] = ()
+    published: Mapping[str, tuple[float, float | None]] = field(default_factory=dict, hash=False)
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """The row, with the variant where it is not the default."""
+        return f"{self.row}, {self.variant}" if self.variant else self.row
+
+    @property
+    def finished(self) -> list[RunRecord]:
+        """The runs that came to their end: all figures are theirs."""
+        return [record for record in self.records if record.finished]
+
+    @property
+    def reasons(self) -> str:
+        """Each reason of a failure once, on one line."""
+        return "; ".join(dict.fromkeys(" ".join(reason.split()) for reason in self.failures))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All entries of a study, in the order in which rows and columns are shown.
+
+    `teachers` gives each column's teacher, None where it has no run yet. `label` names a protocol that is not the
+    published one (`short: 10 epochs`); then it stands above the tables and its `mark` at every measured figure. `notes`
+    are said under the tables. `layout` says how the entries lie; `facts` of a column go before what its records say.
+    Raises ValueError for no entry, one that stands twice, or a published figure of no known metric.
+    """
+
+    title: str
+    entries: tuple[Entry, ...]
+    teachers: Mapping[str, RunRecord | None]
+    label: str
+    protocol: str
+    published_source: str
+    notes: tuple[str, ...] = ()
+    layout: Layout = field(default_factory=Panels)
+    facts: Mapping[str, Facts] = field(default_factory=dict)
+
+    @property
+    def mark(self) -> str:
+        """The label up to its colon, `short` say: what headers hold."""
+        return self.label.partition(":")[0]
+
+    @property
+    def columns(self) -> list[str]:
+        """Each column once."""
+        return list(dict.fromkeys(entry.column for entry in self.entries))
+
+    def __post_init__(self) -> None:
+        if not self.entries:
+            raise ValueError("entries: expected at least one, got none")
+        places = [(entry.column, entry.name) for entry in self.entries]
+        twice = [f"{column}: {name}" for column, name in dict.fromkeys(places) if places.count((column, name)) > 1]
+        if twice:
+            raise ValueError(f"entries: expected each row, column and variant once, got several of {'; '.join(twice)}")
+        for entry in self.entries:
+            _check("published metric", tuple(entry.published), FIGURES)

@@ -10,29 +10,22 @@ import json
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pldistill.files import write_atomically
-from pldistill.record import METRICS, SCORES, RunRecord, duration
+from pldistill.record import METRICS, SCORES, TITLES, RunRecord, duration
 from pldistill.reports import plots
 from pldistill.reports.boxes import DetectionSheet, detection_sheets
-from pldistill.reports.entries import Comparison
-from pldistill.reports.groups import Group, Run, differing, flatten, group_runs
+from pldistill.reports.comparison import Comparison
 from pldistill.reports.plots import GROUNDS, Curve, panels_by_epoch, points_of
-from pldistill.reports.tables import Row, Stat, figures_of, rows_of, stat
-
-
-@dataclass(frozen=True)
-class Block:
-    """One contest: the rows with the same data, student and epochs, under their heading."""
-
-    heading: str
-    rows: tuple[tuple[Row, dict[str, str]], ...]
+from pldistill.reports.render import Table, html_table, spread_texts
+from pldistill.reports.runs import Group, RecordedRun, flatten, group_runs, over_seeds
+from pldistill.reports.summary import summarize, summary_document, summary_texts
 
 
 @dataclass(frozen=True)
@@ -48,13 +41,7 @@ class Chapter:
     command: str
 
 
-@dataclass(frozen=True)
-class Differences:
-    """Flat settings of several runs: what all share, and what differs, a line a run; None where a run lacks the key."""
-
-    shared: tuple[tuple[str, str], ...]
-    keys: tuple[str, ...]
-    lines: tuple[tuple[str, tuple[str | None, ...]], ...]
+NONE = "\N{EN DASH}"  # stands in a cell that has nothing
 
 
 def write_report(
@@ -65,16 +52,16 @@ def write_report(
 ) -> Path:
     """Write the records' tables, curves, recipes and environments as one self-contained page, and give its path.
 
-    `sections` are HTML that stands first, as it is (`comparison_html`). The same records give the same page. Images
+    `sections` are HTML that stands first, as it is (`render.html_section`). The same records give the same page. Images
     with what detectors found in them stand in the page, and as files in a folder beside it, NAME-images.
     Raises ValueError where there is no record or `out` is a folder.
     """
     out = Path(out)
     if out.is_dir():
         raise ValueError(f"out: expected the name of a file to write, got the folder {str(out)!r}")
-    rows = rows_of(group_runs(records))
-    sheets = detection_sheets([row.group for row in rows])
-    page = _page(rows, title, sections, sheets)
+    lines = summarize(group_runs(records))
+    sheets = detection_sheets(lines["group"].tolist())
+    page = _page(lines, title, sections, sheets)
     out.parent.mkdir(parents=True, exist_ok=True)
     for sheet in sheets:
         file = out.parent / f"{out.stem}-images" / f"{sheet.name}.jpg"
@@ -84,17 +71,15 @@ def write_report(
     return out
 
 
-def compare(named: Sequence[tuple[str, dict[str, str]]]) -> Differences:
-    """Put what all agree in once, and what differs side by side."""
-    keys = differing([settings for _, settings in named])
-    return Differences(
-        shared=tuple((key, value) for key, value in named[0][1].items() if key not in keys),
-        keys=tuple(keys),
-        lines=tuple((name, tuple(settings.get(key) for key in keys)) for name, settings in named),
-    )
+def shared_and_apart(named: Sequence[tuple[str, dict[str, str]]]) -> tuple[dict[str, str], pd.DataFrame]:
+    """Flat settings of several runs: what all agree in, and a line a run of what differs, None where it has none."""
+    settings = pd.DataFrame([setting for _, setting in named], index=[name for name, _ in named], dtype=object)
+    differs = settings.nunique(dropna=False) > 1
+    apart = settings.loc[:, differs]
+    return settings.loc[:, ~differs].iloc[0].to_dict(), apart.where(apart.notna(), None)
 
 
-def _page(rows: Sequence[Row], title: str, sections: Sequence[str], sheets: Sequence[DetectionSheet]) -> str:
+def _page(lines: pd.DataFrame, title: str, sections: Sequence[str], sheets: Sequence[DetectionSheet]) -> str:
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -102,84 +87,98 @@ def _page(rows: Sequence[Row], title: str, sections: Sequence[str], sheets: Sequ
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    groups = [row.group for row in rows]
+    groups: list[Group] = lines["group"].tolist()
     runs = [(group.run_name(run), run) for group in groups for run in group.runs]
+    repeated = lines[lines["repeated_seeds"] != ""]
     return templates.get_template("report.html").render(
         title=title,
-        summary=_summary(rows),
+        summary=_summary(lines),
         sections=[Markup(section) for section in sections],
-        findings=[finding for finding in map(_finding, rows) if finding],
-        blocks=_blocks(rows),
-        columns=_columns(rows),
-        repeated=[(row.group.name, ", ".join(row.repeated_seeds)) for row in rows if row.repeated_seeds],
-        by_class=_by_class(rows),
+        findings=_findings(lines),
+        blocks=[_block(block) for _, block in lines.groupby("block", sort=False)],
+        columns=_titles(lines),
+        repeated=list(zip(repeated["name"], repeated["repeated_seeds"], strict=True)),
+        by_class=_by_class(groups),
         curves=_curves(groups),
         sheets=[(sheet.caption, base64.b64encode(sheet.content).decode()) for sheet in sheets],
         chapters=[_chapter(index, name, run) for index, (name, run) in enumerate(runs, start=1)],
-        recipes=compare([(name, run.settings | {"seed": run.seed}) for name, run in runs]),
-        environments=compare([(name, _surroundings(run.env)) for name, run in runs]),
+        recipes=_settings([(name, run.settings | {"seed": run.seed}) for name, run in runs]),
+        environments=_settings([(name, _surroundings(run.env)) for name, run in runs]),
         commands=[_command(run) for group in sorted(groups, key=lambda group: not group.teaches) for run in group.runs],
         teaching=any(group.teaches for group in groups),
         grounds=GROUNDS,
     )
 
 
-def _summary(rows: Sequence[Row]) -> str:
-    finished, left = sum(row.n for row in rows), sum(len(row.unfinished) for row in rows)
-    parts = [_count(finished, "finished run")] + ([_count(left, "unfinished run")] if left else [])
-    methods = len({row.method for row in rows})
-    data = sorted({row.data for row in rows})
-    return f"{', '.join(parts)}. {_count(methods, 'method')} on {', '.join(data)}."
+def _summary(lines: pd.DataFrame) -> str:
+    left = int(lines["waiting"].sum())
+    parts = [_count(int(lines["n"].sum()), "finished run")] + ([_count(left, "unfinished run")] if left else [])
+    data = ", ".join(sorted(lines["data"].unique()))
+    return f"{', '.join(parts)}. {_count(lines['method'].nunique(), 'method')} on {data}."
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _finding(row: Row) -> dict[str, str] | None:
-    """The best row of a contest, to be said first."""
-    if not row.best or row.score is None:
-        return None
-    figure = figures_of(row)
-    return {"method": row.group.name, "where": _heading(row)} | {
-        "n": figure["n"],
-        "metric": METRICS[row.ranked_by].short,
-        "score": figure[row.score_title],
-        "over": figure["Over CE"],
-    }
-
-
-def _heading(row: Row) -> str:
-    return f"{row.student} on {row.data}, {_count(row.epochs, 'epoch')}"
-
-
-def _blocks(rows: Sequence[Row]) -> list[Block]:
+def _findings(lines: pd.DataFrame) -> list[dict[str, str]]:
+    """The best line of each contest, to be said first."""
+    best = lines[lines["best"]]
+    texts = summary_texts(best)
     return [
-        Block(_heading(members[0]), tuple((row, figures_of(row)) for row in members))
-        for members in (list(each) for _, each in groupby(rows, key=lambda row: row.group.block))
+        {
+            "method": line["name"],
+            "where": _heading(line),
+            "n": str(line["n"]),
+            "metric": METRICS[line["ranked_by"]].short,
+            "score": texts.at[at, TITLES[line["ranked_by"]]],
+            "over": texts.at[at, "Over CE"],
+        }
+        for at, line in best.iterrows()
     ]
 
 
-def _columns(rows: Sequence[Row]) -> list[str]:
-    """The number columns that have something in them; n and what the rows are ranked by always."""
-    shown = [figures_of(row) for row in rows]
-    always = {"n", *(row.score_title for row in rows)}
-    return [name for name in shown[0] if name in always or any(figure[name] for figure in shown)]
+def _heading(line: pd.Series) -> str:
+    return f"{line['student']} on {line['data']}, {_count(line['epochs'], 'epoch')}"
 
 
-def _by_class(rows: Sequence[Row]) -> tuple[list[str], list[tuple[str, list[str]]]] | None:
-    """Names of the rows of detectors, and for each class its mean AP in them; None where there is no such row."""
-    found: dict[str, dict[str, Stat | None]] = {}
-    for row in rows:
-        results = [run.result.get("per_class") for run in row.group.runs if run.result is not None]
-        known = [each for each in results if each is not None]
-        if known:
-            found[row.group.name] = {name: stat([each.get(name) for each in known]) for name in known[0]}
-    if not found:
+def _block(lines: pd.DataFrame) -> tuple[str, str, Markup]:
+    """One contest: its heading, what its lines share, and their table."""
+    document = summary_document(lines)
+    return _heading(lines.iloc[0]), " ".join(document.above), html_table(document.sections[0].tables[0])
+
+
+def _titles(lines: pd.DataFrame) -> list[str]:
+    """The columns of numbers that have something in them."""
+    texts = summary_texts(lines)
+    return texts.columns[texts.ne("").any()].tolist()
+
+
+def _settings(named: Sequence[tuple[str, dict[str, str]]]) -> tuple[dict[str, str], Markup | None]:
+    """What all runs share, and a table of what differs; None where nothing does, or there is one run."""
+    shared, apart = shared_and_apart(named)
+    if apart.empty or len(apart) < 2:
+        return shared, None
+    texts = apart.where(apart.notna() & (apart != "null"), NONE).reset_index(names="Run")
+    return shared, html_table(Table.of(texts, words=tuple(apart.columns)))
+
+
+def _by_class(groups: Sequence[Group]) -> Markup | None:
+    """Each class's mean AP in the groups of detectors; None where there is no such group."""
+    lines = [
+        (group.name, name, value)
+        for group in groups
+        for run in group.runs
+        for name, value in ((run.result or {}).get("per_class") or {}).items()
+    ]
+    if not lines:
         return None
-    names = dict.fromkeys(name for figures in found.values() for name in figures)
-    lines = [(name, [each.get(name) for each in found.values()]) for name in names]
-    return list(found), [(name, [each.show(1) if each else "" for each in stats]) for name, stats in lines]
+    values = pd.DataFrame(lines, columns=["group", "class", "value"]).astype({"value": float})
+    spread = over_seeds(values, ["group", "class"])
+    spread["text"] = spread_texts(spread["mean"], spread["std"], 1)
+    texts = spread.pivot(index="class", columns="group", values="text")
+    texts = texts.reindex(values["class"].unique(), columns=values["group"].unique()).fillna(NONE)
+    return html_table(Table.of(texts.reset_index(names="Class")))
 
 
 def _curves(groups: Sequence[Group]) -> list[tuple[Markup, str]]:
@@ -207,7 +206,7 @@ def _meant(metric: str) -> str:
     return {"top1": "Top-1 accuracy", "AP": "COCO's AP (%)"}[metric]
 
 
-def _chapter(index: int, name: str, run: Run) -> Chapter:
+def _chapter(index: int, name: str, run: RecordedRun) -> Chapter:
     curves = plots.run_curves(run, f"run{index}")
     done = f"{len(run.epochs)} of {_count(run.planned, 'epoch')}"
     return Chapter(
@@ -221,7 +220,7 @@ def _chapter(index: int, name: str, run: Run) -> Chapter:
     )
 
 
-def _result_figures(run: Run) -> tuple[tuple[str, str], ...]:
+def _result_figures(run: RecordedRun) -> tuple[tuple[str, str], ...]:
     """Of a finished run, what its result says, in words and units; unknown figures are left out."""
     if run.result is None:
         return ()
@@ -250,19 +249,19 @@ def _surroundings(env: dict[str, Any]) -> dict[str, str]:
     return first | {f"resumed {number}": new for number, new in enumerate(news, start=1)}
 
 
-def _command(run: Run) -> str:
+def _command(run: RecordedRun) -> str:
     return f"pldistill train --recipe {shlex.quote(str(run.folder / 'recipe.json'))} --out NEW_FOLDER"
 
 
 def through_training(comparison: Comparison, metric: str) -> str | None:
     """A metric after every epoch as SVG, of finished and unfinished runs. None where no run has it."""
-    columns = dict.fromkeys(each.column for each in comparison.entries)
-    looks = {name: look for look, name in enumerate(dict.fromkeys(each.name for each in comparison.entries))}
-    panels: dict[str, list[Curve]] = {column: [] for column in columns}
-    for each in comparison.entries:
-        series = tuple(points_of(record.epochs(), metric) for record in each.records)
+    names = dict.fromkeys(entry.name for entry in comparison.entries)
+    looks = {name: look for look, name in enumerate(names)}
+    panels: dict[str, list[Curve]] = {column: [] for column in comparison.columns}
+    for entry in comparison.entries:
+        series = tuple(points_of(record.epochs(), metric) for record in entry.records)
         if any(series):
-            panels[each.column].append(Curve(each.name, series, looks[each.name]))
+            panels[entry.column].append(Curve(entry.name, series, looks[entry.name]))
     label = f", {comparison.mark}" if comparison.mark else ""
     title = f"{METRICS[metric].short} by epoch{label}"
     return panels_by_epoch(

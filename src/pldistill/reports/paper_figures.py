@@ -17,7 +17,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from pldistill.reports.plots import DASHES, PALETTE, SMALL, clean, house_style, spread
-from pldistill.reports.tables import Stat
+from pldistill.reports.runs import Stat
 from pldistill.specs import unknown
 
 # method -> place (a weight, a number of epochs, a pair of models) -> top-1

@@ -26,7 +26,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pldistill.files import write_atomically
 from pldistill.record import METRICS, TITLES, last_of, score_of
-from pldistill.reports.groups import Group, Run
+from pldistill.reports.runs import Group, RecordedRun
 
 # (on white, on near-black). Each stands at least 3:1 against its ground, and any two stay apart for eyes that lack one
 # kind of cone: the tests compute both.
@@ -206,7 +206,7 @@ def panels_by_epoch(name: str, title: str, panels: Sequence[tuple[str, Sequence[
         return to_svg(figure, name, title)
 
 
-def run_curves(run: Run, name: str) -> str | None:
+def run_curves(run: RecordedRun, name: str) -> str | None:
     """One run: top-1 (a detector's AP and AP50, %) and loss by epoch. `name` is unique in the page."""
     metric = score_of(run.recipe)
     shown = {"top1": [("training", "train_top1"), ("validation", "top1")], "AP": [("AP50", "AP50"), ("AP", "AP")]}
@@ -261,7 +261,7 @@ def _terms(group: Group, looks: dict[str, int]) -> list[Curve]:
     return [curve for curve in curves if any(curve.series)]
 
 
-def _curves(wanted: Sequence[tuple[str, str]], run: Run) -> list[Curve]:
+def _curves(wanted: Sequence[tuple[str, str]], run: RecordedRun) -> list[Curve]:
     curves = [Curve(name, (points_of(run.epochs, key),), look) for look, (name, key) in enumerate(wanted)]
     return [curve for curve in curves if any(curve.series)]
 

@@ -29,7 +29,7 @@ from __future__ import annotations
 from functools import partial
 
 from pldistill.record import BOXES
-from pldistill.reports.layouts import Variants
+from pldistill.reports.comparison import Variants
 from pldistill.studies.paper import published
 from pldistill.studies.study import Fields, Figures, Scale, Study
 

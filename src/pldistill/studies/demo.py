@@ -6,24 +6,24 @@ times as many as the students. Cost: under four minutes on two CPU cores. Comman
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from pldistill.files import write_atomically
 from pldistill.methods import find
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
-from pldistill.reports.groups import group_runs
 from pldistill.reports.html import write_report
 from pldistill.reports.plots import score_by_epoch
-from pldistill.reports.tables import Stat, stat
+from pldistill.reports.render import FittedTable, Table, plus_minus, signed, spread_texts
+from pldistill.reports.runs import group_runs, read_run, run_frame, wide_figures
 from pldistill.studies.study import Fields
 from pldistill.training.cache_teacher import make_teacher_cache
 from pldistill.training.parallel import Job, SideBySide
@@ -105,11 +105,7 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
     image = score_by_epoch(group_runs(records))
     assert image is not None  # every row is finished
     write_atomically(out / "accuracy.svg", image.encode())
-    lines = demo_lines(out)
-    table = Table(*lines[0], box=box.SIMPLE_HEAD)
-    for line in lines[1:]:
-        table.add_row(*line)
-    console.print(table)
+    console.print(FittedTable(demo_table(out)))
     console.print(in_words(out), highlight=False, markup=False)
     own, teaches = "pldistill train --data folder:PATH --student", "--teacher runs/teacher --method pld"
     for name, text in (
@@ -176,36 +172,40 @@ def rows_of(out: Path) -> dict[str, list[RunRecord]]:
     return found
 
 
-def _figure(records: Sequence[RunRecord], key: str) -> Stat | None:
-    return stat([result.get(key) for record in records if (result := record.read_result()) is not None])
+def demo_figures(out: Path) -> pd.DataFrame:
+    """A line for the teacher and each row with finished runs in `out`: their figures' means and deviations, and `n`."""
+    records = {"teacher": [RunRecord(out / "teacher")], **rows_of(out)}
+    runs = [(name, read_run(record)) for name in records for record in records[name] if record.finished]
+    frame = run_frame(run for _, run in runs).assign(row=[name for name, _ in runs])
+    figures = {"top1": "top1_last", "agreement": "agreement_last", "seconds": "seconds"}
+    lines = wide_figures(frame, "row", figures).assign(n=frame.groupby("row").size())
+    return lines.reindex([name for name in records if name in lines.index])
 
 
-def demo_lines(out: Path) -> list[tuple[str, ...]]:
-    """The demo's table: a header and a line for the teacher and each row, from the records in `out`."""
-    rows = rows_of(out)
-    alone = _figure(rows[ALONE], "top1_last")
-    lines = [("", "top-1 (%)", f"over {ALONE}", "agrees with the teacher (%)", "seconds", "n")]
-    teacher = _figure([RunRecord(out / "teacher")], "top1_last"), _figure([RunRecord(out / "teacher")], "seconds")
-    if teacher[0] is not None and teacher[1] is not None:
-        lines.append(("teacher, ResNet-20", teacher[0].show(2), "", "", teacher[1].show(0), "1"))
-    for name, records in rows.items():
-        top1, agreement, seconds = (_figure(records, key) for key in ("top1_last", "agreement_last", "seconds"))
-        if top1 is None or seconds is None:
-            continue
-        over = "" if alone is None or name == ALONE else f"{top1.mean - alone.mean:+.2f}"
-        agrees = "" if agreement is None else f"{agreement.mean:.2f}"
-        lines.append((f"ResNet-8, {name}", top1.show(2), over, agrees, f"{seconds.mean:.0f}", str(top1.n)))
-    return lines
+def demo_table(out: Path) -> Table:
+    """The demo's table, from the records in `out`."""
+    lines = demo_figures(out)
+    students = lines.index != "teacher"
+    over = (lines["top1_mean"] - lines["top1_mean"].get(ALONE, math.nan)).where(students & (lines.index != ALONE))
+    cells = {
+        "": ["teacher, ResNet-20" if name == "teacher" else f"ResNet-8, {name}" for name in lines.index],
+        "top-1 (%)": spread_texts(lines["top1_mean"], lines["top1_std"], 2),
+        f"over {ALONE}": [signed(gain, 2) for gain in over],
+        "agrees with the teacher (%)": [plus_minus(mean, None, 2) for mean in lines["agreement_mean"].where(students)],
+        "seconds": [plus_minus(mean, None, 0) for mean in lines["seconds_mean"]],
+        "n": [str(n) for n in lines["n"]],
+    }
+    return Table.of(pd.DataFrame(cells))
 
 
 def in_words(out: Path) -> str:
     """What the table shows, in a sentence."""
-    means = {name: top1.mean for name, records in rows_of(out).items() if (top1 := _figure(records, "top1_last"))}
-    helped = sorted((name for name in means if name != ALONE), key=lambda name: -means[name])
-    best = helped[0]
-    others = "" if best == "PLD" else f" (by PLD {means['PLD'] - means[ALONE]:.1f})"
+    means = demo_figures(out)["top1_mean"].drop("teacher")
+    gains = means.drop(ALONE) - means[ALONE]
+    best = gains.idxmax()
+    others = "" if best == "PLD" else f" (by PLD {gains['PLD']:.1f})"
     return (
-        f"The same small network, shown the same images, gets {means[best] - means[ALONE]:.1f} points more right "
+        f"The same small network, shown the same images, gets {gains[best]:.1f} points more right "
         f"when it learns from the teacher by {best}{others} than when it learns from the labels alone."
     )
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from rich.console import Console
 
-from pldistill.reports.entries import Comparison, Entry, figure
+from pldistill.reports.comparison import Comparison, Entry
+from pldistill.reports.comparison_frames import figure_frame
 from pldistill.reports.paper_figures import NOT_RUN, Published, figure1a, figure1b, figure2
 from pldistill.reports.plots import write_figure
-from pldistill.reports.tables import Stat
+from pldistill.reports.runs import Stat, stat_of
 from pldistill.specs import unknown
 from pldistill.studies import FIGURES, STUDIES, imagenet_tables
 from pldistill.studies.landscapes import METHODS, TEMPERATURES, run_landscape
@@ -151,8 +152,10 @@ def _comparison(name: str, out: Path, scale: str, data: str | None) -> Compariso
 def _points(comparison: Comparison | None, place: Callable[[Entry], tuple[str, Any] | None]) -> Points:
     """Top-1 by method and place on the axis, of the entries that have finished runs and a place."""
     points: Points = {}
-    for entry in comparison.entries if comparison is not None else ():
-        top1 = figure(entry, "top1")
+    if comparison is None:
+        return points
+    for line in figure_frame(comparison, ["top1"]).to_dict("records"):
+        top1, entry = stat_of(line), comparison.entries[line["entry"]]
         at = place(entry) if top1 is not None else None
         if top1 is not None and at is not None:
             points.setdefault(at[0], {})[at[1]] = top1

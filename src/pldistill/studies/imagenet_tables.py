@@ -6,7 +6,7 @@ how many hours that is on your machine.
 
 from __future__ import annotations
 
-from pldistill.reports.layouts import Facts, Pairs, Variants
+from pldistill.reports.comparison import Facts, Pairs, Variants
 from pldistill.studies import imagenet
 from pldistill.studies.paper import published
 from pldistill.studies.study import Fields, Figures

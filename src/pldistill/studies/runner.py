@@ -11,8 +11,11 @@ from pldistill import launch
 from pldistill.files import write_atomically
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
-from pldistill.reports.comparison import Comparison, Entry, comparison_csv, comparison_html, comparison_markdown
-from pldistill.reports.html import write_report
+from pldistill.reports.comparison import Comparison, Entry
+from pldistill.reports.comparison_frames import comparison_frame
+from pldistill.reports.comparison_tables import comparison_document
+from pldistill.reports.html import through_html, write_report
+from pldistill.reports.render import csv_text, html_section, markdown
 from pldistill.studies.study import Plan, PlannedRun
 from pldistill.teachers.cache import is_complete
 from pldistill.training.cache_teacher import CacheCallback, SilentCacheCallback, make_teacher_cache
@@ -156,10 +159,12 @@ def write_reports(comparison: Comparison, out: Path, name: str, records: Sequenc
     """Write a comparison as Markdown and CSV and, where there are `records`, the page with their curves."""
     paths = files(name, out)
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(paths["md"], comparison_markdown(comparison).encode())
-    write_atomically(paths["csv"], comparison_csv(comparison).encode())
+    document = comparison_document(comparison)
+    write_atomically(paths["md"], markdown(document).encode())
+    write_atomically(paths["csv"], csv_text(comparison_frame(comparison)).encode())
     if records:
-        write_report(records, paths["html"], title=comparison.title, sections=[comparison_html(comparison)])
+        section = html_section(document, through_html(comparison))
+        write_report(records, paths["html"], title=comparison.title, sections=[section])
 
 
 def commands(plan: Plan, processes: int = 1) -> list[str]:

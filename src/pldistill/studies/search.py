@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pldistill.methods import find
 from pldistill.recipe import make_recipe
-from pldistill.reports.entries import Comparison, Entry
-from pldistill.reports.layouts import Verdicts
+from pldistill.reports.comparison import Comparison, Entry, Verdicts
 from pldistill.specs import unknown
 from pldistill.studies.study import Fields, PlannedRun, narrowed, recipe_hash, scaled
 

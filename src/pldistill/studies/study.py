@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pldistill.recipe import Ramp, Recipe, make_recipe
 from pldistill.record import RunRecord
-from pldistill.reports.layouts import Facts, Layout, Panels
+from pldistill.reports.comparison import Facts, Layout, Panels
 from pldistill.specs import data_label, split_spec, unknown
 from pldistill.tasks.registry import DEFAULT, find_method
 

@@ -1,0 +1,126 @@
+"""The table of any runs: a line for each group of them that differs in the seed alone, beside cross-entropy's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from pldistill.record import BOXES, TITLES, duration, score_of
+from pldistill.reports.render import Document, Section, Table, plus_minus, signed, spread_texts
+from pldistill.reports.runs import Group, run_frame, wide_figures
+
+# A method's own choices: what a row and the cross-entropy row that it is measured against may differ in.
+_OF_THE_METHOD = ("method", "teacher", "teacher_checkpoint", "teacher_sha256", "options", "weights")
+# The keys of result.json that are averaged, and those that detectors alone have.
+FIGURES = ("top1_last", "top1_best", "top5_last", "kl_last", "seconds", "images_per_second")
+OF_BOXES = (*BOXES, "AP_best")
+_IDENTITY = ("data", "student", "epochs", "teacher", "setting")
+_BLOCK = ["data", "student", "epochs"]
+
+
+def summarize(groups: Sequence[Group]) -> pd.DataFrame:
+    """A line a group: blocks (data, student, epochs) of teachers first, in them cross-entropy, then by mean `score`.
+
+    `n` finished runs of `seeds`, `repeated_seeds` among them; `FIGURE_mean` and `FIGURE_std` over these, NaN unless
+    each has it: accuracies and APs in percent, `kl_last` in nats, `seconds` of a whole run; the two speeds also where
+    the runs were made on different machines. `score` is what the group is `ranked_by`, `over_ce` its difference to the
+    cross-entropy with the same recipe but for the method and what belongs to it; `best` the highest of its block.
+    """
+    runs = pd.concat([run_frame(group.runs).assign(group=at) for at, group in enumerate(groups)])
+    done = runs[runs["finished"]]
+    names = [*FIGURES, *OF_BOXES, "teacher_top1"]
+    lines = pd.DataFrame([_identity(group) for group in groups])
+    lines = lines.join(wide_figures(done, "group", {name: name for name in names}))
+    moved = done.groupby("group")["machine"].nunique().reindex(lines.index) > 1
+    speeds = [f"{name}_{part}" for name in ("seconds", "images_per_second") for part in ("mean", "std")]
+    lines.loc[moved, speeds] = float("nan")
+    known = lines["teacher"].notna() & lines["teacher_top1_mean"].notna()
+    lines.loc[known, "teacher"] += [f" ({top1:.2f} %)" for top1 in lines.loc[known, "teacher_top1_mean"]]
+    lines["score"] = lines["AP_mean"].where(lines["ranked_by"] == "AP", lines["top1_last_mean"])
+    ce = lines[lines["method"] == "ce"].drop_duplicates("baseline", keep=False).set_index("baseline")["score"]
+    lines["over_ce"] = (lines["score"] - lines["baseline"].map(ce)).where(lines["method"] != "ce")
+    scores = lines.groupby(_BLOCK)["score"]
+    lines["best"] = (scores.transform("count") > 1) & (lines["score"] == scores.transform("max"))
+    lines["taught"] = ~lines.groupby(_BLOCK)["teaches"].transform("any")
+    lines["block"] = lines.groupby(_BLOCK, sort=False).ngroup()
+    lines["learns"] = lines["method"] != "ce"
+    lines["rank"] = -lines["score"].fillna(-1.0)
+    return lines.sort_values(["taught", "block", "learns", "rank", "name"]).reset_index(drop=True)
+
+
+def _identity(group: Group) -> dict[str, object]:
+    done = [run for run in group.runs if run.result is not None]
+    seeds = [run.seed for run in done]
+    settings = group.runs[0].settings
+    return {
+        "group": group,
+        "name": group.name,
+        "method": group.method,
+        "student": group.student,
+        "teacher": group.teacher,
+        "data": group.data,
+        "epochs": group.epochs,
+        "setting": group.setting,
+        "n": len(done),
+        "seeds": " ".join(seeds),
+        "repeated_seeds": ", ".join(sorted({seed for seed in seeds if seeds.count(seed) > 1})),
+        "unfinished": ", ".join(f"{len(run.epochs)}/{run.planned} epochs" for run in group.runs if run.result is None),
+        "waiting": len(group.runs) - len(done),
+        "ranked_by": score_of(group.runs[0].recipe),
+        "teaches": group.teaches,
+        "baseline": str(sorted((k, v) for k, v in settings.items() if k.partition(".")[0] not in _OF_THE_METHOD)),
+    }
+
+
+def summary_csv(lines: pd.DataFrame) -> pd.DataFrame:
+    """All figures in full precision, means and deviations in columns of their own."""
+    boxes = OF_BOXES if (lines["ranked_by"] == "AP").any() else ()
+    spread = [f"{name}_{part}" for name in (*FIGURES, *boxes) for part in ("mean", "std")]
+    identity = ["method", "student", "teacher", "data", "epochs", "setting"]
+    return lines[[*identity, "n", "seeds", *spread, "over_ce", "unfinished"]]
+
+
+def summary_texts(lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines' numbers as texts under the titles of their columns, empty where unknown."""
+
+    def shown(name: str, digits: int = 2) -> list[str]:
+        return spread_texts(lines[f"{name}_mean"], lines[f"{name}_std"], digits)
+
+    best = [top1 or ap for top1, ap in zip(shown("top1_best"), shown("AP_best"), strict=True)]
+    columns = {
+        "n": [str(n or "") for n in lines["n"]],
+        "Top-1": shown("top1_last"),
+        "AP": shown("AP"),
+        "Best": best,
+        "Over CE": [signed(gain, 2) for gain in lines["over_ce"]],
+        "Top-5": shown("top5_last"),
+        **{name: shown(name) for name in BOXES[1:]},
+        "KL": shown("kl_last", 3),
+        "Time": ["" if pd.isna(mean) else duration(mean) for mean in lines["seconds_mean"]],
+        "Images/s": [plus_minus(mean, None, 0) for mean in lines["images_per_second_mean"]],
+    }
+    return pd.DataFrame(columns, index=lines.index, dtype=object)
+
+
+def summary_document(lines: pd.DataFrame) -> Document:
+    """What all lines share in a sentence, then the table of what they do not, the best in bold; no empty columns.
+
+    Raises ValueError where there is no line.
+    """
+    if lines.empty:
+        raise ValueError("lines: expected at least one, got none")
+    identity = lines[list(_IDENTITY)].fillna("").astype(str)
+    varying = identity.columns[identity.nunique() > 1]
+    shared = ", ".join(f"{name} {value}" for name, value in identity.drop(columns=varying).iloc[0].items() if value)
+    words = identity[varying].rename(columns=str.capitalize)
+    frame = pd.concat(
+        [lines["method"].rename("Method"), words, summary_texts(lines), lines["unfinished"].rename("So far")], axis=1
+    )
+    frame = frame.loc[:, (frame != "").any()]
+    bold = pd.DataFrame(False, index=frame.index, columns=frame.columns)
+    for metric, title in TITLES.items():
+        if title in bold:
+            bold[title] = lines["best"] & (lines["ranked_by"] == metric)
+    table = Table.of(frame, bold, words=(*words, "So far"))
+    return Document("", (shared[:1].upper() + shared[1:],) if shared else (), (Section("", tables=(table,)),))
