@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from pldistill import bench
-from pldistill.reports.render import markdown
+from pldistill.reports.render import Table, markdown, markdown_table
 from pldistill.reports.runs import machine_name
 from pldistill.studies.timetable import read_steps, steps_document
 from pldistill.teachers.cache import RecordFormat
 
 ROOT = Path(__file__).parents[1]
-Line = Mapping[str, str]
+PLACE = ["device_name", "cpu_capability"]  # the kind of machine that a line was measured on; kinds are shown apart
+
+
+def benchmark(name: str) -> pd.DataFrame:
+    """The lines of a benchmark's CSV; what is not known is an empty text."""
+    return pd.read_csv(ROOT / "benchmarks" / name, keep_default_na=False)
+
+
+def github(cells: Mapping[str, Sequence[str]], words: Sequence[str] = ()) -> str:
+    """Columns of texts by title as a GitHub table."""
+    return markdown_table(Table.of(pd.DataFrame(cells), words=words))
+
+
+def machine(lines: pd.DataFrame) -> str:
+    """Where a benchmark's lines were measured, all on one machine, and at which commits."""
+    first = lines.iloc[0]
+    return f"{machine_name(first)}; torch {first['torch']}, commit {', '.join(lines['commit'].str[:10].unique())}"
+
+
+def numbers(values: pd.Series, form: str) -> list[str]:
+    """Each value in a format (`.2f`), empty where there is none."""
+    return ["" if value == "" else format(float(value), form) for value in values]
+
+
+def quartiles(low: pd.Series, high: pd.Series, form: str) -> list[str]:
+    """`1.0 to 2.0`, empty where there are none."""
+    return [first and f"{first} to {last}" for first, last in zip(numbers(low, form), numbers(high, form), strict=True)]
+
+
+def ratios(lines: pd.DataFrame, name: str) -> tuple[list[str], list[str]]:
+    """A ratio's medians, and its quartiles."""
+    return numbers(lines[name], ".2f"), quartiles(lines[f"{name}_q1"], lines[f"{name}_q3"], ".2f")
 
 
 def steps_table() -> str:
@@ -25,219 +56,169 @@ def steps_table() -> str:
 def detection_steps_table() -> str:
     """Milliseconds a step of a detector by method, from the benchmark's committed rows."""
     lines = benchmark("detection-steps-cpu.csv")
-    shown = [
-        f"Batch {lines[0]['batch_size']}; rounds: {lines[0]['rounds']}; {machine(lines[0])}",
-        "",
-        "| method | ms | quartiles | to ce |",
-        "|---|---:|---:|---:|",
-    ]
-    for line in lines:
-        middle, low, high = (1000 * float(line[name]) for name in ("seconds", "seconds_q1", "seconds_q3"))
-        shown.append(f"| {line['row']} | {middle:.1f} | {low:.1f} to {high:.1f} | {float(line['to_ce']):.2f} |")
-    return "\n".join(shown)
+    first = lines.iloc[0]
+    cells = {
+        "method": lines["row"],
+        "ms": numbers(1000 * lines["seconds"], ".1f"),
+        "quartiles": quartiles(1000 * lines["seconds_q1"], 1000 * lines["seconds_q3"], ".1f"),
+        "to ce": numbers(lines["to_ce"], ".2f"),
+    }
+    return f"Batch {first['batch_size']}; rounds: {first['rounds']}; {machine(lines)}\n\n{github(cells)}"
 
 
 def loader_table() -> str:
     """Images a second of the loader, the step and both, from the benchmark's committed rows."""
     lines = benchmark("loader-cpu.csv")
-    first = lines[0]
-    shown = [
+    first = lines.iloc[0]
+    above = (
         f"{first['image']} JPEGs to {first['image_size']} x {first['image_size']}; step: {first['student']}, batch "
-        f"{first['batch_size']}, amp {first['amp']}; rounds: {first['rounds']}; {machine(first)}",
-        "",
-        "| what | workers | images/s | quartiles |",
-        "|---|---:|---:|---:|",
-    ]
-    for line in lines:
-        middle, low, high = (float(line[name]) for name in ("images_per_second", "q1", "q3"))
-        shown.append(f"| {line['what']} | {line['workers']} | {middle:.1f} | {low:.1f} to {high:.1f} |")
-    return "\n".join(shown)
+        f"{first['batch_size']}, amp {first['amp']}; rounds: {first['rounds']}; {machine(lines)}"
+    )
+    cells = {
+        "what": lines["what"],
+        "workers": numbers(lines["workers"], ".0f"),
+        "images/s": numbers(lines["images_per_second"], ".1f"),
+        "quartiles": quartiles(lines["q1"], lines["q3"], ".1f"),
+    }
+    return f"{above}\n\n{github(cells)}"
 
 
 def full_table() -> str:
     """What the published protocol would take on the machine that was timed."""
     lines = benchmark("full-cpu.csv")
-    shown = [
-        machine(lines[0]),
-        "",
-        "| table | runs of its own | epochs | days |",
-        "|---|---:|---:|---:|",
-    ]
-    shown += [f"| {line['table']} | {line['runs']} | {line['epochs']} | {float(line['days']):,.0f} |" for line in lines]
-    return "\n".join(shown)
-
-
-def benchmark(name: str) -> list[Line]:
-    """The lines of a benchmark's CSV."""
-    with (ROOT / "benchmarks" / name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def machine(*lines: Line) -> str:
-    """Where a benchmark's lines were measured, all on one machine, and at which commits."""
-    commits = ", ".join(dict.fromkeys(line["commit"][:10] for line in lines))
-    return f"{machine_name(lines[0])}; torch {lines[0]['torch']}, commit {commits}"
+    cells = {
+        "table": lines["table"],
+        "runs of its own": lines["runs"].astype(str),
+        "epochs": lines["epochs"].astype(str),
+        "days": numbers(lines["days"], ",.0f"),
+    }
+    return f"{machine(lines)}\n\n{github(cells)}"
 
 
 def losses_table() -> str:
     """Milliseconds of each loss by shape and over eager KD, a table for each dtype and number of threads."""
+    lines = timed(benchmark("losses.csv"))
+    lines["text"] = [
+        f"{took} ({ratio})" for took, ratio in zip(lines["ms"], numbers(lines["to_kd"], ".2f"), strict=True)
+    ]
     parts = []
-    kinds = groupby(timed(benchmark("losses.csv")), key=lambda line: (place(line), line["dtype"], line["threads"]))
-    for _, group in kinds:
-        lines = list(group)
-        parts += [f"{lines[0]['dtype']}; rounds: {lines[0]['rounds']}; {machine(*lines)}", ""]
-        parts += by_shape(lines, lambda line: f"{milliseconds(line)} ({float(line['to_kd']):.2f})")
-        faster = [f"{1 / float(line['to_listing']):.1f}" for line in lines if line["what"] == "pld"]
-        parts += [f"| **the listing's time over PLD's** | {' | '.join(faster)} |", ""]
-    return "\n".join(parts).strip()
+    for _, group in lines.groupby([*PLACE, "dtype", "threads"], sort=False):
+        first, texts = group.iloc[0], by_shape(group, "text")
+        faster = numbers(1 / group.loc[group["what"] == "pld", "to_listing"].astype(float), ".1f")
+        texts.loc["the listing's time over PLD's"] = faster
+        bold = pd.DataFrame({"loss": texts.index == "the listing's time over PLD's"})
+        table = markdown_table(Table.of(texts.reset_index(names="loss"), bold))
+        parts += [f"{first['dtype']}; rounds: {first['rounds']}; {machine(group)}", table]
+    return "\n\n".join(parts)
 
 
 def memory_table() -> str:
     """The most bytes a logit that a call takes."""
-    lines = [line for line in benchmark("losses.csv") if line["bytes_per_logit"]]
-    shown = by_shape(lines, lambda line: f"{float(line['bytes_per_logit']):.1f}")
-    return "\n".join([f"{lines[0]['dtype']}; {machine(*lines)}", "", *shown])
+    lines = measured(benchmark("losses.csv"))
+    lines = lines.assign(shape=shapes(lines), text=numbers(lines["bytes_per_logit"], ".1f"))
+    table = github(by_shape(lines, "text").reset_index(names="loss"))
+    return f"{lines.iloc[0]['dtype']}; {machine(lines)}\n\n{table}"
 
 
 def cost_table() -> str:
     """PLD, KD and the listing in short: one thread, float32."""
-    lines = benchmark("losses.csv")
-    known = timed(lines)
-    first = place(known[0])
-    short = [line for line in known if (line["dtype"], line["threads"], place(line)) == ("float32", "1", first)]
     names = {
         bench.LISTING: "PLD, the paper's listing",
-        "pld": "PLD, `pldistill`",
+        "pld": "PLD, pldistill",
         bench.KD: "KD, written out in PyTorch",
     }
-    measured = [line for line in lines if line["bytes_per_logit"]]
-    rows, classes = max(((line["rows"], line["classes"]) for line in measured), key=lambda pair: int(pair[1]))
-    memory = {
-        line["what"]: float(line["bytes_per_logit"])
-        for line in measured
-        if (line["rows"], line["classes"]) == (rows, classes)
-    }
-    head = f"bytes a logit, {rows} x {classes}"
-    shown = [f"| ms | {' | '.join(shapes(short))} | {head} |", f"|---|{'---:|' * (1 + len(shapes(short)))}"]
-    for what, name in names.items():
-        cells = [milliseconds(line) for line in short if line["what"] == what]
-        shown.append(f"| {name} | {' | '.join(cells)} | {memory[what]:.0f} |")
-    return "\n".join(shown)
+    lines = benchmark("losses.csv")
+    short = timed(lines)
+    place = short.iloc[0][PLACE]
+    short = short[(short["dtype"] == "float32") & (short["threads"] == 1) & short[PLACE].eq(place).all(axis=1)]
+    memory = measured(lines)
+    largest = memory.loc[memory["classes"].idxmax()]
+    memory = memory[(memory["rows"] == largest["rows"]) & (memory["classes"] == largest["classes"])]
+    texts = by_shape(short, "ms").loc[list(names)]
+    head = f"bytes a logit, {largest['rows']} x {largest['classes']}"
+    texts[head] = numbers(memory.groupby("what")["bytes_per_logit"].last()[list(names)], ".0f")
+    return github(texts.rename(index=names).reset_index(names="ms"))
 
 
-def timed(lines: Iterable[Line]) -> list[Line]:
+def measured(lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines that have a memory."""
+    return lines[lines["bytes_per_logit"] != ""]
+
+
+def timed(lines: pd.DataFrame) -> pd.DataFrame:
     """The lines of `bench.SHAPES` that were timed more than once, the last of each, the floor left out.
 
-    In the order of machines, dtypes, threads and shapes.
+    In the order of machines, dtypes, threads and shapes; `ms` is the time to three digits.
     """
-    order = [(str(rows), str(classes)) for rows, classes in bench.SHAPES]
-    last: dict[tuple[str, ...], Line] = {}
-    for line in lines:
-        shape = line["rows"], line["classes"]
-        if int(line["rounds"]) > 1 and shape in order and line["what"] != bench.FLOOR:
-            last[(*place(line), line["dtype"], line["threads"], line["what"], *shape)] = line
-    dtypes, places = list(bench.DTYPES), list(dict.fromkeys(place(line) for line in last.values()))
-    return sorted(
-        last.values(),
-        key=lambda line: (
-            places.index(place(line)),
-            dtypes.index(line["dtype"]),
-            line["threads"],
-            order.index((line["rows"], line["classes"])),
-        ),
-    )
+    order = {f"{rows} x {classes}": at for at, (rows, classes) in enumerate(bench.SHAPES)}
+    lines = lines.assign(shape=shapes(lines))
+    lines = lines[(lines["rounds"] > 1) & lines["shape"].isin(order) & (lines["what"] != bench.FLOOR)]
+    identity = [*PLACE, "dtype", "threads", "what", "shape"]
+    first = lines.drop_duplicates(identity).set_index(identity).index
+    lines = lines.drop_duplicates(identity, keep="last").set_index(identity).loc[first].reset_index()
+    milliseconds = 1000 * lines["seconds"]
+    lines["ms"] = [f"{value:.3g}" if value < 1000 else f"{value:,.0f}" for value in milliseconds]
+    places = lines.groupby(PLACE, sort=False).ngroup()
+    ranks = {"place": places, "dtype": lines["dtype"].map(list(bench.DTYPES).index), "threads": lines["threads"]}
+    rank = pd.DataFrame({**ranks, "shape": lines["shape"].map(order)})
+    return lines.loc[rank.sort_values(list(rank), kind="stable").index]
 
 
-def place(line: Line) -> tuple[str, str]:
-    """The kind of machine that a line was measured on; kinds are shown apart."""
-    return line["device_name"], line["cpu_capability"]
+def shapes(lines: pd.DataFrame) -> pd.Series:
+    """`rows x classes` of each line."""
+    return lines["rows"].astype(str) + " x " + lines["classes"].astype(str)
 
 
-def milliseconds(line: Line) -> str:
-    """To three digits."""
-    value = 1000 * float(line["seconds"])
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
-
-
-def shape(line: Line) -> str:
-    return f"{line['rows']} x {line['classes']}"
-
-
-def shapes(lines: Iterable[Line]) -> list[str]:
-    return list(dict.fromkeys(map(shape, lines)))
-
-
-def by_shape(lines: Sequence[Line], cell: Callable[[Line], str]) -> list[str]:
-    """A row a loss, a column a shape."""
-    columns = shapes(lines)
-    rows: dict[str, dict[str, str]] = {}
-    for line in lines:
-        rows.setdefault(line["what"], {})[shape(line)] = cell(line)
-    shown = [f"| loss | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
-    for name, cells in rows.items():
-        shown.append(f"| {name} | {' | '.join(cells.get(column, '') for column in columns)} |")
-    return shown
+def by_shape(lines: pd.DataFrame, text: str) -> pd.DataFrame:
+    """A line a loss, a column a shape."""
+    last = lines.drop_duplicates(["what", "shape"], keep="last")
+    texts = last.pivot(index="what", columns="shape", values=text)
+    return texts.reindex(lines["what"].unique(), columns=lines["shape"].unique()).fillna("")
 
 
 def step_table() -> str:
     """Images a second of the loop beside a plain one and beside the models alone."""
     parts = []
-    for _, group in groupby(benchmark("step-cpu.csv"), key=lambda line: (place(line), line["amp"])):
-        lines = list(group)
-        first = lines[0]
+    for _, lines in benchmark("step-cpu.csv").groupby([*PLACE, "amp"], sort=False):
+        first = lines.iloc[0]
+        plain, floor = ratios(lines, "to_plain"), ratios(lines, "to_floor")
+        cells = [lines["what"], numbers(lines["images_per_second"], ".0f"), *plain, *floor]
+        titles = ["what", "images/s", "to plain", "quartiles", "to the models alone", "quartiles"]
         parts += [
             f"{first['pair']}, {first['method']}, batch {first['batch_size']}, amp {first['amp']}; "
-            f"rounds: {first['rounds']} of {first['steps']} steps; {machine(first)}",
-            "",
-            "| what | images/s | to plain | quartiles | to the models alone | quartiles |",
-            "|---|---:|---:|---:|---:|---:|",
+            f"rounds: {first['rounds']} of {first['steps']} steps; {machine(lines)}",
+            markdown_table(Table.of(pd.DataFrame(list(zip(*cells, strict=True)), columns=titles))),
         ]
-        for line in lines:
-            cells = [line["what"], f"{float(line['images_per_second']):.0f}"]
-            for name in ("to_plain", "to_floor"):
-                cells += ratio(line, name)
-            parts.append(f"| {' | '.join(cells)} |")
-        parts.append("")
-    return "\n".join(parts).strip()
+    return "\n\n".join(parts)
 
 
 def cache_table() -> str:
     """Epochs with the live teacher and from its teacher cache, over those of cross-entropy alone."""
     parts = []
-    for (pair, _), group in groupby(benchmark("cache-cpu.csv"), key=lambda line: (line["pair"], place(line))):
-        lines = [line for line in group if line["part"] == "epoch"]
-        first = lines[0]
+    for _, group in benchmark("cache-cpu.csv").groupby(["pair", *PLACE], sort=False):
+        lines = group[group["part"] == "epoch"]
+        first, (to_ce, spread) = lines.iloc[0], ratios(lines, "to_ce")
+        cells = {
+            "epoch": lines["what"],
+            "method": lines["method"],
+            "seconds": numbers(lines["seconds"], ".2f"),
+            "to ce": to_ce,
+            "quartiles": spread,
+            "to the live teacher's": numbers(lines["to_live"], ".2f"),
+        }
         parts += [
-            f"{pair}, batch {first['batch_size']}, amp {first['amp']}; "
-            f"rounds: {first['rounds']} epochs of {first['steps']} steps with their validation; {machine(first)}",
-            "",
-            "| epoch | method | seconds | to ce | quartiles | to the live teacher's |",
-            "|---|---|---:|---:|---:|---:|",
+            f"{first['pair']}, batch {first['batch_size']}, amp {first['amp']}; "
+            f"rounds: {first['rounds']} epochs of {first['steps']} steps with their validation; {machine(lines)}",
+            github(cells, words=["method"]),
         ]
-        for line in lines:
-            seconds = f"{float(line['seconds']):.2f}"
-            cells = [line["what"], line["method"], seconds, *ratio(line, "to_ce"), ratio(line, "to_live")[0]]
-            parts.append(f"| {' | '.join(cells)} |")
-        parts.append("")
-    return "\n".join(parts).strip()
-
-
-def ratio(line: Line, name: str) -> list[str]:
-    """A ratio's median and quartiles, two empty cells where it has none."""
-    if not line[name]:
-        return ["", ""]
-    low, middle, high = (float(line[name + end]) for end in ("_q1", "", "_q3"))
-    return [f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
+    return "\n\n".join(parts)
 
 
 def store_table() -> str:
     """What a cache of CIFAR-100 takes: a record for each view of 50,000 images and for 10,000 validation ones."""
-    whole = RecordFormat(classes=100, places=100)
-    shown = ["| views | every class (MB) | 20 of 100 (MB) |", "|---:|---:|---:|"]
-    for views in (1, 10, 30, 240):
-        sizes = [
-            views * 50_000 * form.dtype.itemsize + 10_000 * whole.dtype.itemsize
-            for form in (whole, RecordFormat(classes=100, places=20))
-        ]
-        shown.append(f"| {views} | {' | '.join(f'{size / 1e6:,.1f}' for size in sizes)} |")
-    return "\n".join(shown)
+    whole, views = RecordFormat(classes=100, places=100), pd.Series([1, 10, 30, 240])
+    cells = {"views": views.astype(str)}
+    for title, form in (("every class", whole), ("20 of 100", RecordFormat(classes=100, places=20))):
+        sizes = views * 50_000 * form.dtype.itemsize + 10_000 * whole.dtype.itemsize
+        cells[f"{title} (MB)"] = numbers(sizes / 1e6, ",.1f")
+    return github(cells)
