@@ -30,7 +30,7 @@ def test_the_last_screen_has_the_table_a_sentence_the_report_and_what_to_do_next
     last = said[said.index("over CE") :]
     for name in demo.STUDENTS:
         assert f"ResNet-8, {name}" in last
-    assert demo.in_words(out) in " ".join(last.split())
+    assert demo.demo_sentence(out) in " ".join(last.split())
     assert str(out / "report.html") in last
     assert "pldistill train --data folder:PATH" in last
     assert (out / "report.html").is_file()

@@ -9,7 +9,7 @@ from pldistill.record import METRICS, Metric, RunRecord
 from pldistill.specs import unknown
 
 # What a table may have of a run: its metrics after the last epoch, and Table 13's time.
-FIGURES: Mapping[str, Metric] = {
+TABLE_METRICS: Mapping[str, Metric] = {
     **METRICS,
     "minutes": Metric("minutes", "of a whole run: training and validation of all epochs, images included", lower=True),
 }
@@ -33,14 +33,14 @@ class Facts:
 FACTS = tuple(fact.name for fact in fields(Facts) if not fact.name.startswith("paper_"))
 
 
-@dataclass(frozen=True)
-class Panels:
-    """A table for each column (a pair of models), in it a line a row (a method): last, best and n beside the paper's.
+@dataclass(frozen=True, kw_only=True)
+class TableLayout:
+    """How entries lie in tables.
 
     Attributes:
         through: of `METRICS`, drawn epoch by epoch on the page.
 
-    Raises ValueError for a name that is not of these.
+    Raises ValueError for a name that is not of those that an attribute may hold, or no metric.
     """
 
     through: tuple[str, ...] = ()
@@ -50,20 +50,22 @@ class Panels:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Panels(TableLayout):
+    """A table for each column (a pair of models), in it a line a row (a method): the paper's, last, best and n."""
+
+
+@dataclass(frozen=True)
+class Pairs(TableLayout):
     """A line for each column (a pair of models, a number of epochs, an optimizer), the rows (methods) across.
 
     Attributes:
         line: what a line is, the title of the first column.
-        metrics: a table each, of `FIGURES`.
+        metrics: a table each, of `TABLE_METRICS`.
         facts: of `FACTS`, as columns of the first table.
         differences: (row, row): the first less the second, as columns.
         mean: whether a last line holds the means of the differences.
         paper_means: (row, row) to the mean that the paper states for `metrics[0]`; without one, its lines' mean.
         steps: (column, column): the first less the second, as lines.
-        through: of `METRICS`, drawn epoch by epoch on the page.
-
-    Raises ValueError for a name that is not of these, or no metric.
     """
 
     line: str = "pair"
@@ -73,11 +75,10 @@ class Pairs:
     mean: bool = False
     paper_means: Mapping[tuple[str, str], float] = field(default_factory=dict, hash=False)
     steps: tuple[tuple[str, str], ...] = ()
-    through: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check("metric", self.metrics, FIGURES, least=1)
-        _check("metric", self.through, METRICS)
+        super().__post_init__()
+        _check("metric", self.metrics, TABLE_METRICS, least=1)
         _check("fact", self.facts, FACTS)
         for difference in self.paper_means:
             if difference not in self.differences:
@@ -85,46 +86,37 @@ class Pairs:
 
 
 @dataclass(frozen=True)
-class Variants:
+class Variants(TableLayout):
     """A table for each column, in it a line for each row (a variant of a method), the metrics across.
 
     Attributes:
-        metrics: of `FIGURES`.
+        metrics: of `TABLE_METRICS`.
         reference: a row; its figure of `metrics[0]` less every other row's stands as a column.
         differences: (row, row): the first less the second, of every metric, as lines.
         ranked: whether the best of a metric is bold.
-        through: of `METRICS`, drawn epoch by epoch on the page.
-
-    Raises ValueError for a name that is not of these, or no metric.
     """
 
     metrics: tuple[str, ...] = ("top1", "top5")
     reference: str | None = None
     differences: tuple[tuple[str, str], ...] = ()
     ranked: bool = True
-    through: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check("metric", self.metrics, FIGURES, least=1)
-        _check("metric", self.through, METRICS)
+        super().__post_init__()
+        _check("metric", self.metrics, TABLE_METRICS, least=1)
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class Verdicts(TableLayout):
     """A table for each column, in it a line for each row at its best, with its paired difference to a reference.
 
     Attributes:
         reference: a row.
         chosen: (column, row) to the variant that was chosen; a row that is not there is still searched.
-        through: of `METRICS`, drawn epoch by epoch on the page.
     """
 
     reference: str
     chosen: Mapping[tuple[str, str], str] = field(default_factory=dict, hash=False)
-    through: tuple[str, ...] = ()
-
-
-Layout = Panels | Pairs | Variants | Verdicts
 
 
 def _check(kind: str, names: tuple[str, ...], allowed: Iterable[str], least: int = 0) -> None:
@@ -140,8 +132,8 @@ class Entry:
     """One cell of the table: a row (`kd`) in a column (a pair, `resnet56-resnet20`), its runs over seeds.
 
     `records` holds the runs that exist, finished or not, of `planned` seeds; `failures` a reason for each seed that
-    failed; `published` the paper's mean and deviation by figure of `FIGURES` (`top1`, in percent), empty where it has
-    none. A `variant` (`scale 4`) stands beside the default.
+    failed; `published` the paper's mean and deviation by name of `TABLE_METRICS` (`top1`, in percent), empty where it
+    has none. A `variant` (`scale 4`) stands beside the default.
     """
 
     row: str
@@ -185,7 +177,7 @@ class Comparison:
     protocol: str
     published_source: str
     notes: tuple[str, ...] = ()
-    layout: Layout = field(default_factory=Panels)
+    layout: TableLayout = field(default_factory=Panels)
     facts: Mapping[str, Facts] = field(default_factory=dict)
 
     @property
@@ -206,4 +198,4 @@ class Comparison:
         if twice:
             raise ValueError(f"entries: expected each row, column and variant once, got several of {'; '.join(twice)}")
         for entry in self.entries:
-            _check("published metric", tuple(entry.published), FIGURES)
+            _check("published metric", tuple(entry.published), TABLE_METRICS)

@@ -20,7 +20,7 @@ import pandas as pd
 from scipy.stats import t as student_t
 
 from pldistill.record import BOXES
-from pldistill.reports.comparison import Comparison, Entry, Panels, Verdicts
+from pldistill.reports.comparison import Comparison, Entry, Pairs, Variants, Verdicts
 from pldistill.reports.runs import RecordedRun, differing, figures_by, read_run, run_frame, wide_figures
 from pldistill.specs import data_label
 
@@ -177,17 +177,16 @@ def comparison_frame(comparison: Comparison) -> pd.DataFrame:
     Of `Panels` and `Verdicts` a line an entry, of the other layouts a line for each entry and metric.
     """
     layout, place, counts = comparison.layout, ["row", "column", "variant"], ["label", "n", "planned"]
-    if isinstance(layout, Panels):
-        names = ("last", "best", "holdout_last", "published")
-        columns = [*place, *counts, *_spread(names), "seconds_mean", "failed"]
-        return panel_frame(comparison)[columns]
+    if isinstance(layout, Pairs | Variants):
+        lines = figure_frame(comparison, layout.metrics)
+        lines["n"] = lines["count"].fillna(0).astype(int)
+        return lines[[*place, "metric", "mean", "std", "n", "planned", "paper", "paper_std", "label", "failed"]]
     if isinstance(layout, Verdicts):
         names = ("top1", "holdout", "ece", "agreement", "label_weight")
         columns = [*place, "chosen", *counts, *_spread(names), "difference", "half", "verdict", "failed"]
         return verdict_frame(comparison, layout)[columns]
-    lines = figure_frame(comparison, layout.metrics)
-    lines["n"] = lines["count"].fillna(0).astype(int)
-    return lines[[*place, "metric", "mean", "std", "n", "planned", "paper", "paper_std", "label", "failed"]]
+    names = ("last", "best", "holdout_last", "published")
+    return panel_frame(comparison)[[*place, *counts, *_spread(names), "seconds_mean", "failed"]]
 
 
 def _spread(names: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pldistill.record import METRICS, RunRecord, percent, score_in
-from pldistill.reports.comparison import FIGURES, Comparison, Entry, Facts, Pairs, Panels, Variants, Verdicts
+from pldistill.reports.comparison import TABLE_METRICS, Comparison, Entry, Facts, Pairs, Panels, Variants, Verdicts
 from pldistill.reports.comparison_frames import choose, entry_runs, figure_frame, panel_frame, verdict_frame
 from pldistill.reports.render import Document, Section, Table, minus, plus_minus, signed, spread_texts
 
@@ -185,8 +185,8 @@ def _panel(comparison: Comparison, column: str, lines: pd.DataFrame) -> Section:
             "n": _counts(part),
         }
         by_row = pd.DataFrame(texts, index=part["row"], dtype=object).reindex(rows, fill_value="")
-        shown = by_row if group == "chosen" else by_row.drop(columns="variant")
-        cells |= {(group, str(name)): shown[name].tolist() for name in shown}
+        names = texts if group == "chosen" else ("last", "best", "n")
+        cells |= {(group, name): by_row[name].tolist() for name in names}
         highest = dict(zip(part["row"], _is_best(part["last_mean"]), strict=True))
         bold[group, "last"] = [highest.get(row, False) for row in rows]
     tables = [_table(comparison, cells, bold), *_held_out(comparison, swept, picks)]
@@ -235,14 +235,14 @@ def _pairs(comparison: Comparison, layout: Pairs) -> list[Section]:
     sections = []
     for metric in layout.metrics:
         table = _pairs_table(comparison, layout, metric, lines[lines["metric"] == metric])
-        sections.append(Section(FIGURES[metric].short if len(layout.metrics) > 1 else "", "", (table,)))
+        sections.append(Section(TABLE_METRICS[metric].short if len(layout.metrics) > 1 else "", "", (table,)))
     sections[-1] = replace(sections[-1], footnotes=_footnotes(lines, columns=True))
     return sections
 
 
 def _pairs_table(comparison: Comparison, layout: Pairs, metric: str, lines: pd.DataFrame) -> Table:
     """A line a column, below them the steps and the means; the facts in the first metric's table."""
-    digits, first = FIGURES[metric].digits, metric == layout.metrics[0]
+    digits, first = TABLE_METRICS[metric].digits, metric == layout.metrics[0]
     names = lines["name"].unique()
     measured = [_pairs_cell(line, digits) for line in lines.to_dict("records")]
     lines = lines.assign(text=measured, printed=spread_texts(lines["paper"], lines["paper_std"], PAPER_DIGITS))
@@ -260,10 +260,10 @@ def _pairs_table(comparison: Comparison, layout: Pairs, metric: str, lines: pd.D
     cells: Cells = {("", layout.line): groups["measured"].index.tolist()}
     cells |= _facts(comparison, layout) if first else {}
     for name in groups["measured"]:
-        for group, shown in groups.items():
-            if group == "measured" or (shown[name] != "").any():
-                cells[group, str(name)] = shown[name].tolist()
-    best = means.apply(_is_best, axis=1, result_type="broadcast", lower=FIGURES[metric].lower)
+        for group, whole in groups.items():
+            if group == "measured" or whole[name].ne("").any():
+                cells[group, str(name)] = whole[name].tolist()
+    best = means.apply(_is_best, axis=1, result_type="broadcast", lower=TABLE_METRICS[metric].lower)
     return _table(comparison, cells, {("measured", str(name)): best[name].eq(True).tolist() for name in best})
 
 
@@ -321,7 +321,7 @@ def _facts(comparison: Comparison, layout: Pairs) -> Cells:
 def _pairs_notes(comparison: Comparison, layout: Pairs) -> list[str]:
     differences = _within(layout.differences, [entry.name for entry in comparison.entries])
     notes = [
-        *(f"{FIGURES[name].short}: {FIGURES[name].meaning}." for name in layout.metrics),
+        *(f"{TABLE_METRICS[name].short}: {TABLE_METRICS[name].meaning}." for name in layout.metrics),
         "After the last epoch, mean ± sample standard deviation (n finished runs, or finished/planned); "
         "the best of a line is bold. Empty: not run, or not measured.",
         *(f"{_FACTS[name][0]}: {_FACTS[name][1]}." for name in layout.facts),
@@ -368,7 +368,7 @@ def _variants_table(comparison: Comparison, layout: Variants, lines: pd.DataFram
     bold: Marks = {}
     first = lines[lines["metric"] == layout.metrics[0]]
     for metric in layout.metrics:
-        part, figure = lines[lines["metric"] == metric], FIGURES[metric]
+        part, figure = lines[lines["metric"] == metric], TABLE_METRICS[metric]
         texts = spread_texts(part["mean"], part["std"], figure.digits)
         texts = _or_failed(texts, part) if metric == layout.metrics[0] else texts
         cells["measured", figure.short] = [*texts, *_less(part["mean"], pairs, figure.digits)]
@@ -380,7 +380,7 @@ def _variants_table(comparison: Comparison, layout: Variants, lines: pd.DataFram
     if layout.reference in names:
         title = minus(str(layout.reference), "row")
         for group, values, digits in (
-            ("measured", first["mean"], FIGURES[layout.metrics[0]].digits),
+            ("measured", first["mean"], TABLE_METRICS[layout.metrics[0]].digits),
             ("paper", first["paper"], PAPER_DIGITS),
         ):
             gaps = (values[layout.reference] - values).where(values.index != layout.reference)
@@ -393,12 +393,12 @@ def _variants_table(comparison: Comparison, layout: Variants, lines: pd.DataFram
 def _variants_notes(comparison: Comparison, layout: Variants) -> list[str]:
     names = [entry.name for entry in comparison.entries]
     notes = [
-        *(f"{FIGURES[name].short}: {FIGURES[name].meaning}." for name in layout.metrics),
+        *(f"{TABLE_METRICS[name].short}: {TABLE_METRICS[name].meaning}." for name in layout.metrics),
         "After the last epoch, mean ± sample standard deviation over n seeds; the best is bold.",
         "n: finished runs, or finished/planned. Empty: not run, or not measured.",
     ]
     if layout.reference in names:
-        short = FIGURES[layout.metrics[0]].short
+        short = TABLE_METRICS[layout.metrics[0]].short
         notes.append(f"{minus(layout.reference, 'row')}: the difference of the means in {short}.")
     if differences := [minus(*pair) for pair in _within(layout.differences, names)]:
         notes.append(f"{', '.join(differences)}: differences of the means.")

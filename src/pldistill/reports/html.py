@@ -224,7 +224,7 @@ def _result_figures(run: RecordedRun) -> tuple[tuple[str, str], ...]:
     """Of a finished run, what its result says, in words and units; unknown figures are left out."""
     if run.result is None:
         return ()
-    shown = (
+    figures = (
         ("AP", "AP", lambda value: f"{value:.2f} %"),
         ("AP50", "AP50", lambda value: f"{value:.2f} %"),
         ("best AP", "AP_best", lambda value: f"{value:.2f} %"),
@@ -237,15 +237,15 @@ def _result_figures(run: RecordedRun) -> tuple[tuple[str, str], ...]:
         ("time", "seconds", duration),
         ("speed", "images_per_second", lambda value: f"{value:,.0f} images/s"),
     )
-    known = {label: (run.result.get(key), as_text) for label, key, as_text in shown}
-    return tuple((label, as_text(value)) for label, (value, as_text) in known.items() if value is not None)
+    values = [(label, run.result.get(key), as_text) for label, key, as_text in figures]
+    return tuple((label, as_text(value)) for label, value, as_text in values if value is not None)
 
 
 def _surroundings(env: dict[str, Any]) -> dict[str, str]:
     """The environment flattened; of each later one that the run was resumed in, what was new."""
     first = flatten({key: value for key, value in env.items() if key != "resumed"})
-    later = [flatten(each) for each in env.get("resumed", [])]
-    news = [", ".join(f"{key}={new}" for key, new in each.items() if first.get(key) != new) for each in later]
+    later = [flatten(resumed) for resumed in env.get("resumed", [])]
+    news = [", ".join(f"{key}={new}" for key, new in other.items() if first.get(key) != new) for other in later]
     return first | {f"resumed {number}": new for number, new in enumerate(news, start=1)}
 
 

@@ -13,8 +13,8 @@ from pldistill.reports.runs import Group, run_frame, wide_figures
 # A method's own choices: what a row and the cross-entropy row that it is measured against may differ in.
 _OF_THE_METHOD = ("method", "teacher", "teacher_checkpoint", "teacher_sha256", "options", "weights")
 # The keys of result.json that are averaged, and those that detectors alone have.
-FIGURES = ("top1_last", "top1_best", "top5_last", "kl_last", "seconds", "images_per_second")
-OF_BOXES = (*BOXES, "AP_best")
+_AVERAGED = ("top1_last", "top1_best", "top5_last", "kl_last", "seconds", "images_per_second")
+_OF_BOXES = (*BOXES, "AP_best")
 _IDENTITY = ("data", "student", "epochs", "teacher", "setting")
 _BLOCK = ["data", "student", "epochs"]
 
@@ -27,16 +27,17 @@ def summarize(groups: Sequence[Group]) -> pd.DataFrame:
     the runs were made on different machines. `score` is what the group is `ranked_by`, `over_ce` its difference to the
     cross-entropy with the same recipe but for the method and what belongs to it; `best` the highest of its block.
     """
-    runs = pd.concat([run_frame(group.runs).assign(group=at) for at, group in enumerate(groups)])
+    places = [(at, run) for at, group in enumerate(groups) for run in group.runs]
+    runs = run_frame(run for _, run in places).assign(group=[at for at, _ in places])
     done = runs[runs["finished"]]
-    names = [*FIGURES, *OF_BOXES, "teacher_top1"]
+    names = [*_AVERAGED, *_OF_BOXES, "teacher_top1"]
     lines = pd.DataFrame([_identity(group) for group in groups])
     lines = lines.join(wide_figures(done, "group", {name: name for name in names}))
     moved = done.groupby("group")["machine"].nunique().reindex(lines.index) > 1
     speeds = [f"{name}_{part}" for name in ("seconds", "images_per_second") for part in ("mean", "std")]
     lines.loc[moved, speeds] = float("nan")
-    known = lines["teacher"].notna() & lines["teacher_top1_mean"].notna()
-    lines.loc[known, "teacher"] += [f" ({top1:.2f} %)" for top1 in lines.loc[known, "teacher_top1_mean"]]
+    scored = lines["teacher"].notna() & lines["teacher_top1_mean"].notna()
+    lines.loc[scored, "teacher"] += [f" ({top1:.2f} %)" for top1 in lines.loc[scored, "teacher_top1_mean"]]
     lines["score"] = lines["AP_mean"].where(lines["ranked_by"] == "AP", lines["top1_last_mean"])
     ce = lines[lines["method"] == "ce"].drop_duplicates("baseline", keep=False).set_index("baseline")["score"]
     lines["over_ce"] = (lines["score"] - lines["baseline"].map(ce)).where(lines["method"] != "ce")
@@ -75,8 +76,8 @@ def _identity(group: Group) -> dict[str, object]:
 
 def summary_csv(lines: pd.DataFrame) -> pd.DataFrame:
     """All figures in full precision, means and deviations in columns of their own."""
-    boxes = OF_BOXES if (lines["ranked_by"] == "AP").any() else ()
-    spread = [f"{name}_{part}" for name in (*FIGURES, *boxes) for part in ("mean", "std")]
+    boxes = _OF_BOXES if (lines["ranked_by"] == "AP").any() else ()
+    spread = [f"{name}_{part}" for name in (*_AVERAGED, *boxes) for part in ("mean", "std")]
     identity = ["method", "student", "teacher", "data", "epochs", "setting"]
     return lines[[*identity, "n", "seeds", *spread, "over_ce", "unfinished"]]
 
@@ -84,19 +85,19 @@ def summary_csv(lines: pd.DataFrame) -> pd.DataFrame:
 def summary_texts(lines: pd.DataFrame) -> pd.DataFrame:
     """The lines' numbers as texts under the titles of their columns, empty where unknown."""
 
-    def shown(name: str, digits: int = 2) -> list[str]:
+    def figure(name: str, digits: int = 2) -> list[str]:
         return spread_texts(lines[f"{name}_mean"], lines[f"{name}_std"], digits)
 
-    best = [top1 or ap for top1, ap in zip(shown("top1_best"), shown("AP_best"), strict=True)]
+    best = [top1 or ap for top1, ap in zip(figure("top1_best"), figure("AP_best"), strict=True)]
     columns = {
         "n": [str(n or "") for n in lines["n"]],
-        "Top-1": shown("top1_last"),
-        "AP": shown("AP"),
+        "Top-1": figure("top1_last"),
+        "AP": figure("AP"),
         "Best": best,
         "Over CE": [signed(gain, 2) for gain in lines["over_ce"]],
-        "Top-5": shown("top5_last"),
-        **{name: shown(name) for name in BOXES[1:]},
-        "KL": shown("kl_last", 3),
+        "Top-5": figure("top5_last"),
+        **{name: figure(name) for name in BOXES[1:]},
+        "KL": figure("kl_last", 3),
         "Time": ["" if pd.isna(mean) else duration(mean) for mean in lines["seconds_mean"]],
         "Images/s": [plus_minus(mean, None, 0) for mean in lines["images_per_second_mean"]],
     }

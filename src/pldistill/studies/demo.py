@@ -106,7 +106,7 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
     assert image is not None  # every row is finished
     write_atomically(out / "accuracy.svg", image.encode())
     console.print(FittedTable(demo_table(out)))
-    console.print(in_words(out), highlight=False, markup=False)
+    console.print(demo_sentence(out), highlight=False, markup=False)
     own, teaches = "pldistill train --data folder:PATH --student", "--teacher runs/teacher --method pld"
     for name, text in (
         ("report", str(page)),
@@ -198,7 +198,7 @@ def demo_table(out: Path) -> Table:
     return Table.of(pd.DataFrame(cells))
 
 
-def in_words(out: Path) -> str:
+def demo_sentence(out: Path) -> str:
     """What the table shows, in a sentence."""
     means = demo_figures(out)["top1_mean"].drop("teacher")
     gains = means.drop(ALONE) - means[ALONE]

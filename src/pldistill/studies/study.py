@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pldistill.recipe import Ramp, Recipe, make_recipe
 from pldistill.record import RunRecord
-from pldistill.reports.comparison import Facts, Layout, Panels
+from pldistill.reports.comparison import Facts, Panels, TableLayout
 from pldistill.specs import data_label, split_spec, unknown
 from pldistill.tasks.registry import DEFAULT, find_method
 
@@ -87,7 +87,7 @@ class Study:
     by_pair: Callable[[str, str, Fields], Fields] = nothing_of_its_own
     also: tuple[str, ...] = ()
     home: str = ""
-    layout: Layout = field(default_factory=Panels)
+    layout: TableLayout = field(default_factory=Panels)
     facts: Mapping[str, Facts] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

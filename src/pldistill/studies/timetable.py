@@ -120,9 +120,11 @@ def times_document(comparison: Comparison) -> Document:
     Raises ValueError where an entry's runs repeat a seed or differ in more than the seed.
     """
     sections: list[Section] = []
+    busy = _overlapping(comparison)
     for machine in machines(comparison):
         made = made_by(comparison, machine)
-        count, together = sum(len(entry.records) for entry in made.entries), len(_overlapping(comparison, machine))
+        folders = [record.folder for entry in made.entries for record in entry.records]
+        count, together = len(folders), sum(folder in busy for folder in folders)
         remark = (
             f"{together} of {count} runs were made while another run of the study was under way on a machine of this "
             "name: if it was the same one, each slowed the other."
@@ -136,40 +138,36 @@ def times_document(comparison: Comparison) -> Document:
 
 def times_frame(comparison: Comparison) -> pd.DataFrame:
     """A line for each machine and entry, the label in every one; `overlapping` counts the runs that were not alone."""
-    parts = []
+    lines, busy = [], _overlapping(comparison)
     for machine in machines(comparison):
-        made, busy = made_by(comparison, machine), _overlapping(comparison, machine)
-        lines = figure_frame(made, ["minutes"]).assign(machine=machine)
-        lines["overlapping"] = [sum(record in busy for record in entry.records) for entry in made.entries]
-        parts.append(lines)
+        made = made_by(comparison, machine)
+        part = figure_frame(made, ["minutes"]).assign(machine=machine)
+        part["overlapping"] = [sum(record.folder in busy for record in entry.records) for entry in made.entries]
+        lines += part.to_dict("records")
     names = {"mean": "minutes_mean", "std": "minutes_std", "paper": "published_minutes"}
-    identity = ["row", "column", "variant", "label", "machine", "n"]
-    columns = [*identity, "minutes_mean", "minutes_std", "overlapping", "published_minutes"]
-    return pd.concat(parts).rename(columns=names)[columns] if parts else pd.DataFrame(columns=columns)
+    columns = ["row", "column", "variant", "label", "machine", "n", "mean", "std", "overlapping", "paper"]
+    return pd.DataFrame(lines, columns=columns).rename(columns=names)
 
 
-def _overlapping(comparison: Comparison, machine: str) -> list[RunRecord]:
-    """The machine's runs that share a stretch of time with another one of the study, teachers among the others.
+def _overlapping(comparison: Comparison) -> set[Path]:
+    """The folders of runs that share a stretch of time with another one on a machine of the same name.
 
-    A resumed run is passed over: its record does not say when it stood still.
+    The study's and its teachers'. A resumed run is passed over: its record does not say when it stood still.
     """
-    runs = [record for entry in comparison.entries for record in entry.finished if machine_of(record) == machine]
     teachers = [record for record in comparison.teachers.values() if record is not None and record.finished]
-    stretches = {record: _stretch(record) for record in (*runs, *teachers) if machine_of(record) == machine}
-    busy = []
-    for run in runs:
-        mine = stretches[run]
-        others = [other for record, other in stretches.items() if record.folder != run.folder and other is not None]
-        if mine is not None and any(min(mine[1], end) - max(mine[0], start) > _ROUNDING for start, end in others):
-            busy.append(run)
-    return busy
+    records = [*teachers, *(record for entry in comparison.entries for record in entry.finished)]
+    lines = [(record.folder, machine_of(record), *_stretch(record)) for record in records]
+    runs = pd.DataFrame(lines, columns=["folder", "machine", "start", "end"]).dropna()
+    pairs = runs.merge(runs, on="machine", suffixes=("", "_other"))
+    shared = pairs[["end", "end_other"]].min(axis=1) - pairs[["start", "start_other"]].max(axis=1)
+    return set(pairs.loc[(pairs["folder"] != pairs["folder_other"]) & (shared > _ROUNDING), "folder"])
 
 
-def _stretch(record: RunRecord) -> tuple[float, float] | None:
+def _stretch(record: RunRecord) -> tuple[float | None, float | None]:
     """From when until when a run was made, in seconds since 1970."""
     env, result = record.read_environment(), record.read_result()
     if result is None or "resumed" in env or env.get("started") is None or result.get("seconds") is None:
-        return None
+        return None, None
     start = datetime.fromisoformat(env["started"]).timestamp()
     return start, start + result["seconds"]
 
