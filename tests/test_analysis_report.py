@@ -173,6 +173,7 @@ def test_a_run_without_an_epoch_yet(tmp_path):
     (tmp_path / "run" / "env.json").unlink()
     page = Page(write_report([run], tmp_path / "report.html"))
     assert "0/4 epochs" in page.said("td")
+    assert "Epochs done of those planned, of runs that are not finished. They enter no figure." in page.said("dd")
     assert not [tag for tag, _ in page.tags if tag == "svg"]
 
 

@@ -97,6 +97,7 @@ def _page(lines: pd.DataFrame, title: str, sections: Sequence[str], sheets: Sequ
         findings=_findings(lines),
         blocks=[_block(block) for _, block in lines.groupby("block", sort=False)],
         columns=_titles(lines),
+        unfinished=bool(lines["waiting"].any()),
         repeated=list(zip(repeated["name"], repeated["repeated_seeds"], strict=True)),
         by_class=_by_class(groups),
         curves=_curves(groups),
