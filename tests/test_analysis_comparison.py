@@ -13,7 +13,6 @@ from pldistill.reports.comparison import Comparison, Entry
 from pldistill.reports.comparison_frames import figure_frame, panel_frame
 from pldistill.reports.comparison_tables import comparison_document
 from pldistill.reports.html import write_report
-from pldistill.reports.runs import stat_of
 
 PAIR = "resnet56-resnet20"
 SHORT = "short: 2 epochs"
@@ -63,9 +62,10 @@ def test_measured_is_mean_and_deviation_over_the_finished_runs(tmp_path):
     each = entry(tmp_path, "kd", 60.0, 62.0)
     unfinished = make_run(tmp_path / "third", method="kd", top1=[99.0], epochs=2, seed=2, finished=False)
     comparison = study(Entry("kd", PAIR, (*each.records, unfinished), 3), Entry("pld", PAIR, (), 3))
-    last, nothing = map(stat_of, figure_frame(comparison, ["top1"]).to_dict("records"))
-    assert last == (61.0, pytest.approx(((60 - 61) ** 2 + (62 - 61) ** 2) ** 0.5), 2)  # divided by n - 1 = 1
-    assert nothing is None
+    last = figure_frame(comparison, ["top1"])[["mean", "std", "count"]]
+    deviation = (((60 - 61) ** 2 + (62 - 61) ** 2) / (2 - 1)) ** 0.5
+    assert last.loc[0].tolist() == [61.0, pytest.approx(deviation), 2]
+    assert last.loc[1].isna().all()
     panel = panel_frame(comparison)[["best_mean", "best_std"]]
     assert panel.loc[0].tolist() == [62.0, pytest.approx(2**0.5)]
     assert panel.loc[1].isna().all()

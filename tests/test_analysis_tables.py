@@ -12,7 +12,7 @@ from layout_cases import printed
 from pldistill.record import duration
 from pldistill.reports import summary
 from pldistill.reports.render import csv_text, markdown, plus_minus
-from pldistill.reports.runs import group_runs, over_seeds, run_frame, stat_of
+from pldistill.reports.runs import group_runs, over_seeds, run_frame
 from pldistill.specs import data_label
 
 
@@ -83,7 +83,9 @@ def test_over_seeds_is_the_mean_and_the_sample_deviation_of_each_group():
 
 def test_one_run_has_no_deviation(tmp_path):
     assert figure(only([make_run(tmp_path)]), "top1_last") == (20.0, None)
-    assert stat_of(over([20.0]).iloc[0]) == (20.0, None, 1)
+    line = over([20.0]).iloc[0]
+    assert (line["mean"], line["count"]) == (20.0, 1)
+    assert pd.isna(line["std"])
     assert plus_minus(20.0, None, 2) == "20.00"
     assert plus_minus(1234.5, 0.25, 1) == "1,234.5 ± 0.2"
     assert plus_minus(float("nan"), 1.0, 1) == ""

@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from rich.console import Console
 
-from pldistill.reports.paper_figures import COLOURS, figure1a, figure1b, figure2
-from pldistill.reports.runs import Stat
+from pldistill.reports.paper_figures import COLOURS, Stat, figure1a, figure1b, figure2
 from pldistill.studies import figures
 
 PAPER = {"kd": {0.0: 75.0, 0.5: 76.0}, "dist": {0.0: 76.5, 0.5: 73.0}}

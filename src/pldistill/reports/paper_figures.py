@@ -9,7 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -17,12 +17,20 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
 from pldistill.reports.plots import DASHES, PALETTE, SMALL, clean, house_style, spread
-from pldistill.reports.runs import Stat
 from pldistill.specs import unknown
+
+
+class Stat(NamedTuple):
+    """A measured mean over `n` runs and their sample standard deviation (divided by n - 1), None for a single run."""
+
+    mean: float
+    std: float | None
+    n: int
+
 
 # method -> place (a weight, a number of epochs, a pair of models) -> top-1
 Published = Mapping[str, Mapping[Any, float]]
-Measured = Mapping[str, Mapping[Any, "Stat | None"]]
+Measured = Mapping[str, Mapping[Any, Stat | None]]
 
 COLOURS = {"ce": PALETTE[5][0], "kd": PALETTE[0][0], "dist": PALETTE[1][0], "pld": PALETTE[2][0]}
 NOT_RUN = "Measured: not run."

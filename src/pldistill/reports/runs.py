@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -25,14 +25,6 @@ _ASIDE = {"seed", "out", "device", "workers", "resume", "download"}
 _TELLING = ("student", "data", "teacher", "epochs")
 
 
-class Stat(NamedTuple):
-    """A mean over `n` runs and their sample standard deviation (divided by n - 1), None for a single run."""
-
-    mean: float
-    std: float | None
-    n: int
-
-
 def over_seeds(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """`mean`, sample deviation `std` (divided by n - 1; NaN for one run) and `count` of the column `value`, by `by`.
 
@@ -40,13 +32,6 @@ def over_seeds(values: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """
     spread = values.groupby(list(by), sort=False, dropna=False)["value"].agg(["mean", "std", "count", "size"])
     return spread[spread["count"] == spread["size"]].drop(columns="size").reset_index()
-
-
-def stat_of(line: Mapping[str, Any]) -> Stat | None:
-    """A line's `mean`, `std` and `count`, None where it has no mean."""
-    if pd.isna(line["mean"]):
-        return None
-    return Stat(float(line["mean"]), None if pd.isna(line["std"]) else float(line["std"]), int(line["count"]))
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 from pldistill.reports.comparison import Comparison, Entry
 from pldistill.reports.comparison_frames import figure_frame
-from pldistill.reports.paper_figures import NOT_RUN, Published, figure1a, figure1b, figure2
+from pldistill.reports.paper_figures import NOT_RUN, Published, Stat, figure1a, figure1b, figure2
 from pldistill.reports.plots import write_figure
-from pldistill.reports.runs import Stat, stat_of
 from pldistill.specs import unknown
 from pldistill.studies import FIGURES, STUDIES, imagenet_tables
 from pldistill.studies.landscapes import METHODS, TEMPERATURES, run_landscape
@@ -155,10 +155,10 @@ def _points(comparison: Comparison | None, place: Callable[[Entry], tuple[str, A
     if comparison is None:
         return points
     for line in figure_frame(comparison, ["top1"]).to_dict("records"):
-        top1, entry = stat_of(line), comparison.entries[line["entry"]]
-        at = place(entry) if top1 is not None else None
-        if top1 is not None and at is not None:
-            points.setdefault(at[0], {})[at[1]] = top1
+        at = place(comparison.entries[line["entry"]]) if pd.notna(line["mean"]) else None
+        if at is not None:
+            std = None if pd.isna(line["std"]) else line["std"]
+            points.setdefault(at[0], {})[at[1]] = Stat(line["mean"], std, int(line["count"]))
     return points
 
 
