@@ -23,9 +23,10 @@ from matplotlib.ticker import NullFormatter
 from rich.console import Console
 
 from pldistill import bench, losses
-from pldistill.cli.lists import shown
+from pldistill.cli.lists import losses_document
 from pldistill.record import environment
 from pldistill.reports.plots import PALETTE, house_style, write_figure
+from pldistill.reports.render import terminal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -57,7 +58,7 @@ def measure(args: argparse.Namespace, console: Console) -> None:
                 memory = args.memory and not graph
                 found = bench.compare(timed, case, rounds=args.rounds, graph=graph, memory=memory)
                 append(args.out, [{**line, **env} for line in found])
-                console.print(f"{env['threads']} threads", shown(found), sep="\n")
+                console.print(f"{env['threads']} threads", terminal(losses_document(found)), sep="\n")
 
 
 def draw(lines: Sequence[Mapping[str, str]], label: str) -> Figure:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from pldistill import bench
-from pldistill.reports.render import Table, markdown, markdown_table
+from pldistill.reports.render import Table, formatted, markdown, markdown_table
 from pldistill.reports.runs import machine_name
 from pldistill.studies.timetable import read_steps, steps_document
 from pldistill.teachers.cache import RecordFormat
@@ -33,19 +33,16 @@ def machine(lines: pd.DataFrame) -> str:
     return f"{machine_name(first)}; torch {first['torch']}, commit {', '.join(lines['commit'].str[:10].unique())}"
 
 
-def numbers(values: pd.Series, form: str) -> list[str]:
-    """Each value in a format (`.2f`), empty where there is none."""
-    return ["" if value == "" else format(float(value), form) for value in values]
-
-
 def quartiles(low: pd.Series, high: pd.Series, form: str) -> list[str]:
     """`1.0 to 2.0`, empty where there are none."""
-    return [first and f"{first} to {last}" for first, last in zip(numbers(low, form), numbers(high, form), strict=True)]
+    return [
+        first and f"{first} to {last}" for first, last in zip(formatted(low, form), formatted(high, form), strict=True)
+    ]
 
 
 def ratios(lines: pd.DataFrame, name: str) -> tuple[list[str], list[str]]:
     """A ratio's medians, and its quartiles."""
-    return numbers(lines[name], ".2f"), quartiles(lines[f"{name}_q1"], lines[f"{name}_q3"], ".2f")
+    return formatted(lines[name], ".2f"), quartiles(lines[f"{name}_q1"], lines[f"{name}_q3"], ".2f")
 
 
 def steps_table() -> str:
@@ -59,9 +56,9 @@ def detection_steps_table() -> str:
     first = lines.iloc[0]
     cells = {
         "method": lines["row"],
-        "ms": numbers(1000 * lines["seconds"], ".1f"),
+        "ms": formatted(1000 * lines["seconds"], ".1f"),
         "quartiles": quartiles(1000 * lines["seconds_q1"], 1000 * lines["seconds_q3"], ".1f"),
-        "to ce": numbers(lines["to_ce"], ".2f"),
+        "to ce": formatted(lines["to_ce"], ".2f"),
     }
     return f"Batch {first['batch_size']}; rounds: {first['rounds']}; {machine(lines)}\n\n{github(cells)}"
 
@@ -76,8 +73,8 @@ def loader_table() -> str:
     )
     cells = {
         "what": lines["what"],
-        "workers": numbers(lines["workers"], ".0f"),
-        "images/s": numbers(lines["images_per_second"], ".1f"),
+        "workers": formatted(lines["workers"], ".0f"),
+        "images/s": formatted(lines["images_per_second"], ".1f"),
         "quartiles": quartiles(lines["q1"], lines["q3"], ".1f"),
     }
     return f"{above}\n\n{github(cells)}"
@@ -90,7 +87,7 @@ def full_table() -> str:
         "table": lines["table"],
         "runs of its own": lines["runs"].astype(str),
         "epochs": lines["epochs"].astype(str),
-        "days": numbers(lines["days"], ",.0f"),
+        "days": formatted(lines["days"], ",.0f"),
     }
     return f"{machine(lines)}\n\n{github(cells)}"
 
@@ -99,12 +96,12 @@ def losses_table() -> str:
     """Milliseconds of each loss by shape and over eager KD, a table for each dtype and number of threads."""
     lines = timed(benchmark("losses.csv"))
     lines["text"] = [
-        f"{took} ({ratio})" for took, ratio in zip(lines["ms"], numbers(lines["to_kd"], ".2f"), strict=True)
+        f"{took} ({ratio})" for took, ratio in zip(lines["ms"], formatted(lines["to_kd"], ".2f"), strict=True)
     ]
     parts = []
     for _, group in lines.groupby([*PLACE, "dtype", "threads"], sort=False):
         first, texts = group.iloc[0], by_shape(group, "text")
-        faster = numbers(1 / group.loc[group["what"] == "pld", "to_listing"].astype(float), ".1f")
+        faster = formatted(1 / group.loc[group["what"] == "pld", "to_listing"].astype(float), ".1f")
         texts.loc["the listing's time over PLD's"] = faster
         bold = pd.DataFrame({"loss": texts.index == "the listing's time over PLD's"})
         table = markdown_table(Table.of(texts.reset_index(names="loss"), bold))
@@ -115,7 +112,7 @@ def losses_table() -> str:
 def memory_table() -> str:
     """The most bytes a logit that a call takes."""
     lines = measured(benchmark("losses.csv"))
-    lines = lines.assign(shape=shapes(lines), text=numbers(lines["bytes_per_logit"], ".1f"))
+    lines = lines.assign(shape=shapes(lines), text=formatted(lines["bytes_per_logit"], ".1f"))
     table = github(by_shape(lines, "text").reset_index(names="loss"))
     return f"{lines.iloc[0]['dtype']}; {machine(lines)}\n\n{table}"
 
@@ -136,7 +133,7 @@ def cost_table() -> str:
     memory = memory[(memory["rows"] == largest["rows"]) & (memory["classes"] == largest["classes"])]
     texts = by_shape(short, "ms").loc[list(names)]
     head = f"bytes a logit, {largest['rows']} x {largest['classes']}"
-    texts[head] = numbers(memory.groupby("what")["bytes_per_logit"].last()[list(names)], ".0f")
+    texts[head] = formatted(memory.groupby("what")["bytes_per_logit"].last()[list(names)], ".0f")
     return github(texts.rename(index=names).reset_index(names="ms"))
 
 
@@ -182,7 +179,7 @@ def step_table() -> str:
     for _, lines in benchmark("step-cpu.csv").groupby([*PLACE, "amp"], sort=False):
         first = lines.iloc[0]
         plain, floor = ratios(lines, "to_plain"), ratios(lines, "to_floor")
-        cells = [lines["what"], numbers(lines["images_per_second"], ".0f"), *plain, *floor]
+        cells = [lines["what"], formatted(lines["images_per_second"], ".0f"), *plain, *floor]
         titles = ["what", "images/s", "to plain", "quartiles", "to the models alone", "quartiles"]
         parts += [
             f"{first['pair']}, {first['method']}, batch {first['batch_size']}, amp {first['amp']}; "
@@ -201,10 +198,10 @@ def cache_table() -> str:
         cells = {
             "epoch": lines["what"],
             "method": lines["method"],
-            "seconds": numbers(lines["seconds"], ".2f"),
+            "seconds": formatted(lines["seconds"], ".2f"),
             "to ce": to_ce,
             "quartiles": spread,
-            "to the live teacher's": numbers(lines["to_live"], ".2f"),
+            "to the live teacher's": formatted(lines["to_live"], ".2f"),
         }
         parts += [
             f"{first['pair']}, batch {first['batch_size']}, amp {first['amp']}; "
@@ -220,5 +217,5 @@ def store_table() -> str:
     cells = {"views": views.astype(str)}
     for title, form in (("every class", whole), ("20 of 100", RecordFormat(classes=100, places=20))):
         sizes = views * 50_000 * form.dtype.itemsize + 10_000 * whole.dtype.itemsize
-        cells[f"{title} (MB)"] = numbers(sizes / 1e6, ",.1f")
+        cells[f"{title} (MB)"] = formatted(sizes / 1e6, ",.1f")
     return github(cells)

@@ -163,7 +163,7 @@ def test_the_verb_prints_a_table_a_shape(capsys):
     assert "/ eager kd" in out
     assert "/ listing" not in out
     for name in (FLOOR, *LOSSES):
-        assert len(re.findall(rf"^ {re.escape(name)} +\d", out, re.MULTILINE)) == 2
+        assert len(re.findall(rf"^{re.escape(name)} +\d", out, re.MULTILINE)) == 2
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from pldistill.specs import accepted, schema_of, unknown
 
 if TYPE_CHECKING:
     from pldistill.methods import MethodSpec, Option
+    from pldistill.reports.render import Document
 
 
 def list_(what: Annotated[str, typer.Argument(help="methods, models, data, tasks, recipe or studies.")]) -> None:
@@ -173,6 +174,7 @@ def losses(
 ) -> None:
     """Time the losses of logits, forward and backward, beside plain eager KD (cross-entropy + tau^2 KL)."""
     from pldistill import bench
+    from pldistill.reports.render import terminal
 
     shapes = [bench.read_shape(text) for text in shape] if shape else bench.SHAPES
     cases = [bench.Case(*each, dtype, device) for each in shapes]
@@ -180,35 +182,32 @@ def losses(
     with bench.threads(count):
         for case in cases:
             for graph in (False, True) if device == "cuda" else (False,):
-                found = bench.compare(bench.LOSSES, case, rounds=times, graph=graph, memory=memory and not graph)
-                console.print(shown(found))
+                lines = bench.compare(bench.LOSSES, case, rounds=times, graph=graph, memory=memory and not graph)
+                console.print(terminal(losses_document(lines)))
 
 
-def shown(found: Sequence[Mapping[str, Any]]) -> Table:
-    """The lines of one case as a table: medians, with quartiles; ratios are of the same round."""
+def losses_document(lines: Sequence[Mapping[str, Any]]) -> Document:
+    """The lines of one case (`bench.compare`) as a table: medians, with quartiles; ratios are of the same round."""
+    import pandas as pd
+
     from pldistill import bench
+    from pldistill.reports.render import Document, Section, Table, formatted
 
-    first = found[0]
+    frame, first = pd.DataFrame(lines), lines[0]
     on = " on CUDA, as graphs" if first["mode"] == "graph" else {"cpu": "", "cuda": " on CUDA"}[first["device"]]
+    middle, low, high = (
+        formatted(1000 * frame[name].astype(float), ".3g") for name in ("seconds", "seconds_q1", "seconds_q3")
+    )
+    cells = {
+        "loss": frame["what"].tolist(),
+        "ms": middle,
+        "quartiles": [start and f"{start} to {end}" for start, end in zip(low, high, strict=True)],
+        f"/ {bench.KD}": formatted(frame["to_kd"], ".2f"),
+        "/ listing": formatted(frame["to_listing"], ".2f"),
+        "/ floor": formatted(frame["to_floor"], ".2f"),
+        "bytes/logit": formatted(frame["bytes_per_logit"], ".1f"),
+        "": frame["note"].tolist(),
+    }
+    table = Table.of(pd.DataFrame({title: texts for title, texts in cells.items() if any(texts)}), words=[""])
     title = f"{first['rows']} x {first['classes']}, {first['dtype']}{on}"
-    parts = {"to_kd": f"/ {bench.KD}", "to_listing": "/ listing", "to_floor": "/ floor"}
-    ratios = {name: head for name, head in parts.items() if any(line[name] is not None for line in found)}
-    memory = any(line["bytes_per_logit"] is not None for line in found)
-    table = Table("loss", title=title, box=None, title_justify="left", title_style="bold")
-    for head in ("ms", "quartiles", *ratios.values(), *(["bytes/logit"] if memory else [])):
-        table.add_column(head, justify="right")
-    table.add_column("")
-    for line in found:
-        cells = [line["what"], *_milliseconds(line)]
-        cells += ["" if line[name] is None else f"{line[name]:.2f}" for name in ratios]
-        if memory:
-            cells.append("" if line["bytes_per_logit"] is None else f"{line['bytes_per_logit']:.1f}")
-        table.add_row(*cells, line["note"])
-    return table
-
-
-def _milliseconds(line: Mapping[str, Any]) -> tuple[str, str]:
-    if line["seconds"] is None:
-        return "", ""
-    middle, low, high = (1000 * line[name] for name in ("seconds", "seconds_q1", "seconds_q3"))
-    return f"{middle:.3g}", f"{low:.3g} to {high:.3g}"
+    return Document("", (), (Section(title, tables=(table,)),))

@@ -11,7 +11,7 @@ import pandas as pd
 from pldistill.record import METRICS, RunRecord, percent, score_in
 from pldistill.reports.comparison import TABLE_METRICS, Comparison, Entry, Facts, Pairs, Panels, Variants, Verdicts
 from pldistill.reports.comparison_frames import choose, entry_runs, figure_frame, panel_frame, verdict_frame
-from pldistill.reports.render import Document, Section, Table, minus, plus_minus, signed, spread_texts
+from pldistill.reports.render import Document, Section, Table, formatted, minus, plus_minus, signed, spread_texts
 
 PAPER_DIGITS = 2
 # A fact's title, what it is, and its unit.
@@ -442,7 +442,7 @@ def _best_table(comparison: Comparison, layout: Verdicts, lines: pd.DataFrame) -
     for name in ("ece", "agreement"):
         figure = METRICS[name]
         cells["", figure.short] = spread_texts(lines[f"{name}_mean"], lines[f"{name}_std"], figure.digits)
-    cells["", "label's weight"] = [plus_minus(mean, None, 3) for mean in lines["label_weight_mean"]]
+    cells["", "label's weight"] = formatted(lines["label_weight_mean"], ".3f")
     cells["", "n"] = [_counted(line) for line in lines.to_dict("records")]
     highest = lines["top1_mean"].eq(lines["top1_mean"].max()).tolist()
     return _table(comparison, cells, {("", "top-1"): highest})

@@ -100,6 +100,11 @@ def spread_texts(means: pd.Series, stds: pd.Series, digits: int) -> list[str]:
     return [plus_minus(mean, std, digits) for mean, std in zip(means, stds, strict=True)]
 
 
+def formatted(values: Iterable[float | str | None], form: str) -> list[str]:
+    """Each value in a format (`,.2f`), nothing where there is none or an empty text."""
+    return ["" if value == "" or pd.isna(value) else format(float(value), form) for value in values]
+
+
 def signed(value: float | None, digits: int) -> str:
     """A difference with its sign, nothing for none."""
     return "" if pd.isna(value) else f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")

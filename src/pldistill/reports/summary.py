@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from pldistill.record import BOXES, TITLES, duration, score_of
-from pldistill.reports.render import Document, Section, Table, plus_minus, signed, spread_texts
+from pldistill.reports.render import Document, Section, Table, formatted, signed, spread_texts
 from pldistill.reports.runs import Group, run_frame, wide_figures
 
 # A method's own choices: what a row and the cross-entropy row that it is measured against may differ in.
@@ -99,7 +99,7 @@ def summary_texts(lines: pd.DataFrame) -> pd.DataFrame:
         **{name: figure(name) for name in BOXES[1:]},
         "KL": figure("kl_last", 3),
         "Time": ["" if pd.isna(mean) else duration(mean) for mean in lines["seconds_mean"]],
-        "Images/s": [plus_minus(mean, None, 0) for mean in lines["images_per_second_mean"]],
+        "Images/s": formatted(lines["images_per_second_mean"], ",.0f"),
     }
     return pd.DataFrame(columns, index=lines.index, dtype=object)
 

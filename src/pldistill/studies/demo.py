@@ -22,7 +22,7 @@ from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
 from pldistill.reports.html import write_report
 from pldistill.reports.plots import score_by_epoch
-from pldistill.reports.render import FittedTable, Table, plus_minus, signed, spread_texts
+from pldistill.reports.render import FittedTable, Table, formatted, signed, spread_texts
 from pldistill.reports.runs import group_runs, read_run, run_frame, wide_figures
 from pldistill.studies.study import Fields
 from pldistill.training.cache_teacher import make_teacher_cache
@@ -191,8 +191,8 @@ def demo_table(out: Path) -> Table:
         "": ["teacher, ResNet-20" if name == "teacher" else f"ResNet-8, {name}" for name in lines.index],
         "top-1 (%)": spread_texts(lines["top1_mean"], lines["top1_std"], 2),
         f"over {ALONE}": [signed(gain, 2) for gain in over],
-        "agrees with the teacher (%)": [plus_minus(mean, None, 2) for mean in lines["agreement_mean"].where(students)],
-        "seconds": [plus_minus(mean, None, 0) for mean in lines["seconds_mean"]],
+        "agrees with the teacher (%)": formatted(lines["agreement_mean"].where(students), ".2f"),
+        "seconds": formatted(lines["seconds_mean"], ".0f"),
         "n": [str(n) for n in lines["n"]],
     }
     return Table.of(pd.DataFrame(cells))

@@ -21,7 +21,7 @@ from pldistill.record import RunRecord
 from pldistill.reports.comparison import Comparison, Entry, Variants
 from pldistill.reports.comparison_frames import figure_frame
 from pldistill.reports.comparison_tables import above, comparison_sections
-from pldistill.reports.render import Document, Section, Table, csv_text, markdown, plus_minus, terminal
+from pldistill.reports.render import Document, Section, Table, csv_text, formatted, markdown, terminal
 from pldistill.reports.runs import machine_name
 from pldistill.studies.paper import published
 from pldistill.studies.runner import compare
@@ -207,9 +207,9 @@ def steps_document(steps: pd.DataFrame) -> Document:
         low, high = (1000 * lines[name] for name in ("seconds_q1", "seconds_q3"))
         cells = {
             "method": lines["row"].tolist(),
-            "ms": [f"{1000 * seconds:.1f}" for seconds in lines["seconds"]],
+            "ms": formatted(1000 * lines["seconds"], ".1f"),
             "quartiles": [f"{first:.1f} to {last:.1f}" for first, last in zip(low, high, strict=True)],
-            "to kd": [plus_minus(ratio, None, 3) for ratio in lines["to_kd"]],
+            "to kd": formatted(lines["to_kd"], ".3f"),
         }
         sections.append(Section("", str(setting), (Table.of(pd.DataFrame(cells)),)))
     return Document("Milliseconds per training step", (), tuple(sections), (_STEP_NOTE,))
