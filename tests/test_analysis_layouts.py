@@ -64,6 +64,21 @@ def test_variants_are_lines_with_their_metrics(tmp_path):
     assert "- pld, plistmle by softmax: the same runs." in text
 
 
+def test_minutes_are_a_metric_like_any_other(tmp_path):
+    kd = entry(tmp_path, "c", "kd", 70.0, 71.0, seconds=90.0, paper={"minutes": (33.57, None)})
+    comparison = study(Variants(metrics=("top1", "minutes")), kd, entry(tmp_path, "c", "ce", 69.0, seconds=61.2))
+    ((header, _, first, second),) = tables(comparison)
+    assert header == "| method | measured top-1 | measured minutes | paper minutes | n |"
+    assert first == "| kd | **70.50 ± 0.71** | 1.50 ± 0.00 | 33.57 | 2 |"
+    assert second == f"| ce | 69.00 | **{61.2 / 60:.2f}** |  | 1 |"
+    text = comparison_markdown(comparison)
+    assert "- minutes: of a whole run: training and validation of all epochs, images included." in text
+    assert "; the best is bold." in text
+    unranked = comparison_markdown(study(Variants(metrics=("minutes",), ranked=False), *comparison.entries))
+    assert "**" not in unranked
+    assert "bold" not in unranked
+
+
 def test_a_teacher_that_was_not_trained_here(tmp_path):
     known = study(Variants(), *variants(tmp_path), teachers={"c": None}, facts={"c": Facts(teacher_top1=82.5)})
     assert "Teacher: 82.50 % top-1." in comparison_markdown(known)

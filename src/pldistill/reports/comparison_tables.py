@@ -394,7 +394,7 @@ def _variants_notes(comparison: Comparison, layout: Variants) -> list[str]:
     names = [entry.name for entry in comparison.entries]
     notes = [
         *(f"{TABLE_METRICS[name].short}: {TABLE_METRICS[name].meaning}." for name in layout.metrics),
-        "After the last epoch, mean ± sample standard deviation over n seeds; the best is bold.",
+        f"After the last epoch, mean ± sample standard deviation over n seeds{'; the best is bold' * layout.ranked}.",
         "n: finished runs, or finished/planned. Empty: not run, or not measured.",
     ]
     if layout.reference in names:
