@@ -12,6 +12,7 @@ from pldistill.reports.render import (
     Section,
     Table,
     csv_text,
+    formatted,
     html_section,
     html_table,
     markdown,
@@ -55,6 +56,10 @@ def test_a_mean_and_its_deviation(figure, text):
     assert plus_minus(*figure) == text
     mean, std, digits = figure
     assert spread_texts(pd.Series([mean], dtype=float), pd.Series([std], dtype=float), digits) == [text]
+
+
+def test_numbers_in_a_format_and_nothing_for_none():
+    assert formatted([1234.5, "2", "", None, float("nan")], ",.1f") == ["1,234.5", "2.0", "", "", ""]
 
 
 def test_a_difference_has_a_sign():

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from rich.console import Console
 
-from pldistill.reports.paper_figures import COLOURS, Stat, figure1a, figure1b, figure2
+from pldistill.reports.paper_figures import METHOD_COLORS, Stat, figure1a, figure1b, figure2
 from pldistill.studies import figures
 
 PAPER = {"kd": {0.0: 75.0, 0.5: 76.0}, "dist": {0.0: 76.5, 0.5: 73.0}}
@@ -31,7 +31,7 @@ def bars(ax):
     return {
         group.get_label(): [(bar.get_y() + bar.get_height() / 2, bar.get_width()) for bar in group.patches]
         for group in ax.containers
-        if group.get_label() in {f"{name.upper()}{paper}" for name in COLOURS for paper in ("", ", paper")}
+        if group.get_label() in {f"{name.upper()}{paper}" for name in METHOD_COLORS for paper in ("", ", paper")}
     }
 
 
@@ -44,7 +44,7 @@ def test_measured_lines_stand_firm_beside_the_papers_lighter_ones():
     firm, light = (
         next(one.lines[0] for one in ax.containers if one.get_label() == name) for name in ("KD", "KD, paper")
     )
-    assert to_hex(firm.get_color()) == to_hex(light.get_color()) == COLOURS["kd"]
+    assert to_hex(firm.get_color()) == to_hex(light.get_color()) == METHOD_COLORS["kd"]
     assert firm.get_alpha() == 1
     assert light.get_alpha() < 0.6
     assert firm.get_linewidth() > light.get_linewidth()

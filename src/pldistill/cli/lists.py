@@ -174,11 +174,13 @@ def losses(
 ) -> None:
     """Time the losses of logits, forward and backward, beside plain eager KD (cross-entropy + tau^2 KL)."""
     from pldistill import bench
-    from pldistill.reports.render import terminal
 
     shapes = [bench.read_shape(text) for text in shape] if shape else bench.SHAPES
     cases = [bench.Case(*each, dtype, device) for each in shapes]
     times, count = whole("rounds", rounds, least=1), whole("threads", threads, least=1)
+
+    from pldistill.reports.render import terminal
+
     with bench.threads(count):
         for case in cases:
             for graph in (False, True) if device == "cuda" else (False,):

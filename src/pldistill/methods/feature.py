@@ -15,7 +15,7 @@ from pldistill.losses.feature import pool_to_smaller
 from pldistill.methods.base import Method
 from pldistill.types import Outputs
 
-Pairs = list[tuple[Tensor, Tensor]]
+_Pairs = list[tuple[Tensor, Tensor]]
 
 
 class AttentionTransfer(Method):
@@ -85,7 +85,7 @@ class _Normal(nn.Module):
         return losses.vid(self.mean(ours), theirs, self.log_scale)
 
 
-def _maps(student: Outputs, teacher: Outputs | None) -> Pairs:
+def _maps(student: Outputs, teacher: Outputs | None) -> _Pairs:
     """Pair the tapped activations, which must be maps."""
     assert teacher is not None  # the recipe refuses to go without one
     pairs = list(zip(student.features.items(), teacher.features.items(), strict=True))

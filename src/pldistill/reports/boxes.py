@@ -17,7 +17,7 @@ from pldistill.reports.plots import PALETTE, clean
 from pldistill.reports.runs import Group, RecordedRun
 
 # Detections below this score are not drawn; they are in the files all the same.
-SHOWN = 0.5
+LEAST_SCORE = 0.5
 _LEAST, _GAP, _ABREAST = 360, 10, 4
 _DARK, _LIGHT = "#14171b", "#ffffff"
 
@@ -34,7 +34,7 @@ class Panel:
     boxes: Sequence[Mapping[str, Any]]
 
 
-def draw_boxes(image: Image.Image, boxes: Sequence[Mapping[str, Any]], least: float = SHOWN) -> Image.Image:
+def draw_boxes(image: Image.Image, boxes: Sequence[Mapping[str, Any]], least: float = LEAST_SCORE) -> Image.Image:
     """The image, its short side no less than 360 pixels, with every box that has a score from `least`, or none.
 
     A class has its color, the lower scores lie below the higher.
@@ -49,7 +49,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Mapping[str, Any]], least: fl
     return drawn
 
 
-def side_by_side(image: Image.Image, panels: Sequence[Panel], least: float = SHOWN) -> Image.Image:
+def side_by_side(image: Image.Image, panels: Sequence[Panel], least: float = LEAST_SCORE) -> Image.Image:
     """A panel's image beside the other's, four abreast, each under its title."""
     drawn = [draw_boxes(image, panel.boxes, least) for panel in panels]
     wide, high = drawn[0].size

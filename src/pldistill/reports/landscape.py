@@ -23,7 +23,7 @@ from mpl_toolkits.mplot3d import Axes3D
 from torch import Tensor
 
 from pldistill import losses
-from pldistill.reports.plots import FAINT, SMALL, clean, house_style
+from pldistill.reports.plots import FAINT, TEXT_PT, clean, house_style
 from pldistill.specs import unknown
 
 REACH = 5.0  # of a and b, in lengths of t
@@ -267,7 +267,7 @@ def grids(plane: Plane, surfaces: Sequence[Surface]) -> dict[str, np.ndarray]:
     }
 
 
-COLOURS = "viridis"  # from dark to light in step with the value, for every eye
+COLOR_MAP = "viridis"  # from dark to light in step with the value, for every eye
 _NAMES = {"rkl": "Reverse KL", "js": "Jensen-Shannon", "dist": "DIST, inter term", "plkl": "PL-KL"}
 _LEVELS = 12
 _TICKS = (-REACH, 0, REACH)
@@ -304,7 +304,7 @@ def landscapes(plane: Plane, surfaces: Sequence[Surface], caption: str, *, share
             _contours(flat, plane, each, np.linspace(low, high, _LEVELS + 1))
             flat.set_ylabel("b / |t|" if column == 0 else "")
         text = textwrap.fill(clean(caption), int(width * 15.5))
-        figure.suptitle(text, x=0.01, ha="left", fontsize=SMALL, linespacing=1.35, parse_math=False)
+        figure.suptitle(text, x=0.01, ha="left", fontsize=TEXT_PT, linespacing=1.35, parse_math=False)
     return figure
 
 
@@ -316,7 +316,7 @@ def _relief(ax: Axes3D, plane: Plane, surface: Surface, low: float, high: float)
         surface.values,
         rcount=_FACETS,
         ccount=_FACETS,
-        cmap=COLOURS,
+        cmap=COLOR_MAP,
         vmin=low,
         vmax=high,
         linewidth=0,
@@ -329,18 +329,18 @@ def _relief(ax: Axes3D, plane: Plane, surface: Surface, low: float, high: float)
     ax.set_xticks(_TICKS)
     ax.set_yticks(_TICKS)
     ax.zaxis.set_major_locator(MaxNLocator(nbins=4))
-    ax.tick_params(labelsize=SMALL - 2, pad=-3)
+    ax.tick_params(labelsize=TEXT_PT - 2, pad=-3)
     ax.zaxis.set_tick_params(pad=1)
-    ax.set_xlabel("a / |t|", labelpad=-7, fontsize=SMALL - 1)
-    ax.set_ylabel("b / |t|", labelpad=-7, fontsize=SMALL - 1)
+    ax.set_xlabel("a / |t|", labelpad=-7, fontsize=TEXT_PT - 1)
+    ax.set_ylabel("b / |t|", labelpad=-7, fontsize=TEXT_PT - 1)
     name = _NAMES.get(surface.method, surface.method.upper())
-    ax.set_title(f"{name}, τ = {surface.temperature:g}", fontsize=SMALL + 1, fontweight="bold", pad=9)
+    ax.set_title(f"{name}, τ = {surface.temperature:g}", fontsize=TEXT_PT + 1, fontweight="bold", pad=9)
 
 
 def _contours(ax: Axes, plane: Plane, surface: Surface, levels: np.ndarray) -> None:
     """Bands between the levels, the least value as a ring and s = t as a cross, and both in numbers below."""
     axis, values = plane.axis, np.clip(surface.values, levels[0], levels[-1])
-    ax.contourf(axis, axis, values, levels=levels, cmap=COLOURS)
+    ax.contourf(axis, axis, values, levels=levels, cmap=COLOR_MAP)
     if np.ptp(values) > 0:
         ax.contour(axis, axis, values, levels=levels, colors=_LIGHT, linewidths=0.4, alpha=0.6)
     edge = [patheffects.withStroke(linewidth=3.2, foreground=_LIGHT)]

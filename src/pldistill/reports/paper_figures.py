@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import MaxNLocator
 
-from pldistill.reports.plots import DASHES, PALETTE, SMALL, clean, house_style, spread
+from pldistill.reports.plots import DASHES, PALETTE, TEXT_PT, clean, house_style, spread
 from pldistill.specs import unknown
 
 
@@ -29,10 +29,10 @@ class Stat(NamedTuple):
 
 
 # method -> place (a weight, a number of epochs, a pair of models) -> top-1
-Published = Mapping[str, Mapping[Any, float]]
+PublishedPoints = Mapping[str, Mapping[Any, float]]
 Measured = Mapping[str, Mapping[Any, Stat | None]]
 
-COLOURS = {"ce": PALETTE[5][0], "kd": PALETTE[0][0], "dist": PALETTE[1][0], "pld": PALETTE[2][0]}
+METHOD_COLORS = {"ce": PALETTE[5][0], "kd": PALETTE[0][0], "dist": PALETTE[1][0], "pld": PALETTE[2][0]}
 NOT_RUN = "Measured: not run."
 _LIGHT = 0.5  # alpha of the published points
 _STEPS = [1, 2, 5, 10]
@@ -62,7 +62,7 @@ class Series:
         return f"{self.method.upper()}{', paper' if self.light else ''}"
 
 
-def figure1a(published: Published, measured: Measured, label: str = "") -> Figure:
+def figure1a(published: PublishedPoints, measured: Measured, label: str = "") -> Figure:
     """Top-1 against the weight α of the cross-entropy beside KD, and beside DIST.
 
     Args:
@@ -77,12 +77,12 @@ def figure1a(published: Published, measured: Measured, label: str = "") -> Figur
     return _lines_figure(title, across, (published, measured), label, _draw_along)
 
 
-def figure1b(published: Published, measured: Measured, label: str = "") -> Figure:
+def figure1b(published: PublishedPoints, measured: Measured, label: str = "") -> Figure:
     """Top-1 of each method after a shorter and a longer training. Places are numbers of epochs; else as `figure1a`."""
     return _lines_figure("Top-1 by length of training", "Epochs", (published, measured), label, _draw_in_steps)
 
 
-def figure2(published: Mapping[str, Published], measured: Mapping[str, Measured], label: str = "") -> Figure:
+def figure2(published: Mapping[str, PublishedPoints], measured: Mapping[str, Measured], label: str = "") -> Figure:
     """Bars of top-1 for pairs of models, a part of the figure for each heading.
 
     Args:
@@ -106,7 +106,7 @@ def figure2(published: Mapping[str, Published], measured: Mapping[str, Measured]
         figure = Figure(figsize=(10 if apart else 7.2, 0.85 * sum(rows) + 0.4), layout="constrained")
         halves = figure.subfigures(len(parts), 1, squeeze=False, height_ratios=rows).ravel()
         for half, (heading, light, firm) in zip(halves, parts, strict=True):
-            half.suptitle(clean(heading), x=0.01, ha="left", fontsize=SMALL + 1, fontweight="bold", parse_math=False)
+            half.suptitle(clean(heading), x=0.01, ha="left", fontsize=TEXT_PT + 1, fontweight="bold", parse_math=False)
             _panels(half, light, firm, label, _draw_bars)
             lowest = max(ax.get_ylim()[0] for ax in half.axes)
             for ax in half.axes:  # as thick beside each other, however many pairs
@@ -115,13 +115,13 @@ def figure2(published: Mapping[str, Published], measured: Mapping[str, Measured]
 
 
 def _lines_figure(
-    title: str, across: str, figures: tuple[Published, Measured], label: str, draw: Callable[..., None]
+    title: str, across: str, figures: tuple[PublishedPoints, Measured], label: str, draw: Callable[..., None]
 ) -> Figure:
     light, firm = _series(figures[0], True), _series(figures[1], False)
     _places(light)
     with house_style():
         figure = Figure(figsize=(8.4 if label and firm else 5.6, _HEIGHT + 0.7), layout="constrained")
-        figure.suptitle(title, x=0.01, ha="left", fontsize=SMALL + 1, fontweight="bold")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=TEXT_PT + 1, fontweight="bold")
         _panels(figure, light, firm, label, draw)
         for ax in figure.axes:
             ax.set_xlabel(across)
@@ -132,8 +132,8 @@ def _series(figures: Mapping[str, Mapping[Any, Stat | float | None]], light: boo
     """The methods that have a point, and their points."""
     found = []
     for method, by_place in figures.items():
-        if method not in COLOURS:
-            raise ValueError(unknown("method", method, COLOURS))
+        if method not in METHOD_COLORS:
+            raise ValueError(unknown("method", method, METHOD_COLORS))
         known = [(place, figure) for place, figure in by_place.items() if figure is not None]
         points = [
             Point(place, figure.mean, figure.std or 0.0) if isinstance(figure, Stat) else Point(place, figure, 0.0)
@@ -165,7 +165,7 @@ def _panels(
     for ax, (title, series) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
         draw(ax, series)
         text = textwrap.fill(clean(title), 50 if len(parts) > 1 else 80)
-        ax.set_title(text, fontsize=SMALL, loc="left", parse_math=False)
+        ax.set_title(text, fontsize=TEXT_PT, loc="left", parse_math=False)
 
 
 def _draw_along(ax: Axes, series: list[Series]) -> None:
@@ -191,7 +191,7 @@ def _draw_lines(ax: Axes, series: list[Series], across: Mapping[Any, float]) -> 
             [point.mean for point in points],
             yerr=[point.std for point in points],
             label=each.name,
-            color=COLOURS[each.method],
+            color=METHOD_COLORS[each.method],
             alpha=_LIGHT if each.light else 1.0,
             linestyle=DASHES[1] if each.light else DASHES[0],
             linewidth=1.2 if each.light else 1.8,
@@ -206,8 +206,8 @@ def _draw_lines(ax: Axes, series: list[Series], across: Mapping[Any, float]) -> 
     low, high = ax.get_ylim()
     ax.set_ylim(low, high)
     ends = [(last - low) / (high - low) for last in lasts]
-    for each, place in zip(series, spread(ends, (SMALL + 3) / 72 / _HEIGHT), strict=True):
-        look = {"color": COLOURS[each.method], "alpha": 0.75 if each.light else 1.0}
+    for each, place in zip(series, spread(ends, (TEXT_PT + 3) / 72 / _HEIGHT), strict=True):
+        look = {"color": METHOD_COLORS[each.method], "alpha": 0.75 if each.light else 1.0}
         ax.text(1.02, place, each.name, transform=ax.transAxes, va="center", **look)
 
 
@@ -227,7 +227,7 @@ def _draw_bars(ax: Axes, series: list[Series]) -> None:
             xerr=None if each.light else [point.std for point in each.points],
             height=gap * (0.9 if each.light else thin),
             label=each.name,
-            color=COLOURS[each.method],
+            color=METHOD_COLORS[each.method],
             alpha=_LIGHT if each.light else 1.0,
             error_kw={"elinewidth": 1.0, "ecolor": matplotlib.rcParams["text.color"]},
         )
@@ -236,7 +236,7 @@ def _draw_bars(ax: Axes, series: list[Series]) -> None:
             ends[spot] = max(ends.get(spot, 0.0), point.mean + point.std)
             words.setdefault(spot, []).insert(0, _said(point, each.light))
     for spot, text in words.items():
-        ax.text(ends[spot], spot[0], f" {spot[1]} {', '.join(text)}", va="center", fontsize=SMALL - 1)
+        ax.text(ends[spot], spot[0], f" {spot[1]} {', '.join(text)}", va="center", fontsize=TEXT_PT - 1)
     _frame_bars(ax, [point.mean for each in series for point in each.points], pairs)
 
 

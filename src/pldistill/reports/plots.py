@@ -42,7 +42,7 @@ GROUNDS = ("#ffffff", "#14171b")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))  # after the palette is through, it starts again dashed, then dotted
 _INK = "#123457"  # stands for the ink of the place where the figure is shown; no line has it
 FAINT = f"{_INK}24"  # the same, as good as transparent
-SMALL = 9
+TEXT_PT = 9  # points
 _DPI = 160  # of PNG files
 
 _RC = {
@@ -51,7 +51,7 @@ _RC = {
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
     "axes.facecolor": "none",
-    "font.size": SMALL,
+    "font.size": TEXT_PT,
     "text.color": _INK,
     "axes.labelcolor": _INK,
     "axes.edgecolor": _INK,
@@ -161,7 +161,7 @@ def score_by_method(groups: Sequence[Group], metric: str = "top1") -> str | None
         for ax, lines in zip(axes, panels, strict=True):
             _dots(ax, lines)
             if len(panels) > 1:
-                ax.set_title(clean(lines[0][0].student), fontsize=SMALL + 1, loc="left", parse_math=False)
+                ax.set_title(clean(lines[0][0].student), fontsize=TEXT_PT + 1, loc="left", parse_math=False)
         axes[-1].set_xlabel(f"Validation {METRICS[metric].short} after the last epoch (%)")
         return to_svg(figure, f"last-{metric}", f"{TITLES[metric]} after the last epoch by method, a dot a run")
 
@@ -199,10 +199,10 @@ def panels_by_epoch(name: str, title: str, panels: Sequence[tuple[str, Sequence[
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
         for ax, (heading, curves) in zip(axes, panels, strict=False):
             _draw(ax, curves, height=1.2)
-            ax.set_title(clean(heading), fontsize=SMALL + 1, loc="left", parse_math=False)
+            ax.set_title(clean(heading), fontsize=TEXT_PT + 1, loc="left", parse_math=False)
         for ax in axes[len(panels) :]:
             ax.remove()
-        figure.supxlabel("Epoch", fontsize=SMALL)
+        figure.supxlabel("Epoch", fontsize=TEXT_PT)
         return to_svg(figure, name, title)
 
 
@@ -219,7 +219,7 @@ def run_curves(run: RecordedRun, name: str) -> str | None:
         titles = (f"{TITLES[metric]} (%)", "Loss")
         for ax, title, curves in zip(figure.subplots(1, 2), titles, (accuracy, loss), strict=True):
             _draw(ax, curves, height=1.6)
-            ax.set_title(title, fontsize=SMALL + 1, loc="left")
+            ax.set_title(title, fontsize=TEXT_PT + 1, loc="left")
             ax.set_xlabel("Epoch")
         return to_svg(figure, name, "Accuracy and loss of this run by epoch")
 
@@ -287,7 +287,7 @@ def _single(name: str, title: str, unit: str, curves: list[Curve]) -> str | None
         ax = figure.subplots()
         _draw(ax, curves, height=height - 0.6)
         ax.set_xlabel("Epoch")
-        ax.set_title(unit, fontsize=SMALL + 1, loc="left")
+        ax.set_title(unit, fontsize=TEXT_PT + 1, loc="left")
         return to_svg(figure, name, title)
 
 
@@ -325,7 +325,7 @@ def _draw(ax: Axes, curves: Sequence[Curve], height: float) -> None:
     if any(len(curve.name) > _LONGEST_DIRECT for curve in curves):
         _name_below(ax, curves)
     else:
-        _name_ends(ax, curves, gap=(SMALL + 3) / 72 / height)
+        _name_ends(ax, curves, gap=(TEXT_PT + 3) / 72 / height)
 
 
 def _look(curve: Curve) -> dict[str, Any]:
@@ -354,7 +354,7 @@ def _name_below(ax: Axes, curves: Sequence[Curve]) -> None:
     for curve in ordered:
         (handle,) = ax.plot([], [], label=clean(curve.name), **_look(curve))
         handles.append(handle)
-    legend = figure.legend(handles=handles, loc="outside lower left", frameon=False, fontsize=SMALL)
+    legend = figure.legend(handles=handles, loc="outside lower left", frameon=False, fontsize=TEXT_PT)
     for text in legend.get_texts():
         text.set_parse_math(False)
 

@@ -102,7 +102,7 @@ def spread_texts(means: pd.Series, stds: pd.Series, digits: int) -> list[str]:
 
 def formatted(values: Iterable[float | str | None], form: str) -> list[str]:
     """Each value in a format (`,.2f`), nothing where there is none or an empty text."""
-    return ["" if value == "" or pd.isna(value) else format(float(value), form) for value in values]
+    return ["" if value is None or value == "" or pd.isna(value) else format(float(value), form) for value in values]
 
 
 def signed(value: float | None, digits: int) -> str:

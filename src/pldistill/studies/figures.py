@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pldistill.reports.comparison import Comparison, Entry
 from pldistill.reports.comparison_frames import figure_frame
-from pldistill.reports.paper_figures import NOT_RUN, Published, Stat, figure1a, figure1b, figure2
+from pldistill.reports.paper_figures import NOT_RUN, PublishedPoints, Stat, figure1a, figure1b, figure2
 from pldistill.reports.plots import write_figure
 from pldistill.specs import unknown
 from pldistill.studies import FIGURES, STUDIES, imagenet_tables
@@ -79,7 +79,7 @@ def _draw(name: str, out: Path, measured: Mapping[str, Any], label: str, console
     console.print(f"{name}: {TITLES[name]}.{note} {svg}, {png}", highlight=False, soft_wrap=True)
 
 
-def weights_of_cross_entropy() -> Published:
+def weights_of_cross_entropy() -> PublishedPoints:
     """Figure 1a's points, from Table 8; of DIST's those on the sweep."""
     table = published("table8")
     return {
@@ -92,18 +92,18 @@ def weights_of_cross_entropy() -> Published:
     }
 
 
-def lengths_of_training() -> Published:
+def lengths_of_training() -> PublishedPoints:
     """Figure 1b's points, from Table 4."""
     return _by_method(published("table4"))
 
 
-def pairs() -> dict[str, Published]:
+def pairs() -> dict[str, PublishedPoints]:
     """Figure 2's bars, from Tables 2 and 3."""
     tables = {HOMOGENEOUS: "table2", HETEROGENEOUS: "table3"}
     return {heading: _by_method(published(table)) for heading, table in tables.items()}
 
 
-def _by_method(table: Mapping[str, Any]) -> Published:
+def _by_method(table: Mapping[str, Any]) -> PublishedPoints:
     """The columns of a table that are methods."""
     places = {name: at for at, name in enumerate(table["columns"]) if not name.startswith("teacher_")}
     return {name: {row: figures[at] for row, figures in table["rows"].items()} for name, at in places.items()}
