@@ -12,13 +12,15 @@ from analysis_runs import make_run
 from detection_runs import CAT, make_detector
 from layout_cases import comparison_csv, comparison_html, printed, study
 from layout_cases import tables as grids
-from pldistill.record import BOXES
 from pldistill.reports.boxes import Panel, detection_sheets, draw_boxes, jpeg, side_by_side
 from pldistill.reports.comparison import Entry, Variants
 from pldistill.reports.html import write_report
 from pldistill.reports.render import csv_text, markdown
 from pldistill.reports.runs import group_runs
 from pldistill.reports.summary import summarize, summary_csv, summary_document
+from pldistill.tasks.registry import TASKS
+
+BOXES = tuple(TASKS["detection"].metrics)
 
 GREY = Image.new("RGB", (120, 90), "#808080")
 

@@ -12,13 +12,15 @@ import pldistill
 from pldistill.__main__ import main
 from pldistill.launch import Interrupted
 from pldistill.recipe import make_recipe
-from pldistill.record import BOXES
 from pldistill.tasks.detection.coco import write_coco
 from pldistill.tasks.detection.predict import LEFT
 from pldistill.tasks.detection.sources import open_boxes
+from pldistill.tasks.registry import TASKS
 from test_cli import run
 from tiny_detectors import NET, SMALL
 from tiny_runs import KillAt, Killed, StopAt, assert_same_run, rows
+
+BOXES = tuple(TASKS["detection"].metrics)
 
 DATA = "scenes:train=4,val=2"
 TINY = ["--task", "detection", "--data", DATA, "--student", NET, "--epochs", "1", "--batch-size", "2"]

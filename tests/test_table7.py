@@ -12,15 +12,17 @@ from rich.console import Console
 
 from pldistill.__main__ import main
 from pldistill.recipe import make_recipe
-from pldistill.record import BOXES
 from pldistill.studies import STUDIES
 from pldistill.studies.paper import published
 from pldistill.studies.runner import commands, reproduce
 from pldistill.studies.study import Plan, plan
+from pldistill.tasks.registry import TASKS
 from pldistill.training.optim import learning_rate
 from pldistill.training.progress import StudyProgress
 
 TABLE7 = STUDIES["table7"]
+
+BOXES = tuple(TASKS["detection"].metrics)
 
 
 def lay_out(scale: str = "full", **given: Any) -> Plan:

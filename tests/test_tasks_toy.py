@@ -1,5 +1,7 @@
 """A task that the package does not know: one line in the registry, and it trains, resumes, is measured and reported."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -7,7 +9,8 @@ from safetensors.torch import load_file
 import toy_task
 from pldistill import evaluate, load_run, make_recipe, train
 from pldistill.__main__ import main
-from pldistill.record import last_of, score_in
+from pldistill.record import RunRecord, last_of, score_in
+from pldistill.reports.html import write_report
 from pldistill.tasks.registry import TASKS
 
 FIELDS = {
@@ -80,6 +83,12 @@ def test_its_methods_and_names_are_checked_like_any_other(tmp_path, teacher):
 
 def main_predict(run):
     toy_task.make(run.recipe).predict(run.folder, ["x.png"])
+
+
+def test_a_report_shows_its_metric(tmp_path, teacher):
+    page = write_report([RunRecord(teacher.folder)], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"{teacher.result['pixels_last']:.2f}" in page
+    assert json.loads((teacher.folder / "result.json").read_text())["pixels_last"] == teacher.result["pixels_last"]
 
 
 def test_the_page_that_shows_it_is_this_very_task(request):

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pldistill.files import write_atomically
-from pldistill.tasks.registry import DEFAULT, METRICS, TASKS, find_task, task_of
+from pldistill.tasks.registry import DEFAULT, METRICS, find_task, task_of
 
 if TYPE_CHECKING:
     import torch
@@ -286,15 +286,9 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-BOXES = tuple(TASKS["detection"].metrics)
-SCORES: Mapping[str, str] = {name: spec.score for name, spec in TASKS.items()}
-TITLES: Mapping[str, str] = {name: METRICS[name].title for name in SCORES.values()}
-
-
 def last_of(result: Mapping[str, Any], metric: str) -> float | None:
     """A run's figure after its last epoch, in `result.json`; None where the run has none of this name."""
-    key = METRICS[metric].in_result if metric in METRICS else None
-    return result.get(key or f"{metric}_last")
+    return result.get(METRICS[metric].in_result or f"{metric}_last")
 
 
 def score_in(result: Mapping[str, Any]) -> tuple[str, float | None]:

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
-from pldistill.record import METRICS, Metric, RunRecord
+from pldistill.record import METRICS, RunRecord
 from pldistill.specs import unknown
+from pldistill.tasks.spec import Metric
 
 # What a table may have of a run: its metrics after the last epoch, and Table 13's time.
 TABLE_METRICS: Mapping[str, Metric] = {
     **METRICS,
-    "minutes": Metric("minutes", "of a whole run: training and validation of all epochs, images included", lower=True),
+    "minutes": Metric(
+        "minutes",
+        "of a whole run: training and validation of all epochs, images included",
+        lower=True,
+        unit="min",
+        in_result="minutes",
+    ),
 }
 
 

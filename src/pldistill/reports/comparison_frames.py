@@ -19,8 +19,7 @@ from typing import NamedTuple
 import pandas as pd
 from scipy.stats import t as student_t
 
-from pldistill.record import BOXES
-from pldistill.reports.comparison import Comparison, Entry, Pairs, Variants, Verdicts
+from pldistill.reports.comparison import TABLE_METRICS, Comparison, Entry, Pairs, Variants, Verdicts
 from pldistill.reports.runs import RecordedRun, differing, figures_by, read_run, run_frame, wide_figures
 from pldistill.specs import data_label
 
@@ -75,7 +74,7 @@ def figure_frame(comparison: Comparison, metrics: Sequence[str]) -> pd.DataFrame
 
     NaN where there is none: no finished run, or one of them without the figure.
     """
-    names = [metric if metric in (*BOXES, "minutes") else f"{metric}_last" for metric in metrics]
+    names = [TABLE_METRICS[metric].in_result or f"{metric}_last" for metric in metrics]
     measured = figures_by(entry_runs(comparison), "entry", names)
     published = [
         (at, metric, *figure)

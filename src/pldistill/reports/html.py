@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pldistill.files import write_atomically
-from pldistill.record import METRICS, SCORES, TITLES, RunRecord, duration
+from pldistill.record import METRICS, RunRecord, duration
 from pldistill.reports import plots
 from pldistill.reports.boxes import DetectionSheet, detection_sheets
 from pldistill.reports.comparison import Comparison
@@ -26,6 +26,7 @@ from pldistill.reports.plots import GROUNDS, Curve, panels_by_epoch, points_of
 from pldistill.reports.render import Table, html_table, spread_texts
 from pldistill.reports.runs import Group, RecordedRun, flatten, group_runs, over_seeds
 from pldistill.reports.summary import summarize, summary_document, summary_texts
+from pldistill.tasks.registry import TASKS, task_of
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ def _page(lines: pd.DataFrame, title: str, sections: Sequence[str], sheets: Sequ
         findings=_findings(lines),
         blocks=[_block(block) for _, block in lines.groupby("block", sort=False)],
         columns=_titles(lines),
+        glossary=_glossary(_titles(lines)),
+        scores=" or ".join(_scores(_titles(lines))),
         unfinished=bool(lines["waiting"].any()),
         repeated=list(zip(repeated["name"], repeated["repeated_seeds"], strict=True)),
         by_class=_by_class(groups),
@@ -132,7 +135,7 @@ def _findings(lines: pd.DataFrame) -> list[dict[str, str]]:
             "where": _heading(line),
             "n": str(line["n"]),
             "metric": METRICS[line["ranked_by"]].short,
-            "score": texts.at[at, TITLES[line["ranked_by"]]],
+            "score": texts.at[at, METRICS[line["ranked_by"]].heading],
             "over": texts.at[at, "Over CE"],
         }
         for at, line in best.iterrows()
@@ -153,6 +156,18 @@ def _titles(lines: pd.DataFrame) -> list[str]:
     """The columns of numbers that have something in them."""
     texts = summary_texts(lines)
     return texts.columns[texts.ne("").any()].tolist()
+
+
+def _glossary(titles: Sequence[str]) -> list[tuple[str, str]]:
+    """What the columns are that a task measures: by heading, in the order of the columns."""
+    known = {metric.heading: metric.meaning for spec in TASKS.values() for metric in spec.summary.values()}
+    return [(title, known[title]) for title in titles if title in known]
+
+
+def _scores(titles: Sequence[str]) -> list[str]:
+    """What the lines are ranked by, as sentences say it."""
+    scores = [spec.metrics[spec.score] for spec in TASKS.values()]
+    return [score.short for score in scores if score.heading in titles]
 
 
 def _settings(named: Sequence[tuple[str, dict[str, str]]]) -> tuple[dict[str, str], Markup | None]:
@@ -184,9 +199,10 @@ def _by_class(groups: Sequence[Group]) -> Markup | None:
 
 def _curves(groups: Sequence[Group]) -> list[tuple[Markup, str]]:
     drawn = []
-    for metric in SCORES.values():
+    for metric in (spec.score for spec in TASKS.values()):
         dots = "A dot is a run, a bar the mean of several, the dashed line the mean of cross-entropy. "
-        through = f"{_meant(metric)} on the validation set after each epoch. A dot ends each run, seeds share a color."
+        after = f"{METRICS[metric].heading} (%) on the validation set after each epoch."
+        through = f"{after} A dot ends each run, seeds share a color."
         drawn += [(plots.score_by_method(groups, metric), dots + "The axis does not start at 0.")]
         drawn += [(plots.score_by_epoch(groups, metric), through)]
     drawn += [
@@ -201,10 +217,6 @@ def _curves(groups: Sequence[Group]) -> list[tuple[Markup, str]]:
         ),
     ]
     return [(Markup(svg), caption) for svg, caption in drawn if svg]
-
-
-def _meant(metric: str) -> str:
-    return {"top1": "Top-1 accuracy", "AP": "COCO's AP (%)"}[metric]
 
 
 def _chapter(index: int, name: str, run: RecordedRun) -> Chapter:
@@ -225,20 +237,19 @@ def _result_figures(run: RecordedRun) -> tuple[tuple[str, str], ...]:
     """Of a finished run, what its result says, in words and units; unknown figures are left out."""
     if run.result is None:
         return ()
+    result, spec = run.result, task_of(run.result)
+    score = spec.metrics[spec.score]
+    others = [(metric.short, spec.result_key(name), metric.show) for name, metric in list(spec.summary.items())[1:]]
     figures = (
-        ("AP", "AP", lambda value: f"{value:.2f} %"),
-        ("AP50", "AP50", lambda value: f"{value:.2f} %"),
-        ("best AP", "AP_best", lambda value: f"{value:.2f} %"),
-        ("last top-1", "top1_last", lambda value: f"{value:.2f} %"),
-        ("best top-1", "top1_best", lambda value: f"{value:.2f} %"),
+        (f"last {score.short}", spec.result_key(spec.score), score.show),
+        (f"best {score.short}", f"{spec.score}_best", score.show),
         ("in epoch", "best_epoch", str),
-        ("top-5", "top5_last", lambda value: f"{value:.2f} %"),
-        ("KL to the teacher", "kl_last", lambda value: f"{value:.3f} nats"),
+        *others,
         ("parameters", "parameters", lambda value: f"{value:,}"),
         ("time", "seconds", duration),
         ("speed", "images_per_second", lambda value: f"{value:,.0f} images/s"),
     )
-    values = [(label, run.result.get(key), as_text) for label, key, as_text in figures]
+    values = [(label, result.get(key), as_text) for label, key, as_text in figures]
     return tuple((label, as_text(value)) for label, value, as_text in values if value is not None)
 
 

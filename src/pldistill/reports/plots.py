@@ -25,8 +25,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pldistill.files import write_atomically
-from pldistill.record import METRICS, TITLES, last_of, score_of
+from pldistill.record import METRICS, last_of, score_of
 from pldistill.reports.runs import Group, RecordedRun
+from pldistill.tasks.registry import DEFAULT, find_task
 
 # (on white, on near-black). Each stands at least 3:1 against its ground, and any two stay apart for eyes that lack one
 # kind of cone: the tests compute both.
@@ -163,7 +164,9 @@ def score_by_method(groups: Sequence[Group], metric: str = "top1") -> str | None
             if len(panels) > 1:
                 ax.set_title(clean(lines[0][0].student), fontsize=TEXT_PT + 1, loc="left", parse_math=False)
         axes[-1].set_xlabel(f"Validation {METRICS[metric].short} after the last epoch (%)")
-        return to_svg(figure, f"last-{metric}", f"{TITLES[metric]} after the last epoch by method, a dot a run")
+        return to_svg(
+            figure, f"last-{metric}", f"{METRICS[metric].heading} after the last epoch by method, a dot a run"
+        )
 
 
 def score_by_epoch(groups: Sequence[Group], metric: str = "top1") -> str | None:
@@ -207,16 +210,17 @@ def panels_by_epoch(name: str, title: str, panels: Sequence[tuple[str, Sequence[
 
 
 def run_curves(run: RecordedRun, name: str) -> str | None:
-    """One run: top-1 (a detector's AP and AP50, %) and loss by epoch. `name` is unique in the page."""
-    metric = score_of(run.recipe)
-    shown = {"top1": [("training", "train_top1"), ("validation", "top1")], "AP": [("AP50", "AP50"), ("AP", "AP")]}
-    accuracy = _curves(shown[metric], run)
+    """One run: the percentages that its epochs' lines show, and loss, by epoch. `name` is unique in the page."""
+    metric, spec = score_of(run.recipe), find_task(run.recipe.get("task", DEFAULT))
+    measured = [(known.short, name) for name, known in spec.metrics.items() if known.in_progress and known.unit == "%"]
+    alone = [("training", "train_top1"), ("validation", metric)]
+    accuracy = _curves(alone if len(measured) == 1 else measured[::-1], run)
     loss = _curves([("training", "loss"), ("validation", "val_loss")], run)
     if not accuracy and not loss:
         return None
     with house_style():
         figure = Figure(figsize=(6, 2.2), layout="constrained")
-        titles = (f"{TITLES[metric]} (%)", "Loss")
+        titles = (f"{METRICS[metric].heading} (%)", "Loss")
         for ax, title, curves in zip(figure.subplots(1, 2), titles, (accuracy, loss), strict=True):
             _draw(ax, curves, height=1.6)
             ax.set_title(title, fontsize=TEXT_PT + 1, loc="left")

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from pldistill.record import BOXES, TITLES, duration, score_of
+from pldistill.record import duration, score_of
 from pldistill.reports.render import Document, Section, Table, formatted, signed, spread_texts
 from pldistill.reports.runs import Group, run_frame, wide_figures
+from pldistill.tasks.registry import DEFAULT, TASKS
+from pldistill.tasks.spec import TaskSpec
 
 # A method's own choices: what a row and the cross-entropy row that it is measured against may differ in.
 _OF_THE_METHOD = ("method", "teacher", "teacher_checkpoint", "teacher_sha256", "options", "weights")
-# The keys of result.json that are averaged, and those that detectors alone have.
-_AVERAGED = ("top1_last", "top1_best", "top5_last", "kl_last", "seconds", "images_per_second")
-_OF_BOXES = (*BOXES, "AP_best")
+_SPEEDS = ("seconds", "images_per_second")
 _IDENTITY = ("data", "student", "epochs", "teacher", "setting")
 _BLOCK = ["data", "student", "epochs"]
 
@@ -30,15 +30,18 @@ def summarize(groups: Sequence[Group]) -> pd.DataFrame:
     places = [(at, run) for at, group in enumerate(groups) for run in group.runs]
     runs = run_frame(run for _, run in places).assign(group=[at for at, _ in places])
     done = runs[runs["finished"]]
-    names = [*_AVERAGED, *_OF_BOXES, "teacher_top1"]
+    names = [key for spec in TASKS.values() for key in (*_keys(spec), f"teacher_{spec.score}")] + list(_SPEEDS)
     lines = pd.DataFrame([_identity(group) for group in groups])
     lines = lines.join(wide_figures(done, "group", {name: name for name in names}))
     moved = done.groupby("group")["machine"].nunique().reindex(lines.index) > 1
-    speeds = [f"{name}_{part}" for name in ("seconds", "images_per_second") for part in ("mean", "std")]
+    speeds = [f"{name}_{part}" for name in _SPEEDS for part in ("mean", "std")]
     lines.loc[moved, speeds] = float("nan")
-    scored = lines["teacher"].notna() & lines["teacher_top1_mean"].notna()
-    lines.loc[scored, "teacher"] += [f" ({top1:.2f} %)" for top1 in lines.loc[scored, "teacher_top1_mean"]]
-    lines["score"] = lines["AP_mean"].where(lines["ranked_by"] == "AP", lines["top1_last_mean"])
+    lines["score"] = float("nan")
+    for spec in TASKS.values():
+        ours, taught = lines["ranked_by"] == spec.score, lines[f"teacher_{spec.score}_mean"]
+        lines["score"] = lines["score"].where(~ours, lines[f"{spec.result_key(spec.score)}_mean"])
+        scored = ours & lines["teacher"].notna() & taught.notna()
+        lines.loc[scored, "teacher"] += [f" ({spec.metrics[spec.score].show(value)})" for value in taught[scored]]
     ce = lines[lines["method"] == "ce"].drop_duplicates("baseline", keep=False).set_index("baseline")["score"]
     lines["over_ce"] = (lines["score"] - lines["baseline"].map(ce)).where(lines["method"] != "ce")
     scores = lines.groupby(_BLOCK)["score"]
@@ -48,6 +51,12 @@ def summarize(groups: Sequence[Group]) -> pd.DataFrame:
     lines["learns"] = lines["method"] != "ce"
     lines["rank"] = -lines["score"].fillna(-1.0)
     return lines.sort_values(["taught", "block", "learns", "rank", "name"]).reset_index(drop=True)
+
+
+def _keys(spec: TaskSpec) -> list[str]:
+    """The keys of result.json that the table has of a task's runs: the score, its best, the other metrics."""
+    score, *others = (spec.result_key(name) for name in spec.summary)
+    return [score, f"{spec.score}_best", *others]
 
 
 def _identity(group: Group) -> dict[str, object]:
@@ -76,8 +85,10 @@ def _identity(group: Group) -> dict[str, object]:
 
 def summary_csv(lines: pd.DataFrame) -> pd.DataFrame:
     """All figures in full precision, means and deviations in columns of their own."""
-    boxes = _OF_BOXES if (lines["ranked_by"] == "AP").any() else ()
-    spread = [f"{name}_{part}" for name in (*_AVERAGED, *boxes) for part in ("mean", "std")]
+    usual = TASKS[DEFAULT]
+    others = [spec for spec in TASKS.values() if spec is not usual and (lines["ranked_by"] == spec.score).any()]
+    names = [*_keys(usual), *_SPEEDS, *(key for spec in others for key in _keys(spec))]
+    spread = [f"{name}_{part}" for name in names for part in ("mean", "std")]
     identity = ["method", "student", "teacher", "data", "epochs", "setting"]
     return lines[[*identity, "n", "seeds", *spread, "over_ce", "unfinished"]]
 
@@ -85,19 +96,21 @@ def summary_csv(lines: pd.DataFrame) -> pd.DataFrame:
 def summary_texts(lines: pd.DataFrame) -> pd.DataFrame:
     """The lines' numbers as texts under the titles of their columns, empty where unknown."""
 
-    def figure(name: str, digits: int = 2) -> list[str]:
-        return spread_texts(lines[f"{name}_mean"], lines[f"{name}_std"], digits)
+    def figure(spec: TaskSpec, name: str) -> list[str]:
+        key = spec.result_key(name)
+        return spread_texts(lines[f"{key}_mean"], lines[f"{key}_std"], spec.metrics[name].digits)
 
-    best = [top1 or ap for top1, ap in zip(figure("top1_best"), figure("AP_best"), strict=True)]
+    bests = [
+        spread_texts(lines[f"{spec.score}_best_mean"], lines[f"{spec.score}_best_std"], 2) for spec in TASKS.values()
+    ]
+    others = [(spec, name, metric) for spec in TASKS.values() for name, metric in list(spec.summary.items())[1:]]
+    others.sort(key=lambda found: found[2].unit != "%")  # stable: what is no percentage comes last
     columns = {
         "n": [str(n or "") for n in lines["n"]],
-        "Top-1": figure("top1_last"),
-        "AP": figure("AP"),
-        "Best": best,
+        **{spec.metrics[spec.score].heading: figure(spec, spec.score) for spec in TASKS.values()},
+        "Best": [next(filter(None, texts), "") for texts in zip(*bests, strict=True)],
         "Over CE": [signed(gain, 2) for gain in lines["over_ce"]],
-        "Top-5": figure("top5_last"),
-        **{name: figure(name) for name in BOXES[1:]},
-        "KL": figure("kl_last", 3),
+        **{metric.heading: figure(spec, name) for spec, name, metric in others},
         "Time": ["" if pd.isna(mean) else duration(mean) for mean in lines["seconds_mean"]],
         "Images/s": formatted(lines["images_per_second_mean"], ",.0f"),
     }
@@ -120,8 +133,8 @@ def summary_document(lines: pd.DataFrame) -> Document:
     )
     frame = frame.loc[:, (frame != "").any()]
     bold = pd.DataFrame(False, index=frame.index, columns=frame.columns)
-    for metric, title in TITLES.items():
-        if title in bold:
-            bold[title] = lines["best"] & (lines["ranked_by"] == metric)
+    for spec in TASKS.values():
+        if (heading := spec.metrics[spec.score].heading) in bold:
+            bold[heading] = lines["best"] & (lines["ranked_by"] == spec.score)
     table = Table.of(frame, bold, words=(*words, "So far"))
     return Document("", (shared[:1].upper() + shared[1:],) if shared else (), (Section("", tables=(table,)),))

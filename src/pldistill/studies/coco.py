@@ -28,10 +28,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from pldistill.record import BOXES
 from pldistill.reports.comparison import Variants
 from pldistill.studies.paper import published
 from pldistill.studies.study import Fields, Figures, Scale, Study
+from pldistill.tasks.detection import SPEC
+
+METRICS = tuple(SPEC.metrics)
 
 PAIRS = {
     "resnet50>mobilenetv2_fpn": ("fasterrcnn:resnet50", "fasterrcnn:mobilenet_v2"),
@@ -51,7 +53,7 @@ def figures(row: str, pair: str) -> Figures:
     """The paper's six columns; of PLD beside both of its readings, nothing for the undistilled student."""
     known = published("table7")["rows"][pair]
     name = row.removesuffix("_no_ce")
-    return {metric: (value, None) for metric, value in zip(BOXES, known[name], strict=True)} if name in known else {}
+    return {metric: (value, None) for metric, value in zip(METRICS, known[name], strict=True)} if name in known else {}
 
 
 def by_pair(row: str, pair: str, setting: Fields) -> Fields:
@@ -156,7 +158,7 @@ TABLE7 = Study(
     },
     scales={"full": Scale(teacher={"epochs": 3 * EPOCHS}, seeds=1), "short": SHORT, "smoke": SMOKE},
     layout=Variants(
-        metrics=BOXES,
+        metrics=METRICS,
         differences=(("pld", "dkd"), ("pld_no_ce", "dkd"), ("pld", "ce"), ("dkd", "ce")),
         through=("AP", "AP50"),
     ),

@@ -29,9 +29,10 @@ class Metric:
         digits: decimals of a measured one.
         lower: whether less is better.
         title: what a column or an axis that begins with it is called; empty for `short`.
-        unit: "%" or nothing.
+        unit: "%", another unit, or nothing.
         in_result: its key in `result.json` after the last epoch; None for `NAME_last`.
         in_progress: whether an epoch's line shows it.
+        in_summary: whether the table of any runs has a column for it.
     """
 
     short: str
@@ -42,6 +43,12 @@ class Metric:
     unit: str = "%"
     in_result: str | None = None
     in_progress: bool = False
+    in_summary: bool = True
+
+    @property
+    def heading(self) -> str:
+        """What a column is called that has it."""
+        return self.title or self.short
 
     def show(self, value: float | None, width: int = 0) -> str:
         """The value with its unit; a dash where there is nothing to measure it on."""
@@ -99,6 +106,12 @@ class TaskSpec:
             return self.options(**given).model_dump()
         except ValidationError as error:
             raise ValueError(expectation(self.options, error, kind="task option ")) from None
+
+    @property
+    def summary(self) -> dict[str, Metric]:
+        """The metrics of the table of any runs, the score first."""
+        others = {name: metric for name, metric in self.metrics.items() if metric.in_summary and name != self.score}
+        return {self.score: self.metrics[self.score], **others}
 
     def result_key(self, metric: str) -> str:
         """The key in `result.json` of a metric after the last epoch."""

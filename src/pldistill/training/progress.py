@@ -128,7 +128,7 @@ def _scores(row: Mapping[str, Any]) -> str:
     """What an epoch's validation gave, in a few words."""
     metrics = {name: metric for name, metric in METRICS.items() if metric.in_progress and row.get(name) is not None}
     return "  ".join(
-        f"{'val ' if metric.unit else ''}{metric.short} {metric.show(row[name], width=5)}"
+        f"{'val ' if metric.unit == '%' else ''}{metric.short} {metric.show(row[name], width=5)}"
         for name, metric in metrics.items()
     )
 
