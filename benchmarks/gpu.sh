@@ -32,10 +32,10 @@ within() { # within SECONDS COMMAND...: at most so long, and never beyond the en
     timeout --signal=TERM --kill-after=20 $((most < left ? most : left)) "$@"
 }
 
-DEVICE=cuda TESTS="tests/test_kernels_gpu.py tests/test_kernels_cuda.py tests/test_bench.py"
+DEVICE=cuda TESTS="tests/kernels/test_gpu.py tests/kernels/test_cuda.py tests/test_bench.py"
 LOSSES="--rounds 21 --dtypes float32 bfloat16 float16" SCALE=full SEEDS=3
 if [[ $SMOKE ]]; then
-    DEVICE=cpu TESTS="tests/test_kernels_gpu.py" SCALE=smoke SEEDS=1 JOBS=2 METHODS="pld kd" PAIR=resnet56-resnet20
+    DEVICE=cpu TESTS="tests/kernels/test_gpu.py" SCALE=smoke SEEDS=1 JOBS=2 METHODS="pld kd" PAIR=resnet56-resnet20
     LOSSES="--rounds 2 --shapes 16x10 --dtypes float32 --threads 1 --losses pld"
 fi
 

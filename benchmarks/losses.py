@@ -1,10 +1,10 @@
 """What losses take, beside plain eager KD and the arithmetic of the paper's listing: python benchmarks/losses.py
 
 Every loss of the library that is of logits, forward and backward, as `pldistill.bench` times them, and `listing`, our
-own naive version of the listing from tests/reference.py. For every number of threads, dtype and shape a line a loss is
-added to the CSV, with the machine, versions and commit in each; on CUDA once for the host's launches and the kernels,
-once for CUDA graphs. --memory measures the memory too, --scaling adds curves: 64 rows of 10 to 100,000 classes, and 1
-to 4096 rows of 1000 classes.
+own naive version of the listing from tests/support/reference.py. For every number of threads, dtype and shape a line a
+loss is added to the CSV, with the machine, versions and commit in each; on CUDA once for the host's launches and the
+kernels, once for CUDA graphs. --memory measures the memory too, --scaling adds curves: 64 rows of 10 to 100,000
+classes, and 1 to 4096 rows of 1000 classes.
 
 --figure draws the curves from the CSV alone, and times nothing:
 python benchmarks/losses.py --figure [--device ..] [--dtypes ..] [--threads ..]
@@ -28,7 +28,7 @@ from pldistill.record import environment
 from pldistill.reports.plots import PALETTE, house_style, write_figure
 from pldistill.reports.render import terminal
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 import reference
 

@@ -3,14 +3,13 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
 import pldistill
+from places import ROOT
 
-ROOT = Path(__file__).parents[1]
 # in the repository and not in the source distribution: a trained teacher that no test and no document reads
 LEFT_OUT = {"docs/records/cifar100-small/teachers/resnet20-62ee4f886f/model.safetensors"}
 

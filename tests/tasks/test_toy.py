@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import toy_task
+from places import ROOT, SUPPORT
 from pldistill import evaluate, load_run, make_recipe, train
 from pldistill.__main__ import main
 from pldistill.record import RunRecord, last_of, score_in
@@ -92,8 +93,8 @@ def test_a_report_shows_its_metric(tmp_path, teacher):
 
 
 def test_the_page_that_shows_it_is_this_very_task(request):
-    page = (request.path.parent.parent / "docs" / "add_a_task.md").read_text(encoding="utf-8")
-    source = (request.path.parent / "toy_task.py").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "add_a_task.md").read_text(encoding="utf-8")
+    source = (SUPPORT / "toy_task.py").read_text(encoding="utf-8")
     shown = [block.partition("```")[0].strip() for block in page.split("```python\n")[1:]]
     parts = [part for part in shown if "TASKS[" not in part]
     assert parts

@@ -3,12 +3,13 @@
 import csv
 import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-PATH = Path(__file__).parents[1] / "benchmarks" / "loader.py"
+from places import ROOT
+
+PATH = ROOT / "benchmarks" / "loader.py"
 TINY = [
     "--student",
     "resnet8",

@@ -8,13 +8,13 @@ import io
 import re
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from analysis_runs import make_run
 from layout_cases import printed as printed_document
+from places import ROOT
 from pldistill.__main__ import main
 from pldistill.reports.comparison import Comparison, Entry
 from pldistill.reports.comparison_frames import figure_frame
@@ -242,7 +242,7 @@ def test_a_csv_of_something_else_is_refused(tmp_path, change, message):
 
 @pytest.fixture
 def steps(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     return importlib.import_module("steps")
 
 

@@ -4,14 +4,14 @@ import argparse
 import csv
 import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from places import ROOT
 from pldistill.studies import cifar
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 WHAT = ["plain", "bare", "student", "loop", "stored"]
 
 

@@ -1,18 +1,15 @@
 """`coco:PATH`: the usual layouts, what is odd and counted, what is wrong and refused."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 import torch
 
 from coco_files import CATEGORIES, TRAIN, VAL, box, content, image, write
+from places import SHARED
 from pldistill.data import open_data
 from pldistill.recipe import make_recipe
 from pldistill.tasks.detection.sources import BOX_SOURCES, open_boxes
-
-SHARED = Path(os.environ.get("PLDISTILL_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 
 def opened(root, **options):

@@ -9,8 +9,8 @@ import timm
 import torch
 from torch import nn
 
+from cifar_models import TABLE
 from pldistill.models import NormalizedModel, build, list_models, probe, resolve_taps, stages
-from test_models_cifar import TABLE
 
 HALF = {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.2, 0.1)}
 

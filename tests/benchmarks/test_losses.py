@@ -3,15 +3,15 @@
 import csv
 import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 import reference
+from places import ROOT
 from pldistill import losses
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ import argparse
 import csv
 import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 
+from places import ROOT
 from pldistill.studies import cifar
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 
 
 @pytest.fixture

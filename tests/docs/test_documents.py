@@ -4,9 +4,8 @@ import contextlib
 import io
 import re
 import runpy
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from places import ROOT
 
 
 def test_every_table_is_what_the_records_show():

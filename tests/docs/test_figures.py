@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from places import ROOT
 from pldistill.studies import SEARCHES
 from pldistill.studies.paper import published
 from pldistill.studies.search import lay_out
 
-ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "docs" / "records"
 IMAGENET = "imagenet-short/cells/*"
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from pages import EXAMPLES, shape
 from pldistill.__main__ import main
-from test_examples import EXAMPLES, shape
 
 PAGE = (EXAMPLES / "detection.md").read_text(encoding="utf-8")
 FEW = {

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pages import EXAMPLES, shape
 from pldistill.__main__ import main
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 PAGE = (EXAMPLES / "own_images.md").read_text(encoding="utf-8")
 
@@ -52,18 +52,6 @@ def blocks(language):
 
 
 # The lines of `introduction` and `preflight`; a run's own line begins with its folder's name and its epochs.
-INTRODUCTION = re.compile(r"(data|device|steps|time|advice): |weight of the label |(student|teacher): (?!# epochs)")
-
-
-def shape(text):
-    """What stays of a printed text when images, epochs of luck and machines differ: every figure as #.
-
-    What stands before the first step is left out, as on the pages: it says what the machine and the images are.
-    """
-    text = re.sub(r"bfloat16|float32", "PRECISION", text)
-    figures = re.sub(r"\d[\d.,]*", "#", re.sub(r"runs/\w+|my_images/\S+", "PATH", text))
-    lines = [" ".join(line.split()) for line in figures.strip().splitlines()]
-    return [line for line in lines if not INTRODUCTION.match(line)]
 
 
 def commands():

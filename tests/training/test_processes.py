@@ -16,6 +16,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import pldistill
+from places import SUPPORT
 from pldistill import distributed, launch, models
 from pldistill.data import TensorSplit, make_loader, open_data
 from pldistill.data.loader import share
@@ -42,7 +43,7 @@ def launched(tmp_path_factory):
     torch.save(models.build("test_vit", num_classes=100, image_size=32).state_dict(), folder / "teacher.pt")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, str(Path(__file__).with_name("two_processes.py")), str(folder)],
+        [*command, str(SUPPORT / "two_processes.py"), str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""},
         capture_output=True,
         text=True,

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +11,7 @@ from torch import Tensor
 
 import reference
 from kernel_questions import OTHERS, PLAIN, TABLE, TABLE_ROWS, Question
+from places import SUPPORT
 from pldistill import kernels
 from pldistill.kernels import cuda
 
@@ -29,7 +29,7 @@ def answers(tmp_path_factory):
     numbers[1:, 0, :8] = torch.finfo(torch.float32).min
     numbers[:2, 0, 8:16] = numbers[:1, 0, 8:16]
     torch.save({"rows": rows, "brackets": numbers}, folder / "questions")
-    script = Path(__file__).with_name("interpreted_rows.py")
+    script = SUPPORT / "interpreted_rows.py"
     command = [sys.executable, "-W", "ignore", str(script), str(folder / "questions"), str(folder / "answers")]
     told = subprocess.run(
         command, capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"}

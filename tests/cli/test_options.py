@@ -5,13 +5,13 @@ import re
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import typer
 from pydantic import Field
 from typer.testing import CliRunner
 
+from places import ROOT
 from pldistill.__main__ import main
 from pldistill.cli import app
 from pldistill.cli.options import PAIRS, first_sentence, panel_of, with_fields
@@ -19,7 +19,7 @@ from pldistill.recipe import PANELS, Recipe, make_recipe
 from pldistill.studies.runner import _flags
 from pldistill.tasks.registry import TASKS
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = ROOT / "docs"
 # For each field a value that is not its default, beside what it needs.
 OTHER = {
     "task_options": {"task": "detection", "student": "fasterrcnn:resnet18", "task_options": {"norm": "frozen"}},

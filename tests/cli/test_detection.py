@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import pldistill
+from command_line import run
 from pldistill.__main__ import main
 from pldistill.launch import Interrupted
 from pldistill.recipe import make_recipe
@@ -16,7 +17,6 @@ from pldistill.tasks.detection.coco import write_coco
 from pldistill.tasks.detection.predict import LEFT
 from pldistill.tasks.detection.sources import open_boxes
 from pldistill.tasks.registry import TASKS
-from test_cli import run
 from tiny_detectors import NET, SMALL
 from tiny_runs import KillAt, Killed, StopAt, assert_same_run, rows
 

@@ -5,17 +5,16 @@ import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 
+from places import SHARED
 from pldistill.data import open_data
 from pldistill.data.cifar import CIFAR10, CIFAR100
 
-SHARED = Path(os.environ.get("PLDISTILL_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 LAYOUTS = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 

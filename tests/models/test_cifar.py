@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-from pathlib import Path
 
 import pytest
 import timm
@@ -11,22 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cifar_models import TABLE
+from places import SUPPORT
 from pldistill.models import build, list_models
 from pldistill.models.cifar import Bottleneck, CifarResNet
 
-KEYS = json.loads((Path(__file__).parent / "data" / "cifar_state_dicts.json").read_text(encoding="utf-8"))
+KEYS = json.loads((SUPPORT / "cifar_state_dicts.json").read_text(encoding="utf-8"))
 
 # parameters, convolutions, BatchNorms, millions of multiply-adds, maps of the stages, pooled width; all at 32x32
-TABLE = {
-    "wrn_40_2": (2_255_156, 40, 37, 327.6, [(16, 32), (32, 32), (64, 16), (128, 8)], 128),
-    "wrn_40_1": (569_780, 39, 37, 83.3, [(16, 32), (16, 32), (32, 16), (64, 8)], 64),
-    "resnet56": (861_620, 57, 57, 125.8, [(16, 32), (16, 32), (32, 16), (64, 8)], 64),
-    "resnet20": (278_324, 21, 21, 40.8, [(16, 32), (16, 32), (32, 16), (64, 8)], 64),
-    "resnet32x4": (7_433_860, 34, 34, 1083.0, [(32, 32), (64, 32), (128, 16), (256, 8)], 256),
-    "resnet8x4": (1_233_540, 10, 10, 177.1, [(32, 32), (64, 32), (128, 16), (256, 8)], 256),
-    "cifar_resnet50": (23_705_252, 53, 53, 1298.0, [(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)], 2048),
-    "cifar_mobilenetv2": (812_836, 53, 53, 6.5, [(16, 16), (12, 16), (16, 8), (48, 4), (160, 2)], 1280),
-}
 SMALL = ["resnet8", "resnet20", "wrn_40_1", "cifar_mobilenetv2"]
 
 

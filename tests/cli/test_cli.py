@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+from command_line import run
 from pldistill.__main__ import main
 from pldistill.methods import METHODS
 
@@ -21,14 +22,6 @@ TINY = [
     "cpu",
     "--trust-teacher",
 ]
-
-
-def run(capsys, *arguments):
-    """Exit code, standard output and standard error."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    shown = capsys.readouterr()
-    return stop.value.code, shown.out, shown.err
 
 
 @pytest.fixture(scope="module")
