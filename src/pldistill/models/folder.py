@@ -61,6 +61,7 @@ def save_folder(
     mean: Sequence[float],
     std: Sequence[float],
     image_size: int,
+    resized_to: int | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `model.safetensors` and `config.json`, each whole or not at all.
@@ -72,19 +73,42 @@ def save_folder(
         mean: channel means of images in [0, 1] that the model was trained with.
         std: channel standard deviations.
         image_size: pixels of a side.
+        resized_to: pixels of the short side before the center is cut out, in evaluation; None for `image_size`.
         extra: more to keep in the configuration (JSON values).
 
     Raises:
         ValueError: a model that timm did not build, or as many names as the head has not classes.
     """
-    inputs = {"input_size": [3, image_size, image_size], "mean": list(mean), "std": list(std)}
+    inputs = {
+        "input_size": [3, image_size, image_size],
+        "mean": list(mean),
+        "std": list(std),
+        "crop_pct": crop_part(image_size, resized_to or image_size),
+        "crop_mode": "center",
+        "interpolation": "bicubic",
+    }
     config = {**_describe(model, classes, inputs), "pldistill": dict(extra or {})}
+    if not _is_timms(config["architecture"]):
+        config["note"] = f"{config['architecture']} is known to timm once pldistill.models is imported"
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     # copies, because safetensors takes neither other memory formats nor shared storage
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     write_atomically(folder / WEIGHTS, save(state, metadata={"format": "pt"}))
     write_atomically(folder / CONFIG, json.dumps(config, indent=2).encode("ascii"))
+
+
+def crop_part(size: int, short: int) -> float:
+    """timm's `crop_pct` for which its evaluation resizes the short side to `short` before it cuts `size`.
+
+    timm resizes to floor(size / crop_pct): half a pixel more than `short` stands clear of the rounding.
+    """
+    return 1.0 if short == size else size / (short + 0.5)
+
+
+def _is_timms(architecture: str) -> bool:
+    """Whether timm has the architecture without this package."""
+    return not timm.models.model_entrypoint(architecture).__module__.startswith(__name__.partition(".")[0])
 
 
 def _describe(model: nn.Module, classes: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pldistill.data import (
     training_augment,
     with_unlabelled,
 )
+from pldistill.data.augment import evaluation_resize
 from pldistill.data.stand_in import stand_in
 from pldistill.models import NormalizedModel
 from pldistill.recipe import Recipe
@@ -148,7 +149,15 @@ class Classification(Task[Dataset, NormalizedModel]):
 
     def save(self, model: NormalizedModel, folder: Path, data: Dataset, recipe: Recipe) -> None:
         mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
-        models.save_folder(model.model, folder, classes=data.classes, mean=mean, std=std, image_size=data.image_size)
+        models.save_folder(
+            model.model,
+            folder,
+            classes=data.classes,
+            mean=mean,
+            std=std,
+            image_size=data.image_size,
+            resized_to=evaluation_resize(data.image_size),
+        )
 
     def load(self, folder: Path) -> Loaded[NormalizedModel]:
         loaded = models.load_folder(folder)
