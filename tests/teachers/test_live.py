@@ -13,7 +13,7 @@ from pldistill import models
 from pldistill.data import open_data
 from pldistill.models import NormalizedModel
 from pldistill.recipe import make_recipe
-from pldistill.teachers.live import Ensemble, LiveTeacher, open_teacher
+from pldistill.teachers.live import Ensemble, LiveTeacher, open_teacher, read_class_map
 from pldistill.types import Batch
 
 DATA = open_data("digits")
@@ -111,7 +111,7 @@ def test_a_recipe_refuses_what_its_text_shows_to_be_wrong(change, says):
         ("random:resnet21", "unknown model 'resnet21'"),
         ("resnet8@nowhere.pt", "nowhere.pt does not exist"),
         ("ensemble:random:resnet8+resnet50", "must name its weights"),
-        ("resnet18.a1_in1k", "have a head of 1000 classes, not 10"),
+        ("resnet18.a1_in1k", "expected the data's 10 classes, got 1000; --class-map"),
     ],
 )
 def test_a_teacher_that_cannot_be_opened_says_why(teacher, says):
@@ -268,3 +268,21 @@ def test_a_bad_class_map_is_named(six, tmp_path, mapping, says):
 def test_a_class_map_that_is_not_there_is_named(six):
     with pytest.raises(ValueError, match=r"expected a file, got 'nowhere\.json'"):
         opened(six, class_map="nowhere.json")
+
+
+def test_a_teacher_with_other_classes_is_told_of_the_class_map_and_not_of_a_students_flag(tmp_path):
+    torch.save(models.build("resnet8", num_classes=1000).state_dict(), tmp_path / "wide.pt")
+    for name in (f"resnet8@{tmp_path / 'wide.pt'}", "resnet18.a1_in1k"):
+        recipe = make_recipe({"data": "digits", "student": "resnet8", "method": "kd", "teacher": name})
+        with pytest.raises(ValueError, match=r"expected the data's \d+ classes, got 1000; --class-map FILE") as told:
+            open_teacher(recipe, DATA)
+        assert "new-head" not in str(told.value)
+
+
+def test_imagenets_classes_have_synsets_and_first_words(tmp_path):
+    about = models.about_pretrained("resnet18.a1_in1k")
+    assert (about.names["tench"], about.classes[0]) == (0, "n01440764")
+    assert len(about.names) > 900
+    (tmp_path / "map.json").write_text('{"tench": "a", "n01443537": "b", "2": 1}')
+    mapping = read_class_map(str(tmp_path / "map.json"), 1000, about.classes, ["a", "b"], about.names)
+    assert mapping.columns.tolist() == [[0, 1000], [1, 2]]

@@ -10,11 +10,12 @@ from pldistill.models.build import (
     pretrained_statistics,
     require_tag,
 )
-from pldistill.models.checkpoints import head_size, load_weights
+from pldistill.models.checkpoints import HeadSizeError, head_size, load_weights
 from pldistill.models.features import NormalizedModel, probe, resolve_taps, stages
 from pldistill.models.folder import LoadedFolder, load_folder, save_folder
 
 __all__ = [
+    "HeadSizeError",
     "LoadedFolder",
     "NormalizedModel",
     "TaskModel",

@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model, list_pretrained
 from torch import nn
 
-from pldistill.models.checkpoints import load_weights
+from pldistill.models.checkpoints import HeadSizeError, load_weights
 from pldistill.models.cifar import default_cfgs as cifar_cfgs
 
 OWN_NAMES = tuple(cifar_cfgs)
@@ -90,12 +90,14 @@ def require_tag(name: str) -> None:
 class Published:
     """What timm says about published weights: classes of the head, the side of the images, names of the classes.
 
-    `classes` are ImageNet's synsets, told by their number as timm does, or None.
+    `classes` are ImageNet's synsets, told by their number as timm does, or None; `names` has a class's index by its
+    first word, where that is no other's.
     """
 
     num_classes: int
     image_size: int
     classes: tuple[str, ...] | None
+    names: dict[str, int]
 
 
 def about_pretrained(name: str) -> Published:
@@ -103,8 +105,16 @@ def about_pretrained(name: str) -> Published:
     cfg = get_pretrained_cfg(name)
     assert cfg is not None  # require_tag knows the name
     subset = infer_imagenet_subset({"num_classes": cfg.num_classes})
-    classes = None if subset is None else tuple(ImageNetInfo(subset).label_names())
-    return Published(cfg.num_classes, cfg.input_size[-1], classes)
+    info = None if subset is None else ImageNetInfo(subset)
+    classes = None if info is None else tuple(info.label_names())
+    names = {} if info is None else _first_names(info, cfg.num_classes)
+    return Published(cfg.num_classes, cfg.input_size[-1], classes, names)
+
+
+def _first_names(info: ImageNetInfo, count: int) -> dict[str, int]:
+    """The first word for each class, `tench`, where it stands for one class alone."""
+    firsts = [info.index_to_description(index).partition(",")[0] for index in range(count)]
+    return {name: index for index, name in enumerate(firsts) if firsts.count(name) == 1}
 
 
 def pretrained_statistics(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -171,9 +181,10 @@ def _build_pretrained(
     if cfg is None or not cfg.has_weights:
         raise ValueError(f"{name!r} has no published weights; train it, or give a run folder or a checkpoint")
     if cfg.num_classes != num_classes and not new_head:
-        raise ValueError(
+        raise HeadSizeError(
             f"the published weights of {name!r} have a head of {cfg.num_classes} classes, not {num_classes}; "
-            f"new_head=True (--new-head) starts a fresh head of {num_classes} on the pretrained body"
+            f"new_head=True (--new-head) starts a fresh head of {num_classes} on the pretrained body",
+            cfg.num_classes,
         )
     try:
         model = _create(name, pretrained=True, num_classes=num_classes, **arguments)

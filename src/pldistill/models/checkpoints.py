@@ -175,12 +175,25 @@ def _check_architecture(model: nn.Module, folder: Path) -> None:
         raise ValueError(f"checkpoint folder {folder} holds a {found}, expected a {expected}")
 
 
+class HeadSizeError(ValueError):
+    """Weights of a head of other classes than the model's.
+
+    Attributes:
+        theirs: the classes that the weights tell apart.
+    """
+
+    def __init__(self, message: str, theirs: int) -> None:
+        super().__init__(message)
+        self.theirs = theirs
+
+
 def _check_head(own: Mapping[str, Tensor], state: Mapping[str, Tensor], heads: tuple[str, ...], path: Path) -> None:
     for name in (f"{head}weight" for head in heads):
         if name in own and name in state and own[name].shape[0] != state[name].shape[0]:
-            raise ValueError(
+            raise HeadSizeError(
                 f"checkpoint {path} has a head of {state[name].shape[0]} classes, the model has {own[name].shape[0]}; "
-                f"new_head=True (--new-head) starts a fresh head on the loaded body"
+                f"new_head=True (--new-head) starts a fresh head on the loaded body",
+                state[name].shape[0],
             )
 
 

@@ -14,7 +14,7 @@ which of the data's.
     {"teacher's class": "data's class", ...}
 
 A class is given by its name or its index from 0; what is both is the name. A model that names no classes (one with a
-checkpoint) has indices alone; timm's ImageNet models name theirs by synsets (`n01440764`).
+checkpoint) has indices alone; timm's ImageNet models name theirs by synsets (`n01440764`) or first words (`tench`).
 
 Of a teacher with classes T, the answer for the data's class c is
 
@@ -33,7 +33,7 @@ import json
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,14 +72,22 @@ class ClassMap:
         return functional.pad(logits, (0, 1), value=-math.inf)[:, self.columns].logsumexp(dim=2)
 
 
-def read_class_map(path: str, count: int, theirs: Sequence[str] | None, ours: Sequence[str]) -> ClassMap:
+def read_class_map(
+    path: str,
+    count: int,
+    theirs: Sequence[str] | None,
+    ours: Sequence[str],
+    also: Mapping[str, int] | None = None,
+) -> ClassMap:
     """Read a class map for a teacher of `count` classes, called `theirs` where it names them, and the data's `ours`.
+
+    `also` has other names of the teacher's classes.
 
     Raises:
         ValueError: no such file, no JSON object of names and numbers in it, an unknown class, an index out of range, a
             teacher's class given twice, or classes of the data's that no class of the teacher's covers.
     """
-    names = {name: index for index, name in enumerate(theirs or ())}
+    names = {**(also or {}), **{name: index for index, name in enumerate(theirs or ())}}
     known = {name: index for index, name in enumerate(ours)}
     taken: dict[int, str] = {}
     groups: list[list[int]] = [[] for _ in ours]
@@ -138,6 +146,7 @@ def _index(side: str, given: str | int, names: dict[str, int], count: int) -> in
 
 
 _SYNSET = re.compile(r"n\d{8}")
+_MAP_HINT = "; --class-map FILE says which of them is which (docs/teachers.md)"
 
 
 class Teacher(ABC):
@@ -234,7 +243,14 @@ def open_teacher(recipe: Recipe, dataset: Dataset) -> Teacher | None:
     """
     if recipe.teacher is None:
         return None
-    members = [_open(member, place, recipe, dataset) for place, member in enumerate(teacher_members(recipe.teacher))]
+    named = teacher_members(recipe.teacher)
+    try:
+        members = [_open(member, place, recipe, dataset) for place, member in enumerate(named)]
+    except models.HeadSizeError as error:  # its hint is for a student, which may begin with a fresh head
+        ours = len(dataset.classes)
+        raise ValueError(
+            f"teacher {recipe.teacher!r}: expected the data's {ours} classes, got {error.theirs}{_MAP_HINT}"
+        ) from None
     return members[0] if len(members) == 1 else Ensemble(members)
 
 
@@ -302,7 +318,7 @@ def _from_timm(name: str, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
     count, mapping = len(dataset.classes), None
     if recipe.class_map is not None:
         count = about.num_classes
-        mapping = read_class_map(recipe.class_map, count, about.classes, dataset.classes)
+        mapping = read_class_map(recipe.class_map, count, about.classes, dataset.classes, about.names)
     elif about.classes is not None and count == len(about.classes) and all(map(_SYNSET.fullmatch, dataset.classes)):
         _same_classes(name, about.classes, dataset)
     model = models.build(name, num_classes=count, pretrained=True, image_size=dataset.image_size)
@@ -312,7 +328,7 @@ def _from_timm(name: str, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
 
 def _same_classes(teacher: str, theirs: Sequence[str], dataset: Dataset) -> None:
     """Refuse a teacher whose classes are not the data's, one by one."""
-    ours, hint = dataset.classes, "; --class-map FILE says which of them is which"
+    ours, hint = dataset.classes, _MAP_HINT
     if len(theirs) != len(ours):
         raise ValueError(f"teacher {teacher!r}: expected the data's {len(ours)} classes, got {len(theirs)}{hint}")
     for index, (their, our) in enumerate(zip(theirs, ours, strict=True)):
