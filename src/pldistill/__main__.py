@@ -12,6 +12,7 @@ from rich.console import Console
 
 from pldistill import launch
 from pldistill.cli import app, console
+from pldistill.specs import visible
 
 # Typer's own copy of click, or click itself in older versions: the classes are reached through Typer's public one.
 UsageError: type[typer.BadParameter]
@@ -79,7 +80,7 @@ def _fail(message: str, code: int, speaks: bool | None = None) -> None:
     met = _met()
     if _speaks() or met if speaks is None else speaks:
         error = Console(stderr=True)
-        error.print(f"pldistill: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+        error.print(f"pldistill: {visible(message)}", style="red", markup=False, highlight=False, soft_wrap=True)
     else:
         time.sleep(2 if met else 30)  # a launcher ends all at the first one's exit: that is the one that speaks
     sys.exit(code)

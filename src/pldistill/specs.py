@@ -109,6 +109,13 @@ def schema_of(model: type[BaseModel], name: str) -> dict[str, Any]:
     return next((part for part in schema.get("anyOf", ()) if part.get("type") != "null"), schema)
 
 
+def visible(text: str) -> str:
+    """The text with control characters but line ends written out: an escape sequence of a foreign file does nothing."""
+    if text.isprintable():
+        return text
+    return "".join(part if part.isprintable() or part == "\n" else repr(part)[1:-1] for part in text)
+
+
 def as_text(value: Any) -> str:
     """A value as the command line takes it: `true`, `0.0005`, `auto`."""
     if isinstance(value, bool):

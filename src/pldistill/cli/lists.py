@@ -32,7 +32,7 @@ def list_(what: Annotated[str, typer.Argument(help="methods, models, data, tasks
     }
     if what not in tables:
         raise ValueError(unknown("list", what, tables))
-    console.print(tables[what]())
+    console.print(tables[what](), markup=True)
 
 
 def _methods() -> Group:

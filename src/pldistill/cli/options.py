@@ -13,10 +13,21 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from pldistill.recipe import PANELS, Recipe
-from pldistill.specs import as_text, schema_of
+from pldistill.specs import as_text, schema_of, visible
 from pldistill.tasks.registry import TASKS
 
-console = Console()
+
+class PlainConsole(Console):
+    """For texts that come from outside, as paths and class names: no markup, no escape reaches the terminal."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, highlight=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(visible(text) if isinstance(text, str) else text for text in objects), **options)
+
+
+console = PlainConsole()
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Workers = Annotated[str, typer.Option(metavar="N", help="Processes that decode a folder's images; changes no figure.")]

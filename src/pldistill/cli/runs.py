@@ -41,11 +41,16 @@ def predict(
         _print_json(images, answers, kind or "predictions")
     else:
         for image, predictions in zip(images, answers, strict=True):
-            console.print(str(image), highlight=False, markup=False, soft_wrap=True)
+            console.print(_one_line(str(image)), soft_wrap=True)
             for line in [_line(prediction) for prediction in predictions] or ["nothing"]:
-                console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+                console.print(f"  {_one_line(line)}", soft_wrap=True)
     if draw is not None:
         _draw(draw, files, images, answers, least, silent=as_json)
+
+
+def _one_line(text: str) -> str:
+    """A name of one's own data, which may hold a line end."""
+    return text.replace("\n", "\\n")
 
 
 def _line(prediction: Mapping[str, Any]) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from pldistill import distributed
 from pldistill.record import METRICS, duration, percent, score_in
+from pldistill.specs import visible
 from pldistill.teachers.cache import CacheMetadata
 from pldistill.training.distiller import EpochMetrics
 
@@ -72,7 +74,8 @@ class ProgressBar:
         self.bar = self._new_bar()
         self.task = self.bar.add_task(title, total=epochs * batches, completed=done * batches, terms="", rate="")
         self.bar.start()
-        self.console.print(f"[bold]{title}[/]: {epochs} epochs of {batches} steps" + (f", {done} done" if done else ""))
+        so_far = f", {done} done" if done else ""
+        self.console.print(Text.assemble((visible(title), "bold"), f": {epochs} epochs of {batches} steps{so_far}"))
 
     def step(self, epoch: int, tally: EpochMetrics) -> None:
         """Move the bar."""
@@ -98,6 +101,7 @@ class ProgressBar:
         self.console.print(
             f"  epoch {row['epoch']:>3}/{self.epochs}  {terms}  train {row['train_top1']:5.2f} %  "
             f"{_scores(row)}  {row['images_per_second']:,.0f} images/s  {row['seconds']:.1f} s",
+            markup=False,
             highlight=False,
             soft_wrap=True,
         )
@@ -111,11 +115,11 @@ class ProgressBar:
 
     def _new_bar(self) -> Progress:
         return Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[terms]}"),
+            TextColumn("{task.fields[terms]}", markup=False),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
@@ -181,7 +185,7 @@ class CacheProgress:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("images, left"),
@@ -203,7 +207,7 @@ class CacheProgress:
         """Say the size and open the bar."""
         count = about.views * about.images + about.validation_images
         already = f"; {done:,} of {count:,} images were asked before" if done else ""
-        self.console.print(size_line(about) + already, highlight=False, soft_wrap=True)
+        self.console.print(size_line(about) + already, markup=False, highlight=False, soft_wrap=True)
         self.task = self.bar.add_task(about.teacher, total=count, completed=done)
         self.bar.start()
 
