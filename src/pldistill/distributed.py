@@ -100,6 +100,13 @@ def all_reduce_min(numbers: Tensor) -> Tensor:
     return numbers
 
 
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is set in any process."""
+    if world_size() == 1:
+        return flag
+    return bool(all_reduce_min(torch.tensor(-int(flag), device=device)).item())
+
+
 def broadcast_buffers(model: nn.Module) -> None:
     """Give all processes the first one's buffers: BatchNorm's running statistics are each process's own."""
     if world_size() > 1:

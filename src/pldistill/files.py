@@ -1,11 +1,25 @@
-"""Files written whole or not at all, and the cache folder of those that can be made again."""
+"""Files written whole or not at all, checked when read; folders that one process holds; the cache folder."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import platform
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+LOCK, HOLDER = ".lock", ".holder.json"
+_WAIT_FOR_CHILDREN = 10.0  # seconds: children of a process that was killed may hold its lock until they notice
+# What a process that was killed leaves of a folder that it had only made.
+_UNFINISHED = re.compile(
+    r"\.lock|\.holder\.json|env\.json"
+    r"|\.(recipe\.json|env\.json|header\.json|\.holder\.json|validation\.bin|view-\d{4}\.bin)\.part"
+)
 
 
 def cache_folder() -> Path:
@@ -48,3 +62,133 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def is_new(folder: Path) -> bool:
+    """Whether a folder is not there, or holds nothing but what a process that was killed left of a beginning."""
+    if not folder.exists():
+        return True
+    return folder.is_dir() and all(path.is_file() and _UNFINISHED.fullmatch(path.name) for path in folder.iterdir())
+
+
+@contextmanager
+def held(folder: Path, name: str = "out") -> Iterator[None]:
+    """Hold a folder, which is made if it is not there, against every other process that asks for it.
+
+    The lock is the kernel's: it ends with its process, however that ends, and the files that a dead one left mean
+    nothing. A folder that has nothing but these in the end goes with them.
+
+    Raises:
+        ValueError: another process holds it; `name` is whose argument the folder was.
+    """
+    from filelock import FileLock, Timeout  # where a line is refused nothing is to be locked
+
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=_WAIT_FOR_CHILDREN if _is_dead(_holder(folder)) else 0)
+        while not (folder / LOCK).exists():  # the one before took its file away in between
+            lock.release()
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(_in_use(folder, name)) from None
+    try:
+        who = {"pid": os.getpid(), "host": platform.node()}
+        write_atomically(folder / HOLDER, json.dumps(who).encode())
+        yield
+    finally:
+        (folder / HOLDER).unlink(missing_ok=True)
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+        for path in made:
+            if any(path.iterdir()):
+                break
+            path.rmdir()
+
+
+def refuse_held(folder: Path, name: str = "out") -> None:
+    """Refuse a folder that another process holds.
+
+    Raises:
+        ValueError: naming it.
+    """
+    from filelock import FileLock, Timeout
+
+    if not (folder / LOCK).is_file():
+        return
+    try:
+        with FileLock(folder / LOCK).acquire(timeout=0):
+            return
+    except Timeout:
+        raise ValueError(_in_use(folder, name)) from None
+
+
+def _holder(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / HOLDER).read_bytes()))
+    except (OSError, ValueError, TypeError):  # not written yet, or taken away in between
+        return {}
+
+
+def _in_use(folder: Path, name: str) -> str:
+    who = _holder(folder)
+    by = f"process {who['pid']} on {who['host']}" if {"pid", "host"} <= set(who) else "another process"
+    return f"{name}: {str(folder)!r} is in use by {by}"
+
+
+def _is_dead(who: Mapping[str, Any]) -> bool:
+    """Whether the holder was a process of this machine that is no more."""
+    if who.get("host") != platform.node() or not isinstance(pid := who.get("pid"), int) or os.name != "posix":
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def sha256(path: Path) -> str:
+    """A file's SHA-256, read in parts."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 22):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def check_digest(path: Path, expected: str) -> None:
+    """Check a file against the SHA-256 that it was written with.
+
+    Raises:
+        ValueError: it is missing, or not what was written.
+    """
+    if not path.is_file():
+        raise ValueError(f"expected {str(path)!r}, which is missing")
+    if (got := sha256(path)) != expected:
+        raise ValueError(f"{str(path)!r} is damaged: expected SHA-256 {expected}, got {got}")
+
+
+def check_run_files(folder: Path, names: Iterable[str]) -> None:
+    """Check files of a run's folder, or of `best/` in it, against the SHA-256 that the run's result.json has of them.
+
+    Where there is no result, or one without these, as older runs wrote it, nothing is checked.
+
+    Raises:
+        ValueError: a file is missing, or not what the run wrote.
+    """
+    root, prefix = folder, ""
+    if not (folder / "result.json").is_file() and folder.name == "best":
+        root, prefix = folder.parent, "best/"
+    try:
+        digests = json.loads((root / "result.json").read_bytes()).get("sha256") or {}
+    except OSError:
+        return
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{str(root / 'result.json')!r} is damaged: {error}") from None
+    for name in names:
+        if prefix + name in digests:
+            check_digest(folder / name, digests[prefix + name])

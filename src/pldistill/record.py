@@ -3,7 +3,8 @@
     recipe.json     what was asked for, complete: training again from it repeats the run
     env.json        what it ran on
     metrics.jsonl   one line an epoch, appended and synced, so a power cut costs one line at most
-    result.json     the figures of a finished run; a folder without it holds an unfinished one
+    result.json     the figures of a finished run, and the SHA-256 of its files; a folder without it holds an
+                    unfinished one
     detections.json what a detector and its teacher found in the first validation images, which lie in images/
 
 `top1_last` and `top1_best` are the top-1 on the validation split after the last and after the best epoch. The best
@@ -16,6 +17,7 @@ what they are, by name.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -28,13 +30,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pldistill.files import write_atomically
+from pldistill.files import check_digest, sha256, write_atomically
 from pldistill.tasks.registry import DEFAULT, METRICS, find_task, task_of
 
 if TYPE_CHECKING:
     import torch
 
 
+# The files of a record beside its result, and those of the model: what result.json has the SHA-256 of.
+TEXTS = ("recipe.json", "env.json", "metrics.jsonl", "detections.json")
+MODEL = ("model.safetensors", "config.json")
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "accelerate", "pldistill")
 
 
@@ -67,13 +72,35 @@ class RunRecord:
         """What the run ran on: the dict that `environment` made."""
         return _read_object(self.folder / "env.json")
 
-    def write_result(self, result: dict[str, Any]) -> None:
-        """Write result.json, atomically: from here on the run is finished."""
+    def write_result(self, result: dict[str, Any], files: Iterable[str] = ()) -> None:
+        """Write result.json, atomically: from here on the run is finished.
+
+        With `files`, names in the folder, it has the SHA-256 of those that are there, and of its own content.
+        """
+        digests = {name: sha256(self.folder / name) for name in files if (self.folder / name).is_file()}
+        if digests:
+            result = {**result, "sha256": digests}
+            result["sha256"] = {**digests, "result.json": _own_digest(_finite(result, ""))}
         self._write("result.json", result)
 
     def read_result(self) -> dict[str, Any] | None:
-        """The figures of a finished run, None for one that is not."""
-        return _read_object(self.folder / "result.json") if self.finished else None
+        """The figures of a finished run, None for one that is not.
+
+        Raises:
+            ValueError: where result.json has the SHA-256 of the folder's JSON files, and one of them is missing or not
+                what was written.
+        """
+        if not self.finished:
+            return None
+        result = _read_object(self.folder / "result.json")
+        digests = result.get("sha256") or {}
+        if "result.json" in digests and (got := _own_digest(result)) != digests["result.json"]:
+            path = str(self.folder / "result.json")
+            raise ValueError(f"{path!r} is damaged: expected SHA-256 {digests['result.json']}, got {got}")
+        for name in TEXTS:
+            if name in digests:
+                check_digest(self.folder / name, digests[name])
+        return result
 
     def write_detections(self, found: dict[str, Any]) -> None:
         """Write detections.json, atomically."""
@@ -112,7 +139,8 @@ class RunRecord:
     def epochs(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl in order, none where the file is not there yet.
 
-        A torn last line is dropped; a bad line elsewhere raises ValueError naming the file and the line.
+        A torn last line is dropped; a bad line elsewhere, and rows that do not count their epochs from 1 on, raise
+        ValueError naming the file and the line.
         """
         return [self._row(line, number) for number, line in enumerate(self._whole_lines(), start=1)]
 
@@ -144,7 +172,11 @@ class RunRecord:
         if not _parses(line):
             path = self.folder / "metrics.jsonl"
             raise ValueError(f"{path}, line {number}: expected a JSON object, got {_shown(line)}")
-        return json.loads(line)
+        row = json.loads(line)
+        if row.get("epoch", number) != number:
+            path = self.folder / "metrics.jsonl"
+            raise ValueError(f"{path}, line {number}: expected the row of epoch {number}, got that of {row['epoch']!r}")
+        return row
 
 
 def load_run(path: Path | str) -> RunRecord:
@@ -204,6 +236,13 @@ def environment(*, device: torch.device | str, world_size: int) -> dict[str, Any
         "world_size": world_size,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _own_digest(result: dict[str, Any]) -> str:
+    """The SHA-256 of a result's content, whatever its layout, without this digest itself."""
+    others = {name: digest for name, digest in result["sha256"].items() if name != "result.json"}
+    content = json.dumps({**result, "sha256": others}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _encode(content: dict[str, Any], indent: int | None) -> bytes:

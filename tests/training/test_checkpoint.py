@@ -15,12 +15,13 @@ def test_comes_back_bit_for_bit(tmp_path):
     assert (loaded["epoch"], loaded["none"]) == (3, None)
 
 
-def test_only_the_newest_is_kept_and_leftovers_go(tmp_path):
-    checkpoint.save(tmp_path, {"x": 1}, step=1)
+def test_the_last_two_are_kept_and_leftovers_go(tmp_path):
+    for number in (0, 1):
+        checkpoint.save(tmp_path, {"x": number}, step=number)
     (tmp_path / ".step-00000002.pt.part").write_bytes(b"torn")
     checkpoint.save(tmp_path, {"x": 2}, step=2)
     assert checkpoint.load(tmp_path) == {"x": 2}
-    assert sorted(path.name[:13] for path in tmp_path.iterdir()) == ["index.json", "step-00000002"]
+    assert sorted(path.name[:13] for path in tmp_path.iterdir()) == ["index.json", "step-00000001", "step-00000002"]
 
 
 def test_a_power_cut_before_the_index_moves_leaves_the_older_state(tmp_path, monkeypatch):
@@ -40,7 +41,7 @@ def test_a_power_cut_before_the_index_moves_leaves_the_older_state(tmp_path, mon
 
 def test_damage_is_named(tmp_path):
     checkpoint.save(tmp_path, {"x": torch.zeros(100)}, step=1)
-    (path,) = tmp_path.glob("step-*.pt")
+    (path,) = tmp_path.glob("step-*.safetensors")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)

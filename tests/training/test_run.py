@@ -23,6 +23,7 @@ def test_the_folder_holds_what_is_promised(teacher, tmp_path):
     run = pldistill.train(distill(teacher, epochs=2), out=tmp_path / "run", device="cpu")
     assert {path.name for path in run.folder.iterdir()} == {
         "recipe.json", "env.json", "metrics.jsonl", "result.json", "model.safetensors", "config.json", "checkpoint",
+        "best",
     }  # fmt: skip
     result = run.result
     for key in [

@@ -10,7 +10,7 @@ import typer
 
 from pldistill import __version__
 from pldistill.cli import lists, runs, studies
-from pldistill.cli.options import PAIRS, Device, Spread, Workers, console, whole, with_fields
+from pldistill.cli.options import PAIRS, Device, Spread, Workers, console, positive, whole, with_fields
 from pldistill.recipe import Recipe, make_recipe, read_recipe
 from pldistill.tasks.registry import DEFAULT
 from pldistill.tasks.spec import Metric
@@ -54,8 +54,25 @@ def train(
         Path | None, typer.Option(help="The run's folder; default runs/ and a name.", rich_help_panel="Output")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out.", rich_help_panel="Output")
+        bool,
+        typer.Option("--resume", help="Continue the run in --out, or begin it there.", rich_help_panel="Output"),
     ] = False,
+    checkpoint_minutes: Annotated[
+        str,
+        typer.Option(
+            metavar="X",
+            help="Save the state after so many minutes of an epoch too; changes no figure.",
+            rich_help_panel="Output",
+        ),
+    ] = "10",
+    checkpoint_steps: Annotated[
+        str | None,
+        typer.Option(metavar="N", help="And after every so many steps of an epoch.", rich_help_panel="Output"),
+    ] = None,
+    keep: Annotated[
+        str,
+        typer.Option(metavar="best,last|last", help="The models that are kept.", rich_help_panel="Output"),
+    ] = "best,last",
     download: Annotated[
         bool, typer.Option("--download", help="Fetch CIFAR where it is missing.", rich_help_panel="Data")
     ] = False,
@@ -72,7 +89,8 @@ def train(
     """Train a model: a teacher (--method ce) or a student from a teacher."""
     full = make_recipe(_over_stored(fields, recipe, out, resume))
     before = resume and out is not None and (out / "result.json").exists()
-    count = whole("workers", workers, least=0)
+    count, minutes = whole("workers", workers, least=0), positive("checkpoint_minutes", checkpoint_minutes)
+    steps = None if checkpoint_steps is None else whole("checkpoint_steps", checkpoint_steps, least=1)
 
     from pldistill.training import run as training  # once nothing of the line is refused: it brings torch
     from pldistill.training.progress import ProgressBar
@@ -85,6 +103,9 @@ def train(
         workers=count,
         download=download,
         callback=ProgressBar(console),
+        checkpoint_minutes=minutes,
+        checkpoint_steps=steps,
+        keep=keep,
     )
     result, again = run.result, "already " if before else ""
     console.print(
@@ -119,6 +140,9 @@ def evaluate(
     batch_size: Annotated[str, typer.Option(metavar="N", help="Images at a time; changes no figure.")] = "256",
     device: Device = "auto",
     workers: Workers = "2",
+    weights: Annotated[
+        str, typer.Option(metavar="last|best", help="Of the last epoch, or of the best one where they were kept.")
+    ] = "last",
 ) -> None:
     """Measure a run's model on its validation images."""
     from pldistill import precision
@@ -126,7 +150,7 @@ def evaluate(
 
     opened = training.load_run(run)
     counts = {"batch_size": whole("batch_size", batch_size, least=1), "workers": whole("workers", workers, least=0)}
-    figures = training.evaluate(opened, data=data, device=device, **counts)
+    figures = training.evaluate(opened, data=data, device=device, weights=weights, **counts)
     metrics = {"val_loss": _CROSS_ENTROPY, **opened.recipe.task_spec.metrics}
     said = "  ".join(
         f"{metrics[name].short} {metrics[name].show(value)}" for name, value in figures.items() if name in metrics
@@ -148,15 +172,16 @@ app.command(name="list")(lists.list_)
 
 
 def _over_stored(fields: dict[str, Any], recipe: Path | None, out: Path | None, resume: bool) -> dict[str, Any]:
-    """Lay the command line's fields over those of a recipe file, or of the run that is resumed."""
+    """Lay the command line's fields over those of a recipe file, or of the run that is resumed where it was begun."""
     from pldistill.record import RunRecord
 
     if recipe is None and resume:
         if out is None:
             raise ValueError("resume: expected the run's folder as --out, got none")
-        if not RunRecord(out).begun:
-            raise ValueError(f"resume: expected a run in {str(out)!r}, got none")
-        recipe = out / "recipe.json"
+        if RunRecord(out).begun:
+            recipe = out / "recipe.json"
+        elif not {name for name, field in Recipe.model_fields.items() if field.is_required()} <= set(fields):
+            raise ValueError(f"resume: expected a run in {str(out)!r}, got none")  # nor a recipe to begin one with
     if recipe is None:
         return fields
     stored = read_recipe(recipe)

@@ -19,6 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from pldistill.files import check_run_files
+
 # where a training checkpoint keeps its weights; averaged ones first, as timm does
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
 # what outer modules put before a model's own names; beside a student there may be a teacher and a method's layers
@@ -48,6 +50,7 @@ def load_weights(model: nn.Module, checkpoint: str | Path, *, new_head: bool = F
     path = Path(checkpoint)
     if path.is_dir():
         _check_architecture(model, path)
+        check_run_files(path, ("config.json", "model.safetensors"))
         path = path / "model.safetensors"
     put_weights(model, read_state(path), path, new_head=new_head)
 

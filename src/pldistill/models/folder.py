@@ -17,7 +17,7 @@ from safetensors.torch import save
 from timm.models import is_model
 from torch import nn
 
-from pldistill.files import write_atomically
+from pldistill.files import check_run_files, write_atomically
 from pldistill.models.build import pretrained_cfg
 from pldistill.models.checkpoints import load_weights
 
@@ -132,6 +132,8 @@ def load_folder(directory: str | Path) -> LoadedFolder:
 
     Classes without names (timm's own folders) are called by their numbers, `"0"`, `"1"`, ...
 
+    Where it is a finished run's, its files must have the SHA-256 that the run's result.json has of them.
+
     Raises:
         ValueError: a missing or damaged file, an unknown architecture, or weights that do not fit it.
     """
@@ -139,6 +141,7 @@ def load_folder(directory: str | Path) -> LoadedFolder:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is no model folder: {name} is missing")
+    check_run_files(folder, (CONFIG, WEIGHTS))
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         architecture, cfg = config["architecture"], config["pretrained_cfg"]
@@ -153,7 +156,7 @@ def load_folder(directory: str | Path) -> LoadedFolder:
         arguments.setdefault("img_size", image_size)
     with torch.random.fork_rng(devices=[]):  # reading a model must not change how the next one starts
         model = timm.create_model(architecture, **{**arguments, "num_classes": num_classes})
-    load_weights(model, folder)
+    load_weights(model, folder / WEIGHTS)
     names = config.get("label_names") or range(num_classes)
     classes = tuple(str(name) for name in names)
     extra = config.get("pldistill") or {}

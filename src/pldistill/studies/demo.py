@@ -211,4 +211,5 @@ def demo_sentence(out: Path) -> str:
 
 
 def _train(row: Recipe, folder: Path, device: str, console: Console) -> Run:
-    return train(row, out=folder, resume=RunRecord(folder).begun, device=device, callback=ProgressBar(console))
+    resume = RunRecord(folder).begun
+    return train(row, out=folder, resume=resume, device=device, callback=ProgressBar(console), keep="last")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pldistill import launch
-from pldistill.files import write_atomically
+from pldistill.files import held, write_atomically
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.reports.comparison import Comparison, Entry
@@ -41,9 +41,11 @@ def reproduce(
     A teacher cache that runs are to read and that is not there yet is made first: `cache_callback` is told of it.
 
     A cell that fails is marked with its reason and tried again by the next call; its teacher's failure fails it too.
+    No other process can use the folder until the study ends.
 
     Raises:
-        ValueError: for several processes, which train a run together but not a study.
+        ValueError: for a folder that another process uses, and for several processes, which train a run together but
+            not a study.
         Interrupted: after SIGINT or SIGTERM, with the state saved; the same call goes on.
     """
     if launch.launched() > 1:
@@ -51,19 +53,25 @@ def reproduce(
             f"processes: expected one for a study, got {launch.launched()}; `--print-commands` gives the line of "
             "each run, to be started with several"
         )
+    how = {"device": device, "workers": workers, "download": download}
+    with held(out):
+        _make_all(plan, out, callback=callback, cache_callback=cache_callback or SilentCacheCallback(), **how)
+        comparison = write_tables(plan, out)
+        write_page(plan, out, comparison)
+    return comparison
+
+
+def _make_all(plan: Plan, out: Path, *, callback: StudyProgress, cache_callback: CacheCallback, **how: Any) -> None:
+    """Make every run that is not finished."""
     callback.open(len(plan.runs))
     try:
         for cell in plan.runs:
             if not cell.record.finished:
-                how = {"device": device, "workers": workers, "download": download}
-                _make(cell, plan, out, callback=callback, cache_callback=cache_callback or SilentCacheCallback(), **how)
+                _make(cell, plan, out, callback=callback, cache_callback=cache_callback, **how)
                 write_tables(plan, out)
             callback.close_cell(cell.name, cell.record.read_result(), failure(out, cell))
     finally:
         callback.close()
-    comparison = write_tables(plan, out)
-    write_page(plan, out, comparison)
-    return comparison
 
 
 def _make(
@@ -76,7 +84,7 @@ def _make(
             raise ValueError(f"{cell.teacher.name} is not finished")
         if cell.recipe.teacher_cache is not None:
             make_teacher_cache(cell.recipe, callback=cache_callback, **how)
-        train(cell.recipe, out=cell.folder, resume=cell.record.begun, callback=callback, **how)
+        train(cell.recipe, out=cell.folder, resume=cell.record.begun, callback=callback, keep="last", **how)
     except FAILURES as error:
         mark_failure(mark, error)
     else:

@@ -269,7 +269,7 @@ def run_search(
         with FileLock(locks / f"{column}.lock"):
             _prepare(job, column, callback=callback, cache_callback=cache_callback, **how)
     for mark in (job.out / "failures").glob("*.txt"):
-        mark.unlink()  # what failed before is tried again
+        mark.unlink(missing_ok=True)  # what failed before is tried again
     callback.open(sum(len(axis.values) for _, row in _pairs(job) for axis in job.axes(row)))
     try:
         waiting = list(_pairs(job))
@@ -309,7 +309,9 @@ def _prepare(job: Job, column: str, *, callback: StudyProgress, cache_callback: 
     if not teacher.record.finished:
         callback.open(1)
         try:
-            train(teacher.recipe, out=teacher.folder, resume=teacher.record.begun, callback=callback, **how)
+            train(
+                teacher.recipe, out=teacher.folder, resume=teacher.record.begun, callback=callback, keep="last", **how
+            )
             callback.close_cell(f"{column} {teacher.name}", teacher.record.read_result(), None)
         finally:
             callback.close()
@@ -324,7 +326,7 @@ def _make(job: Job, cell: PlannedRun, callback: StudyProgress, how: Mapping[str,
 
     failure = None
     try:
-        train(cell.recipe, out=cell.folder, resume=cell.record.begun, callback=callback, **how)
+        train(cell.recipe, out=cell.folder, resume=cell.record.begun, callback=callback, keep="last", **how)
     except FAILURES as error:
         failure = mark_failure(job.mark(cell), error)
     callback.close_cell(cell.folder.name.rpartition("-")[0], cell.record.read_result(), failure)
@@ -370,7 +372,15 @@ def variant(job: Job, row: str, point: Mapping[str, float]) -> str:
 
 
 def write(job: Job, *, page: bool = False) -> Comparison:
-    """Write the table, and with `page` the report."""
+    """Write the table, and with `page` the report, while no other process that works on the search does."""
+    from filelock import FileLock
+
+    (job.out / "locks").mkdir(parents=True, exist_ok=True)
+    with FileLock(job.out / "locks" / "table.lock"):
+        return _write(job, page)
+
+
+def _write(job: Job, page: bool) -> Comparison:
     from pldistill.studies.runner import write_reports
 
     comparison = compare(job)

@@ -259,21 +259,27 @@ class Task(ABC, Generic[Data, Model]):
             labels.append(wanted.cpu())
         return hits, torch.cat(labels)
 
-    def result(self, rows: Sequence[Mapping[str, Any]], data: Data) -> Figures:
-        """Give the task's part of result.json, from the rows of all epochs: the last epoch's, and the best score.
+    def choice(self, data: Data) -> str:
+        """The figure of an epoch's row that tells the best epoch: the score on the held-out samples where some are.
 
-        The best epoch is the best on the held-out samples where there are some: chosen without a look at those that
-        score it. Otherwise it is the best on the validation split itself.
+        These choose without a look at those that score the run. Otherwise it is the score on the validation split.
         """
-        score, last = self.spec.score, rows[-1]
-        choice = score if data.holdout is None else f"holdout_{score}"
-        way = -1 if self.spec.metrics[score].lower else 1
-        best = max(rows, key=lambda row: way * (row[choice] or 0.0))
+        return self.spec.score if data.holdout is None else f"holdout_{self.spec.score}"
+
+    def best_row(self, rows: Sequence[Mapping[str, Any]], data: Data) -> Mapping[str, Any]:
+        """The row of the best epoch so far; of several that are as good the first."""
+        choice, way = self.choice(data), -1 if self.spec.metrics[self.spec.score].lower else 1
+        return max(rows, key=lambda row: way * (row[choice] or 0.0))
+
+    def result(self, rows: Sequence[Mapping[str, Any]], data: Data) -> Figures:
+        """Give the task's part of result.json, from the rows of all epochs: the last epoch's, and the best score."""
+        score, last, best, choice = self.spec.score, rows[-1], self.best_row(rows, data), self.choice(data)
         held = {} if data.holdout is None else {"holdout_last": last[choice], "holdout_best": best[choice]}
         return {
             **{self.spec.result_key(name): last.get(name) for name in self.spec.metrics},
             f"{score}_best": best[score],
             "best_epoch": best["epoch"],
+            "best_by": choice,
             **held,
             f"teacher_{score}": last.get(f"teacher_{score}"),
         }

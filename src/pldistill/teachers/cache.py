@@ -29,7 +29,6 @@ so that at T the softmax of what is read is, in the stored places, the teacher's
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -43,7 +42,7 @@ from torch import Tensor
 
 from pldistill import methods
 from pldistill.data import Augment, Dataset
-from pldistill.files import write_atomically
+from pldistill.files import sha256, write_atomically
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.specs import teacher_members
 from pldistill.teachers.live import Teacher, open_teacher
@@ -268,15 +267,6 @@ def open_store(folder: Path) -> CacheMetadata:
             expected = f"{size} bytes" if found.endswith("bytes") else f"SHA-256 {header.whole[name]}"
             raise ValueError(f"teacher_cache: {str(path)!r} is damaged: expected {expected}, got {found}")
     return header.about
-
-
-def sha256(path: Path) -> str:
-    """A file's SHA-256."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 22):
-            digest.update(part)
-    return digest.hexdigest()
 
 
 def map_records(path: Path, form: RecordFormat) -> Tensor:

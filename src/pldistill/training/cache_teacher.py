@@ -18,6 +18,7 @@ from accelerate import Accelerator
 
 from pldistill import launch
 from pldistill.data import Augment, Dataset, Split, make_loader, training_augment
+from pldistill.files import HOLDER, LOCK, held, is_new, refuse_held
 from pldistill.launch import Interrupted, Interrupts
 from pldistill.recipe import Recipe
 from pldistill.specs import data_label
@@ -156,7 +157,8 @@ def cache_teacher(
 
     Args:
         recipe: a run's.
-        out: the teacher cache's folder: new, empty, or the same teacher cache's.
+        out: the teacher cache's folder: new, empty, or the same teacher cache's. No other process can use it until the
+            cache is made.
         views: V.
         places: K, how many classes of a training image; None is all.
         temperature: T, at which the mass of the classes that are left out is exact; 1 where none is.
@@ -164,11 +166,13 @@ def cache_teacher(
         callback: is told what is made and how far it is.
 
     Raises:
-        ValueError: for what does not fit, a disk without room, another teacher cache's folder, and several processes.
+        ValueError: for what does not fit, a disk without room, another teacher cache's folder, one that another process
+            uses, and several processes.
         Interrupted: after SIGINT or SIGTERM; the same call goes on.
     """
     if launch.launched() > 1:
         raise ValueError(f"processes: expected one to make a teacher cache, got {launch.launched()}")
+    refuse_held(out)
     accelerator = make_accelerator(recipe.amp, device)
     dataset = open_images(recipe, download)
     teacher = open_teacher(recipe, dataset)
@@ -181,10 +185,26 @@ def cache_teacher(
         raise ValueError(f"top_k: expected 1 to the data's {len(dataset.classes)} classes, or all, got {places}")
     form = RecordFormat(len(dataset.classes), places, 1.0 if places == len(dataset.classes) else temperature)
     about = _about(recipe, dataset, teacher, form, views, accelerator)
+    with held(out):
+        _make(out, about, recipe, dataset, teacher, accelerator, workers, callback)
+    return about
+
+
+def _make(
+    out: Path,
+    about: CacheMetadata,
+    recipe: Recipe,
+    dataset: Dataset,
+    teacher: Teacher,
+    accelerator: Accelerator,
+    workers: int,
+    callback: CacheCallback,
+) -> None:
+    """Fill the files that are not there yet, in a folder that this process holds."""
     header = _begin(out, about)
     preflight(recipe, dataset, teacher, accelerator=accelerator, workers=workers, callback=callback)
     augment = training_augment(dataset, recipe.hflip)
-    files = [_File(cache.view_file(view), dataset.train, view, augment, form) for view in range(views)]
+    files = [_File(cache.view_file(view), dataset.train, view, augment, about.form) for view in range(about.views)]
     files.append(_File(cache.VALIDATION, dataset.val, 0, None, about.validation_form))
     callback.begin(about, _done(files, header))
     header.write(out)
@@ -196,7 +216,6 @@ def cache_teacher(
                     header = making.fill(file, header)
     finally:
         callback.end()
-    return about
 
 
 def make_teacher_cache(recipe: Recipe, *, callback: CacheCallback, **how: Any) -> None:
@@ -254,7 +273,7 @@ def _about(
 
 def _begin(out: Path, about: CacheMetadata) -> Header:
     """The header to go on from: what is whole and sound, and what was begun. Refuses a disk without room."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_new(out):
         header = cache.read_header(out)
         for name, ours in asdict(about).items():
             if (theirs := asdict(header.about)[name]) != ours:
@@ -270,9 +289,8 @@ def _begin(out: Path, about: CacheMetadata) -> Header:
         begun = {name: done for name, done in header.under_way.items() if (out / f".{name}.part").is_file()}
         header = Header(about, whole, begun)
     else:
-        out.mkdir(parents=True, exist_ok=True)
         header = Header(about, {}, {})
-    written = sum(path.stat().st_size for path in out.iterdir())
+    written = sum(path.stat().st_size for path in out.iterdir() if path.name not in (LOCK, HOLDER))
     needed, free = sum(about.sizes().values()) - written, shutil.disk_usage(out).free
     if needed > free:
         raise ValueError(f"out: expected {needed:,} bytes free for {str(out)!r}, got {free:,}")

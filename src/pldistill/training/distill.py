@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pldistill import launch, methods
 from pldistill.data.sampling import key
-from pldistill.files import write_atomically
+from pldistill.files import check_run_files, write_atomically
 from pldistill.models import TaskModel
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
@@ -24,10 +24,11 @@ from pldistill.tasks.base import Autocast, Figures, Loaders, Placement
 from pldistill.tasks.classification.metrics import Validation
 from pldistill.tasks.classification.task import Classification
 from pldistill.teachers.live import LiveTeacher, Teacher
+from pldistill.training.best import BestEpoch, keeps_best
 from pldistill.training.build import assemble, make_accelerator
-from pldistill.training.loop import Callback
+from pldistill.training.loop import Callback, Saves
 from pldistill.training.progress import SilentCallback
-from pldistill.training.run import Run, begin, complete, is_finished, recorded_precision
+from pldistill.training.run import Run, begin, claim, complete, recorded_precision
 from pldistill.types import Batch, Outputs
 
 # The fields of a recipe that mean the same for modules and loaders of one's own.
@@ -60,6 +61,9 @@ def distill(
     resume: bool = False,
     device: str = "auto",
     callback: Callback | None = None,
+    checkpoint_minutes: float = 10.0,
+    checkpoint_steps: int | None = None,
+    keep: str = "best,last",
     **settings: Any,
 ) -> Run:
     """Train `student`, in place, from `teacher`: any two modules that map a batch's inputs to logits `(N, C)`.
@@ -83,9 +87,10 @@ def distill(
         weights: the weight of each of its terms, "task" being cross-entropy on the labels.
         epochs: passes over `train_loader`.
         resume: continue the run in `out` from its checkpoint; a finished one is returned as it is, and `student` is
-            given its weights.
+            given its weights; one that was not begun begins.
         device: auto, cpu, cuda or mps.
         callback: is told of steps and epochs; None for silence.
+        checkpoint_minutes, checkpoint_steps, keep: as in `pldistill.train`.
         settings: other fields of a `Recipe`: optimizer, lr, weight_decay, schedule, seed, amp, ema and so on.
 
     Raises:
@@ -117,18 +122,22 @@ def distill(
             **settings,
         }
     )
+    saves, keeps = Saves(checkpoint_minutes, checkpoint_steps), keeps_best(keep)
     run = RunRecord(Path(out))
     accelerator = make_accelerator(recorded_precision(run, recipe) if resume else recipe.amp, device)
     loaders = [OwnLoader(name, each, recipe.seed) for name, each in (("train", train_loader), ("val", val_loader))]
     task = OwnModules(recipe, teacher if spec.needs_teacher else None, student, *loaders)
-    if is_finished(run, recipe, resume):
-        student.load_state_dict(load_file(run.folder / "model.safetensors"))
-        return Run(run)
-    data = OwnData(task.try_both(accelerator.device))
-    shown = SilentCallback() if callback is None else callback
-    loop = assemble(recipe, data, run, accelerator, workers=0, callback=shown, task=task)
-    env = begin(loop, resume=resume)
-    complete(loop, data, task, env["teacher_sha256"])
+    with claim(run, recipe, resume) as begun:
+        if begun is None:
+            check_run_files(run.folder, ["model.safetensors"])
+            student.load_state_dict(load_file(run.folder / "model.safetensors"))
+            return Run(run)
+        data = OwnData(task.try_both(accelerator.device))
+        shown = SilentCallback() if callback is None else callback
+        loop = assemble(recipe, data, run, accelerator, workers=0, callback=shown, task=task)
+        loop.saves, loop.best = saves, BestEpoch(task, data, recipe, run) if keeps else None
+        env = begin(loop, resume=begun)
+        complete(loop, data, task, env["teacher_sha256"])
     return Run(run)
 
 

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pldistill import distributed
 from pldistill.launch import Interrupted, Interrupts
-from pldistill.recipe import Ramp, Recipe
+from pldistill.recipe import Ramp, Recipe, make_recipe
 from pldistill.record import RunRecord
 from pldistill.teachers.live import Teacher
 from pldistill.training import checkpoint
@@ -53,6 +53,33 @@ class Callback(Protocol):
     def end(self) -> None: ...
 
 
+class Keeper(Protocol):
+    """Who keeps the best epoch's model: it is offered each epoch's, when its row is written; gives its files' names."""
+
+    def offer(self, model: Any) -> None: ...
+    def files(self) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Saves:
+    """When a run is saved beside the end of each epoch.
+
+    Attributes:
+        minutes: after so many without a checkpoint.
+        steps: after so many of the optimizer's steps of an epoch, and again; None for never.
+    """
+
+    minutes: float = 10.0
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        minutes, steps = self.minutes, self.steps
+        if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not minutes > 0:
+            raise ValueError(f"checkpoint_minutes: expected a number above 0, got {minutes!r}")
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise ValueError(f"checkpoint_steps: expected a whole number from 1, or None, got {steps!r}")
+
+
 @dataclass
 class Loop:
     """One run from its first step, or its checkpoint, to its last. Of several processes each has a loop, in step.
@@ -62,6 +89,8 @@ class Loop:
         average: the moving average of the student's weights, or None.
         validate: gives an epoch's validation figures for a model.
         evaluated: the model that is validated: the student, or the average in its place.
+        saves: when it is saved.
+        best: who keeps the best epoch's model, or None.
     """
 
     recipe: Recipe
@@ -76,6 +105,8 @@ class Loop:
     accelerator: Accelerator
     record: RunRecord
     callback: Callback
+    saves: Saves = field(default_factory=Saves)
+    best: Keeper | None = None
     distiller: nn.Module = field(init=False)
     tally: EpochMetrics = field(init=False)
     epoch: int = field(init=False, default=0)
@@ -88,6 +119,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.tally = EpochMetrics(self.accelerator.device)
         self.steps = -(-len(self.loader) // self.recipe.accumulate)
+        self.saved = time.monotonic()
 
     def run(self) -> None:
         """Train to the end.
@@ -97,6 +129,7 @@ class Loop:
             NonFiniteLoss: at a NaN or infinite term; the checkpoint of the last good epoch stays.
         """
         self.prepare()
+        self.saved = time.monotonic()
         self.callback.begin(self.record.folder.name, self.recipe.epochs, self.epoch, len(self.loader))
         try:
             with Interrupts(patient=distributed.world_size() > 1) as interrupts:
@@ -137,6 +170,9 @@ class Loop:
                 self.callback.step(self.epoch, self.tally)
             if self._looks(due):
                 self._look(interrupts)
+            if self._is_due():
+                self._agree()
+                save_state(self)
 
     def _learn(self, batch: Batch | DetectionBatch, weights: dict[str, float], began: float) -> bool:
         """Add a batch's gradient; after the last batch of a step take the step, and say so."""
@@ -185,10 +221,25 @@ class Loop:
         if signal is not None:
             self._stop(signal)
 
-    def _close_epoch(self) -> None:
+    def _is_due(self) -> bool:
+        """Whether a checkpoint is due within the epoch, in all processes at the same step; its end has its own."""
+        if self.step == self.steps:
+            return False
+        if self.saves.steps is not None and self.step % self.saves.steps == 0:
+            return True
+        late = time.monotonic() - self.saved > 60 * self.saves.minutes
+        if distributed.world_size() == 1:
+            return late
+        return self.step % self.AGREE_EVERY == 0 and distributed.any_process(late, self.accelerator.device)
+
+    def _agree(self) -> None:
+        """Make sure that no process has seen a term that was not finite: the last checkpoint is a good one."""
         if distributed.world_size() > 1:
             self.tally.agree(None)
         self.tally.check(self.epoch)
+
+    def _close_epoch(self) -> None:
+        self._agree()
         began = time.monotonic()
         tally = self.tally.joined()
         row: dict[str, Any] = {"epoch": self.epoch + 1, "lr": self.optimizer.param_groups[0]["lr"], **tally.row()}
@@ -197,6 +248,8 @@ class Loop:
         row["seconds"] = tally.seconds + time.monotonic() - began
         if distributed.is_main_process():
             self.record.append_epoch(row)
+            if self.best is not None:
+                self.best.offer(self.evaluated)
         self.epoch += 1
         self.tally = EpochMetrics(self.accelerator.device)
         save_state(self)
@@ -216,10 +269,12 @@ class Loop:
 def save_state(loop: Loop) -> None:
     """Write the folder's checkpoint: the first of several processes does, with what is each one's own."""
     own, *others = distributed.gather(_own(loop))
+    loop.saved = time.monotonic()
     if not distributed.is_main_process():
         return
     scaler, average = loop.accelerator.scaler, loop.average
     state = {
+        "recipe": loop.recipe.to_dict(),
         "epoch": loop.epoch,
         **own,
         "others": others,
@@ -232,9 +287,18 @@ def save_state(loop: Loop) -> None:
 
 
 def restore_state(loop: Loop) -> None:
-    """Go on from the folder's checkpoint; where there is none, from the beginning."""
-    state = checkpoint.load(loop.record.folder / "checkpoint")
+    """Go on from the folder's checkpoint; where there is none, from the beginning.
+
+    Raises:
+        ValueError: for a checkpoint that is damaged, and so is the one before it; for one of another recipe than the
+            folder's; for rows of the record that are not those of its epochs.
+    """
+    warn = loop.callback.warn if distributed.is_main_process() else None  # the first process mends the index
+    state = checkpoint.load(loop.record.folder / "checkpoint", warn)
+    if state is not None and "recipe" in state:  # older checkpoints do not say
+        _check_recipe(loop.record, state["recipe"])
     if distributed.is_main_process():
+        loop.record.epochs()
         loop.record.truncate(state["epoch"] if state is not None else 0)
     if state is None:
         return
@@ -250,6 +314,17 @@ def restore_state(loop: Loop) -> None:
     torch.set_rng_state(own["rng"])
     if own["cuda_rng"] is not None:
         torch.cuda.set_rng_state(own["cuda_rng"])
+
+
+def _check_recipe(record: RunRecord, theirs: dict[str, Any]) -> None:
+    """Refuse a checkpoint of another recipe than the folder's."""
+    ours, theirs = make_recipe(record.read_recipe()).to_dict(), make_recipe(theirs).to_dict()
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            raise ValueError(
+                f"resume: {str(record.folder / 'recipe.json')!r} has {name} {value!r}, its checkpoint is of a run with "
+                f"{theirs.get(name)!r}"
+            )
 
 
 def _own(loop: Loop) -> dict[str, Any]:

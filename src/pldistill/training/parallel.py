@@ -149,7 +149,7 @@ def _run(runs: Sequence[tuple[dict[str, Any], str]], device: str) -> _Ended:
     _AT_WORK.set()
     try:
         for recipe, folder in runs:
-            train(make_recipe(recipe), out=folder, resume=RunRecord(folder).begun, device=device)
+            train(make_recipe(recipe), out=folder, resume=RunRecord(folder).begun, device=device, keep="last")
     except Interrupted:
         return _Ended("Interrupted")
     except (ValueError, ArithmeticError, OSError) as error:

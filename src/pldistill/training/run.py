@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pldistill import distributed, models, precision, record
+from pldistill.files import held, is_new, refuse_held
 from pldistill.recipe import Recipe, make_recipe
-from pldistill.record import RunRecord
+from pldistill.record import MODEL, TEXTS, RunRecord
 from pldistill.tasks.base import Placement, Task, make_task
 from pldistill.teachers.cache import with_cache
+from pldistill.training import best
+from pldistill.training.best import BestEpoch, keeps_best
 from pldistill.training.build import assemble, make_accelerator, precision_of
-from pldistill.training.loop import Callback, Loop, restore_state
+from pldistill.training.loop import Callback, Loop, Saves, restore_state
 from pldistill.training.preflight import introduction, preflight
 from pldistill.training.progress import SilentCallback
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from pldistill.tasks.detection.weights import LoadedDetector
 
 
@@ -38,7 +44,8 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """What was asked for."""
+        """What was asked for; where the run is finished, its files must be what it wrote."""
+        self.record.read_result()
         return make_recipe(self.record.read_recipe())
 
     @property
@@ -82,6 +89,9 @@ def train(
     workers: int = 2,
     download: bool = False,
     callback: Callback | None = None,
+    checkpoint_minutes: float = 10.0,
+    checkpoint_steps: int | None = None,
+    keep: str = "best,last",
 ) -> Run:
     """Train the recipe's student and leave a run folder.
 
@@ -90,29 +100,53 @@ def train(
 
     Args:
         recipe: what to train.
-        out: the run's folder, new or empty; None is `runs/` and the recipe's name.
-        resume: go on with the run in `out` from its checkpoint, bit for bit; a finished run is returned as it is.
+        out: the run's folder, new or empty; None is `runs/` and the recipe's name. No other process can use it until
+            the run ends.
+        resume: go on with the run in `out` from its checkpoint, bit for bit; a finished run is returned as it is, and
+            one that was not begun begins. So the same call can be repeated until it ends.
         device: auto, cpu, cuda or mps.
         workers: processes that decode images of a folder; their number changes no figure.
         download: fetch CIFAR where it is missing.
         callback: is told of steps and epochs; None for silence.
+        checkpoint_minutes: the state is saved after so many within an epoch too, beside the end of each epoch.
+        checkpoint_steps: and after every so many steps of an epoch; None for no such number.
+        keep: `best,last` keeps the best epoch's model beside the last one's, in `best/` of the folder; `last` does not.
 
     Raises:
-        ValueError: for anything in the recipe that does not fit, before a file is written.
+        ValueError: for a folder that another process uses; for anything in the recipe that does not fit, before a file
+            is written.
         Interrupted: after SIGINT or SIGTERM, with the state saved.
         NonFiniteLoss: at a NaN or infinite term; the last good checkpoint stays.
     """
+    saves, keeps = Saves(checkpoint_minutes, checkpoint_steps), keeps_best(keep)
     recipe = with_cache(recipe)
     run = RunRecord(Path(out) if out is not None else Path("runs") / recipe.name())
     accelerator = make_accelerator(recorded_precision(run, recipe) if resume else recipe.amp, device)
-    if distributed.run_on_main(lambda: is_finished(run, recipe, resume)):
-        return Run(run)
-    data = open_images(recipe, download)
+    with claim(run, recipe, resume) as begun:
+        if begun is not None:
+            _train(run, recipe, accelerator, begun, workers, download, callback, saves, keeps)
+    return Run(run)
+
+
+def _train(
+    run: RunRecord,
+    recipe: Recipe,
+    accelerator: Accelerator,
+    resume: bool,
+    workers: int,
+    download: bool,
+    callback: Callback | None,
+    saves: Saves,
+    keeps: bool,
+) -> None:
+    """Train in a folder that this process holds."""
+    data, task = open_images(recipe, download), make_task(recipe)
     shown = callback if callback is not None and distributed.is_main_process() else SilentCallback()
     for note in (precision.warning(recipe.amp, accelerator.device), *data.notes()):
         if note is not None:
             shown.warn(note)
     loop = distributed.run_on_all(lambda: assemble(recipe, data, run, accelerator, workers=workers, callback=shown))
+    loop.saves, loop.best = saves, BestEpoch(task, data, recipe, run) if keeps else None
 
     def check() -> dict[str, Any] | None:
         return preflight(recipe, data, loop.teacher, accelerator=accelerator, workers=workers, callback=shown)
@@ -121,28 +155,34 @@ def train(
     timed = distributed.run_on_main(lambda: shown.wants_time)
     for line in introduction(loop, data, env, timed=timed):
         shown.tell(line)
-    complete(loop, data, make_task(recipe), env["teacher_sha256"])
-    return Run(run)
+    complete(loop, data, task, env["teacher_sha256"])
 
 
 def evaluate(
-    run: Run, *, data: str | None = None, batch_size: int = 256, device: str = "auto", workers: int = 2
+    run: Run,
+    *,
+    data: str | None = None,
+    batch_size: int = 256,
+    device: str = "auto",
+    workers: int = 2,
+    weights: str = "last",
 ) -> dict[str, Any]:
     """Measure a finished run's model on the validation split of `data`, by default the run's own.
 
     In the run's precision where the device computes in it natively, else in float32; `precision` says which it was.
     Gives the number of images, and of a classifier top1 and top5 in percent and val_loss in nats, of a detector AP,
-    AP50, AP75, APs, APm and APl in percent.
+    AP50, AP75, APs, APm and APl in percent. The weights are those of the last epoch, or with `best` of the best one.
 
     Raises:
-        ValueError: if the classes differ from those that the model knows.
+        ValueError: if the classes differ from those that the model knows, or the weights were not kept.
     """
+    folder = _weights(run, weights)
     wanted = recorded_precision(run.record, run.recipe)
     accelerator = make_accelerator("auto" if wanted == "bf16" else "off", device)
     if wanted == "fp16" and accelerator.device.type == "cuda":
         accelerator = make_accelerator(wanted, device)
     place = Placement(accelerator.device, workers, distributed.rank(), distributed.world_size())
-    figures = make_task(run.recipe).measure(run.folder, run.recipe, data, batch_size, place, accelerator.autocast)
+    figures = make_task(run.recipe).measure(folder, run.recipe, data, batch_size, place, accelerator.autocast)
     return {**figures, "precision": precision_of(accelerator)}
 
 
@@ -157,6 +197,19 @@ def predict(run: Run, images: Sequence[Path | str], *, top: int = 5) -> list[lis
         raise ValueError(f"run {str(run.folder)!r}: expected one that gives an image classes, got {run.recipe.task}")
     answers = task.predict(run.folder, images)
     return [[(answer["class"], answer["probability"]) for answer in ranked[:top]] for ranked in answers]
+
+
+def _weights(run: Run, weights: str) -> Path:
+    """The folder of a finished run's model."""
+    if weights not in ("best", "last"):
+        raise ValueError(f"weights: expected best or last, got {weights!r}")
+    if weights == "last":
+        return run.folder
+    if not any(name.startswith(f"{best.FOLDER}/") for name in run.result.get("sha256") or {}):
+        raise ValueError(
+            f"weights: expected last, for run {str(run.folder)!r} kept no best (--keep best,last does), got 'best'"
+        )
+    return run.folder / best.FOLDER
 
 
 def begin(loop: Loop, *, resume: bool, check: Callable[[], dict[str, Any] | None] | None = None) -> dict[str, Any]:
@@ -185,7 +238,7 @@ def complete(loop: Loop, data: Any, task: Task[Any, Any], teacher_sha256: str | 
 
 def recorded_precision(run: RunRecord, recipe: Recipe) -> str:
     """What a run that goes on began with, whatever `auto` would be on this machine."""
-    env = run.read_environment() if (run.folder / "env.json").is_file() else {}
+    env = run.read_environment() if run.begun and (run.folder / "env.json").is_file() else {}
     return precision.of_record(recipe.to_dict(), env)
 
 
@@ -198,29 +251,54 @@ def open_images(recipe: Recipe, download: bool) -> Any:
     return distributed.run_on_all(lambda: task.open(recipe, download=download))
 
 
-def is_finished(run: RunRecord, recipe: Recipe, resume: bool) -> bool:
-    """Check that the folder is new, or holds the run that is resumed; say whether that one is finished."""
-    if resume:
-        return _same_run(run, recipe).finished
-    _refuse_used(run.folder)
+@contextmanager
+def claim(run: RunRecord, recipe: Recipe, resume: bool) -> Iterator[bool | None]:
+    """Hold the folder that a run is to be made in; of several processes the first does.
+
+    Gives whether the run in it goes on (or begins), and None for a finished one, whose folder is left as it is.
+
+    Raises:
+        ValueError: for a folder that another process holds; without `resume` for one that is not new, and with it for
+            one that is not new and not the recipe's.
+    """
+    with ExitStack() as stack:
+
+        def enter() -> bool | None:
+            if not resume:
+                refuse_held(run.folder)
+            if resume and run.finished and goes_on(run, recipe, resume):
+                return None
+            goes_on(run, recipe, resume)  # what is refused is refused before the folder is touched
+            stack.enter_context(held(run.folder))
+            begun = goes_on(run, recipe, resume)
+            return None if begun and run.finished else begun
+
+        yield distributed.run_on_main(enter)
+
+
+def goes_on(run: RunRecord, recipe: Recipe, resume: bool) -> bool:
+    """Whether the recipe's run goes on in its folder, finished or not; False where it begins.
+
+    Raises:
+        ValueError: for a folder that is neither new nor the recipe's run's.
+    """
+    if resume and run.begun:
+        _check_same(run, recipe)
+        return True
+    if not is_new(run.folder):
+        if resume:
+            raise ValueError(f"resume: expected a run in {str(run.folder)!r}, got none")
+        hint = "; add --resume to go on with the run in it" if run.begun else ""
+        raise ValueError(f"out: expected a new or empty folder, got {str(run.folder)!r}, which is not{hint}")
     return False
 
 
-def _refuse_used(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        hint = "; add --resume to go on with the run in it" if RunRecord(folder).begun else ""
-        raise ValueError(f"out: expected a new or empty folder, got {str(folder)!r}, which is not{hint}")
-
-
-def _same_run(run: RunRecord, recipe: Recipe) -> RunRecord:
+def _check_same(run: RunRecord, recipe: Recipe) -> None:
     """Check that the folder's run is the recipe's."""
-    if not run.begun:
-        raise ValueError(f"resume: expected a run in {str(run.folder)!r}, got none")
     stored, given = make_recipe(run.read_recipe()).to_dict(), recipe.to_dict()
     for name, value in stored.items():
         if given[name] != value:
             raise ValueError(f"resume: expected the run's own {name}, {value!r}, got {given[name]!r}")
-    return run
 
 
 def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bool) -> None:
@@ -247,6 +325,9 @@ def _finish(loop: Loop, data: Any, task: Task[Any, Any]) -> None:
     task.save(model, run.folder, data, recipe)
     task.show(model, loop.teacher, run, data)
     rows = run.epochs()
+    kept = [] if loop.best is None else loop.best.files()
+    if not kept:
+        best.drop(run.folder)
     run.write_result(
         {
             "method": recipe.method,
@@ -260,5 +341,6 @@ def _finish(loop: Loop, data: Any, task: Task[Any, Any]) -> None:
             "images_per_second": sum(row["images_per_second"] for row in rows) / len(rows),
             "parameters": models.count_parameters(model.model),
             "teacher_parameters": None if loop.teacher is None else loop.teacher.count_parameters(),
-        }
+        },
+        files=[*TEXTS, *MODEL, *kept],
     )

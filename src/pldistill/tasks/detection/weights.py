@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN, FasterRCNN_ResNet50_FPN_Weights
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from pldistill.files import write_atomically
+from pldistill.files import check_run_files, write_atomically
 from pldistill.models.checkpoints import load_weights, put_weights, read_state
 from pldistill.models.folder import CONFIG, WEIGHTS
 from pldistill.specs import FASTER_RCNN
@@ -120,7 +120,9 @@ def published(name: str, *, options: DetectionOptions, columns: int = 91, new_he
 
 def _read(checkpoint: str | Path) -> tuple[Path, dict[str, Tensor]]:
     path = Path(checkpoint)
-    path = path / "model.safetensors" if path.is_dir() else path
+    if path.is_dir():
+        check_run_files(path, (CONFIG, WEIGHTS))
+        path = path / WEIGHTS
     return path, _renamed(read_state(path))
 
 
@@ -205,6 +207,7 @@ def load_detector(directory: str | Path) -> LoadedDetector:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is no detector's folder: {name} is missing")
+    check_run_files(folder, (CONFIG, WEIGHTS))
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if config.get("task") != "detection":
