@@ -220,9 +220,7 @@ def test_a_checkpoint_is_of_its_recipe(tmp_path, every_step):
     path = tmp_path / "run" / "recipe.json"
     changed = {**json.loads(path.read_text()), "lr": 0.5}
     path.write_text(json.dumps(changed))
-    with pytest.raises(
-        ValueError, match=r"resume: '.*recipe\.json' has lr 0\.5, its checkpoint is of a run with 0\.05"
-    ):
+    with pytest.raises(ValueError, match=r"recipe\.json' has lr 0\.5, its checkpoint is of a run with 0\.05"):
         pldistill.train(make_recipe(changed), out=tmp_path / "run", resume=True, device="cpu")
     path.write_text(json.dumps(recipe.to_dict()))
     pldistill.train(recipe, out=tmp_path / "run", resume=True, device="cpu")

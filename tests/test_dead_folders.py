@@ -1,12 +1,14 @@
-"""What a process that was killed at its beginning leaves counts as new, and one line begins a run and goes on with it."""
+"""What a process that was killed at its beginning leaves counts as new; one line begins a run and goes on with it."""
 
 import json
 
 import pytest
+import torch
 
 import pldistill
 from pldistill.__main__ import main
 from pldistill.files import HOLDER, LOCK, is_new
+from pldistill.launch import Interrupted
 from pldistill.recipe import make_recipe
 from pldistill.record import RunRecord
 from tiny_runs import CE, StopAt, assert_same_run, distill
@@ -99,8 +101,7 @@ def test_a_store_begins_in_a_dead_folder(teacher, store, tmp_path):
     }
 
 
-def test_modules_of_one_s_own_begin_and_go_on_by_one_call(tmp_path):
-    torch = pytest.importorskip("torch")
+def test_modules_of_one_s_own_begin_and_go_on_by_one_call(tmp_path, every_step):
     images, labels = torch.randn(24, 6), torch.arange(24) % 3
     batches = [(images[at : at + 8], labels[at : at + 8]) for at in (0, 8, 16)]
 
@@ -112,7 +113,7 @@ def test_modules_of_one_s_own_begin_and_go_on_by_one_call(tmp_path):
 
     call(tmp_path / "whole")
     dead(tmp_path / "cut")
-    with pytest.raises(pldistill.training.loop.Interrupted):
+    with pytest.raises(Interrupted):
         call(tmp_path / "cut", callback=StopAt(1, 2), checkpoint_steps=1)
     call(tmp_path / "cut")
     assert_same_run(tmp_path / "whole", tmp_path / "cut")

@@ -26,7 +26,7 @@ def keeps_best(keep: str) -> bool:
     Raises:
         ValueError: for anything but `best,last` and `last`.
     """
-    if keep not in KEEPS:
+    if not isinstance(keep, str) or keep not in KEEPS:
         raise ValueError(f"keep: expected {' or '.join(KEEPS)}, got {keep!r}")
     return KEEPS[keep]
 
