@@ -123,6 +123,20 @@ def test_a_lock_ends_with_its_process(tmp_path, holder):
     assert not list(out.iterdir())
 
 
+FORKS = "import os, sys, time; from pathlib import Path; from pldistill.files import held\n"
+FORKS += "with held(Path(sys.argv[1])):\n    if os.fork() == 0: time.sleep(3); os._exit(0)\n"
+FORKS += "    print('held', flush=True); time.sleep(600)"
+
+
+def test_a_child_of_a_dead_process_is_waited_for(tmp_path, monkeypatch):
+    """A worker that reads images notices after seconds that its parent was killed; until then it may have the lock."""
+    monkeypatch.setattr(sys.modules[__name__], "HOLDS", FORKS)
+    one = Holder(tmp_path / "run")
+    one.kill()
+    with held(tmp_path / "run"):
+        pass
+
+
 def test_a_folder_that_was_made_for_nothing_goes(tmp_path):
     with held(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b" / LOCK).is_file()

@@ -170,7 +170,7 @@ class Task(ABC, Generic[Data, Model]):
 
     @abstractmethod
     def save(self, model: Model, folder: Path, data: Data, recipe: Recipe) -> None:
-        """Leave the trained model in the run's folder."""
+        """Leave the trained model in the run's folder, or the best epoch's in `best/` of it."""
 
     @abstractmethod
     def load(self, folder: Path) -> Loaded[Model]:
