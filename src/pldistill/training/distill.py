@@ -98,35 +98,13 @@ def distill(
         Interrupted: after SIGINT or SIGTERM, with the state saved.
         NonFiniteLoss: at a NaN or infinite term; the last good checkpoint stays.
     """
-    for name in settings:
-        if name not in SETTINGS:
-            raise ValueError(unknown("setting of distill", name, SETTINGS))
-    for name, module in (("teacher", teacher), ("student", student)):
-        if not isinstance(module, nn.Module):
-            raise ValueError(f"{name}: expected a torch.nn.Module, got {type(module).__name__}")
-    if launch.launched() > 1:
-        raise ValueError(f"processes: expected one for loaders of one's own, got {launch.launched()}")
-    spec = methods.find(method)
-    if spec.taps is not None:
-        raise ValueError(f"method {method!r} compares activations: expected a method of the logits for own modules")
-    recipe = make_recipe(
-        {
-            "data": "own",
-            "student": f"own:{type(student).__name__}",
-            "teacher": f"own:{type(teacher).__name__}" if spec.needs_teacher else None,
-            "method": method,
-            "options": dict(options or {}),
-            "weights": dict(weights or {}),
-            "epochs": epochs,
-            "channels_last": False,
-            **settings,
-        }
-    )
+    named = {"options": dict(options or {}), "weights": dict(weights or {})}
+    recipe = _own_recipe(teacher, student, settings, method, **named, epochs=epochs)
     saves, keeps = Saves(checkpoint_minutes, checkpoint_steps), keeps_best(keep)
     run = RunRecord(Path(out))
     accelerator = make_accelerator(recorded_precision(run, recipe) if resume else recipe.amp, device)
     loaders = [OwnLoader(name, each, recipe.seed) for name, each in (("train", train_loader), ("val", val_loader))]
-    task = OwnModules(recipe, teacher if spec.needs_teacher else None, student, *loaders)
+    task = OwnModules(recipe, teacher if recipe.teacher is not None else None, student, *loaders)
     with claim(run, recipe, resume) as begun:
         if begun is None:
             check_run_files(run.folder, ["model.safetensors"])
@@ -139,6 +117,34 @@ def distill(
         env = begin(loop, resume=begun)
         complete(loop, data, task, env["teacher_sha256"])
     return Run(run)
+
+
+def _own_recipe(
+    teacher: nn.Module, student: nn.Module, settings: Mapping[str, Any], method: str, **fields: Any
+) -> Recipe:
+    """Check what `distill` was given, and say it as a recipe."""
+    for name in settings:
+        if name not in SETTINGS:
+            raise ValueError(unknown("setting of distill", name, SETTINGS))
+    for name, module in (("teacher", teacher), ("student", student)):
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"{name}: expected a torch.nn.Module, got {type(module).__name__}")
+    if launch.launched() > 1:
+        raise ValueError(f"processes: expected one for loaders of one's own, got {launch.launched()}")
+    spec = methods.find(method)
+    if spec.taps is not None:
+        raise ValueError(f"method {method!r} compares activations: expected a method of the logits for own modules")
+    return make_recipe(
+        {
+            "data": "own",
+            "student": f"own:{type(student).__name__}",
+            "teacher": f"own:{type(teacher).__name__}" if spec.needs_teacher else None,
+            "method": method,
+            "channels_last": False,
+            **fields,
+            **settings,
+        }
+    )
 
 
 @dataclass(frozen=True)
