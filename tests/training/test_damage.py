@@ -6,13 +6,13 @@ import shutil
 
 import pytest
 import torch
-from pldistill.reports.groups import group_runs
 
 import pldistill
 from pldistill.files import check_run_files, sha256
 from pldistill.models import build, load_folder
 from pldistill.models.checkpoints import load_weights
 from pldistill.record import RunRecord
+from pldistill.reports.runs import group_runs
 from pldistill.tasks.detection.weights import load_detector
 from pldistill.training.run import evaluate, load_run, predict
 from tiny_detectors import distilled

@@ -3,13 +3,13 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import pldistill
+from places import SUPPORT
 from tiny_runs import CE, assert_same_run
 
 FIELDS = {
@@ -21,7 +21,7 @@ FIELDS = {
     "ema": 0.9,
     "optimizer": "adamw",
 }
-HELPER = str(Path(__file__).with_name("killed_runs.py"))
+HELPER = str(SUPPORT / "killed_runs.py")
 
 
 @pytest.fixture(scope="module")

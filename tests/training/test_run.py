@@ -142,7 +142,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_the_last_good_state_stays(tmp_path):
-    recipe = make_recipe({**CE, "lr": 1e30})
+    recipe = make_recipe(CE).model_copy(update={"lr": 1e30})  # beyond what a recipe may say
     with pytest.raises(NonFiniteLoss, match=r"term 'task' of the loss was not finite in epoch \d+, step \d+"):
         pldistill.train(recipe, out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run" / "result.json").exists()
