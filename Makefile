@@ -4,7 +4,7 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 
-.PHONY: demo smoke test lint types pytest release clean
+.PHONY: demo smoke test lint types pytest soak release clean
 
 demo: $(VENV)/ready
 	$(BIN)/pldistill demo
@@ -24,6 +24,10 @@ types: $(VENV)/ready
 
 pytest: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+# Kills, damage and nonsense at random, with counts; not a part of `make test`. SOAK="--kills 1000" for more.
+soak: $(VENV)/ready
+	$(BIN)/python benchmarks/soak.py $(SOAK)
 
 # Builds and checks both distributions, and publishes nothing. The build takes its setuptools from a package index.
 release:
