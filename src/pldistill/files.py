@@ -68,18 +68,19 @@ def is_new(folder: Path) -> bool:
     """Whether a folder is not there, or holds nothing but what a process that was killed left of a beginning."""
     if not folder.exists():
         return True
-    return folder.is_dir() and all(path.is_file() and _UNFINISHED.fullmatch(path.name) for path in folder.iterdir())
+    # What is gone by now was a part of something that another process has just renamed.
+    return folder.is_dir() and all(_UNFINISHED.fullmatch(path.name) and not path.is_dir() for path in folder.iterdir())
 
 
 @contextmanager
-def held(folder: Path, name: str = "out") -> Iterator[None]:
+def held(folder: Path) -> Iterator[None]:
     """Hold a folder, which is made if it is not there, against every other process that asks for it.
 
     The lock is the kernel's: it ends with its process, however that ends, and the files that a dead one left mean
     nothing. A folder that has nothing but these in the end goes with them.
 
     Raises:
-        ValueError: another process holds it; `name` is whose argument the folder was.
+        ValueError: another process holds it.
     """
     from filelock import FileLock, Timeout  # where a line is refused nothing is to be locked
 
@@ -93,7 +94,7 @@ def held(folder: Path, name: str = "out") -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(_in_use(folder, name)) from None
+        raise ValueError(_in_use(folder)) from None
     try:
         who = {"pid": os.getpid(), "host": platform.node()}
         write_atomically(folder / HOLDER, json.dumps(who).encode())
@@ -103,13 +104,12 @@ def held(folder: Path, name: str = "out") -> Iterator[None]:
         with suppress(PermissionError):  # a system on which an open file cannot go: it means nothing without its lock
             (folder / LOCK).unlink(missing_ok=True)
         lock.release()
-        for path in made:
-            if any(path.iterdir()):
-                break
-            path.rmdir()
+        with suppress(OSError):  # the first that is not empty, or that another process has taken by now
+            for path in made:
+                path.rmdir()
 
 
-def refuse_held(folder: Path, name: str = "out") -> None:
+def refuse_held(folder: Path) -> None:
     """Refuse a folder that another process holds.
 
     Raises:
@@ -123,7 +123,7 @@ def refuse_held(folder: Path, name: str = "out") -> None:
         with FileLock(folder / LOCK).acquire(timeout=0):
             return
     except Timeout:
-        raise ValueError(_in_use(folder, name)) from None
+        raise ValueError(_in_use(folder)) from None
 
 
 def _holder(folder: Path) -> dict[str, Any]:
@@ -133,10 +133,10 @@ def _holder(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _in_use(folder: Path, name: str) -> str:
+def _in_use(folder: Path) -> str:
     who = _holder(folder)
     by = f"process {who['pid']} on {who['host']}" if {"pid", "host"} <= set(who) else "another process"
-    return f"{name}: {str(folder)!r} is in use by {by}"
+    return f"out: {str(folder)!r} is in use by {by}"
 
 
 def _is_dead(who: Mapping[str, Any]) -> bool:

@@ -264,13 +264,14 @@ def claim(run: RunRecord, recipe: Recipe, resume: bool) -> Iterator[bool | None]
     with ExitStack() as stack:
 
         def enter() -> bool | None:
-            if not resume:
-                refuse_held(run.folder)
-            if resume and run.finished and goes_on(run, recipe, resume):
-                return None
-            goes_on(run, recipe, resume)  # what is refused is refused before the folder is touched
-            stack.enter_context(held(run.folder))
-            begun = goes_on(run, recipe, resume)
+            try:
+                begun = goes_on(run, recipe, resume)  # what is refused is refused before the folder is touched
+            except ValueError:
+                refuse_held(run.folder)  # who is at work in it is the reason
+                raise
+            if not (begun and run.finished):
+                stack.enter_context(held(run.folder))
+                begun = goes_on(run, recipe, resume)
             return None if begun and run.finished else begun
 
         yield distributed.run_on_main(enter)
