@@ -26,6 +26,7 @@ def make_run(
     asked |= {"weights": {"task": 1.0}, "epochs": len(top1), "lr": 0.05} | recipe
     run.write_recipe(asked)
     run.write_environment({"torch": "2.4.0", "device_name": "a CPU", "world_size": 1} | (env or {}))
+    (folder / "metrics.jsonl").unlink(missing_ok=True)  # of one that was made here before
     kl = None if asked["teacher"] is None else 0.5
     for epoch, accuracy in enumerate(top1, start=1):
         term = {"raw": 2.0 / epoch, "weighted": 2.0 / epoch}
