@@ -134,6 +134,15 @@ def test_a_bit_of_the_index_costs_nothing(two):
         index.write_bytes(sound)
 
 
+def test_a_damaged_index_is_said_and_made_anew(two):
+    (two / checkpoint.INDEX).write_text("{")
+    notes = []
+    assert checkpoint.load(two, notes.append)["x"] == 3
+    assert checkpoint.load(two, notes.append)["x"] == 3
+    (note,) = notes
+    assert "index.json' is damaged; the run goes on from step-00000003" in note
+
+
 def test_an_index_without_states_is_refused(two):
     for path in states(two):
         path.unlink()
@@ -201,7 +210,7 @@ def test_a_run_goes_on_from_the_one_before_bit_for_bit(teacher, tmp_path, every_
     torch.manual_seed(12345)
     pldistill.train(recipe, out=tmp_path / "cut", resume=True, device="cpu", callback=notes)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
-    assert sum("the run goes on from the checkpoint before it" in note for note in notes.said) == 1
+    assert sum("the run goes on from step-" in note for note in notes.said) == 1
     assert (folder / "notes.txt").read_text() == "mine"
     assert (folder / "notes").is_dir()
 

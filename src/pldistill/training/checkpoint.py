@@ -36,7 +36,10 @@ def save(folder: Path, state: dict[str, Any], *, step: int) -> None:
     digest = hashlib.sha256(data).hexdigest()
     name = f"step-{step:08d}-{digest[:8]}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
-    before = [entry for entry in _entries(folder) if entry["file"] != name][:1]
+    try:
+        before = [entry for entry in _read_index(folder) if entry["file"] != name][:1]
+    except ValueError:
+        before = []  # a new index takes its place
     write_atomically(folder / name, data)
     _write_index(folder, [{"file": name, "sha256": digest, "step": step}, *before])
 
@@ -46,12 +49,17 @@ def load(folder: Path, warn: Callable[[str], None] | None = None) -> dict[str, A
 
     Args:
         folder: where `save` wrote.
-        warn: is told of a damaged one that the one before stands in for; the index then names that one.
+        warn: is told of a damaged one that the one before stands in for, and of a damaged index; the index then names
+            what is used.
 
     Raises:
         ValueError: if no checkpoint that the index names is what was written.
     """
-    entries, wrong = _entries(folder), []
+    wrong = []
+    try:
+        entries = _read_index(folder)
+    except ValueError as error:
+        entries, wrong = _by_name(folder), [str(error)]
     for place, entry in enumerate(entries):
         try:
             state = _read(folder / entry["file"], entry["sha256"])
@@ -59,11 +67,11 @@ def load(folder: Path, warn: Callable[[str], None] | None = None) -> dict[str, A
             wrong.append(str(error))
             continue
         if wrong and warn is not None:
-            warn(f"{wrong[0]}; the run goes on from the checkpoint before it, {entry['file']}")
+            warn(f"{wrong[0]}; the run goes on from {entry['file']}")
             _write_index(folder, entries[place:])
         return state
-    if wrong or (folder / INDEX).exists():
-        raise ValueError("; ".join(wrong) or f"checkpoint: {str(folder / INDEX)!r} is damaged, and no state is there")
+    if wrong:
+        raise ValueError("; ".join(wrong))
     return None
 
 
@@ -80,8 +88,8 @@ def _read(path: Path, expected: str) -> dict[str, Any]:
     return states.decode(data)
 
 
-def _entries(folder: Path) -> list[dict[str, Any]]:
-    """The checkpoints that the index names, the newest first; of a damaged index, those whose names are ours."""
+def _read_index(folder: Path) -> list[dict[str, Any]]:
+    """The checkpoints that the index names, the newest first; ValueError where it is damaged."""
     try:
         newest = json.loads((folder / INDEX).read_bytes())
         entries = [newest, *([newest["before"]] if "before" in newest else [])]
@@ -89,9 +97,14 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError):
-        names = [name for path in folder.iterdir() if (name := _NAME.fullmatch(path.name))]
-        parts = sorted(((int(name[1]), name[2], name[0]) for name in names), reverse=True)
-        return [{"file": name, "sha256": digest, "step": step} for step, digest, name in parts]
+        raise ValueError(f"checkpoint: {str(folder / INDEX)!r} is damaged") from None
+
+
+def _by_name(folder: Path) -> list[dict[str, Any]]:
+    """The checkpoints that are there, the newest first; their names have the beginning of their SHA-256."""
+    names = [name for path in folder.iterdir() if (name := _NAME.fullmatch(path.name))]
+    parts = sorted(((int(name[1]), name[2], name[0]) for name in names), reverse=True)
+    return [{"file": name, "sha256": digest, "step": step} for step, digest, name in parts]
 
 
 def _digest(text: str) -> str:
