@@ -1,7 +1,7 @@
 """Exact PLD on the CPU, in torch and NumPy alone.
 
-A teacher's ranking comes of `cpu_sort`. Rows are taken a chunk at a time, so that what is worked on stays in the
-cache, and each chunk's gradient is written where it is to lie. A call of torch or NumPy costs as much as thousands of
+A teacher's ranking comes of `cpu_sort`. Rows are taken a chunk at a time, so that what is worked on stays near the
+core, and each chunk's gradient is written where it is to lie. A call of torch or NumPy costs as much as thousands of
 logits: they are few.
 
 The sums run over ascending teacher logits, the label last: X_k is a running sum there, and G_k one from the other end
@@ -26,7 +26,7 @@ from pldistill.kernels.types import BY_TEACHER, Plain, Weighting, gradient_dtype
 
 __all__ = ["MOST_CLASSES", "pld"]
 
-_CHUNK = 3 * 2**14  # logits: their 36 bytes each are what a core's cache holds, and two rows of 21,841 classes
+_CHUNK = 2**17  # logits: of fewer, the calls of torch and NumPy for each chunk keep threads waiting for one another
 _PARALLEL = 2**15  # logits: of fewer, torch itself does no work on several threads
 _TINY = float(np.finfo(np.float32).tiny)
 _LOST = 2.0**24 * _TINY  # a worth below float32's range is no digit of a sum above this
