@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
@@ -18,13 +21,33 @@ from pldistill.tasks.registry import TASKS
 
 
 class PlainConsole(Console):
-    """For texts that come from outside, as paths and class names: no markup, no escape reaches the terminal."""
+    """For texts that come from outside, as paths and class names: no markup, no escape reaches the terminal.
+
+    Where nobody reads any more, a closed pipe or a full disk behind it, it falls silent: a run goes on to its end.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, highlight=False, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        super().print(*(visible(text) if isinstance(text, str) else text for text in objects), **options)
+        try:
+            super().print(*(visible(text) if isinstance(text, str) else text for text in objects), **options)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EIO):
+                raise
+            self._fall_silent(error.strerror or "it cannot be written")
+
+    def on_broken_pipe(self) -> None:
+        """What rich calls when the reader of a pipe has gone."""
+        self._fall_silent("its reader has gone")
+
+    def _fall_silent(self, reason: str) -> None:
+        if not self.quiet:
+            self.quiet = True
+            print(f"pldistill: standard output: {reason}; the work goes on without it", file=sys.stderr)
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # else Python fails once more when it ends
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 console = PlainConsole()
