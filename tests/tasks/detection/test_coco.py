@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 from coco_files import CATEGORIES, TRAIN, VAL, box, content, image, write
 from places import SHARED
@@ -244,3 +245,14 @@ def test_real_images():
         "classes without boxes in val": 2,
     }
     assert len(data.train.annotations.objects.labels) == 2148
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "deep/../../secret.png", "ABSOLUTE"])
+def test_a_file_name_may_not_leave_the_folder(tmp_path, name):
+    root = write(tmp_path / "data")
+    Image.new("RGB", (40, 30)).save(tmp_path / "secret.png")
+    name = str(tmp_path / "secret.png") if name == "ABSOLUTE" else name
+    file = root / "instances_val.json"
+    file.write_text(json.dumps(content([image(11, name=name), image(12)], [box(1, 11, [3, 4, 10, 20], 7)])))
+    with pytest.raises(ValueError, match=r"instances_val.json: expected file_name inside the data's folders, got '"):
+        open_boxes(f"coco:{root}")

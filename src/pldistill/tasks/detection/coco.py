@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -238,6 +238,8 @@ def _paths(root: Path, side: str, file: Path, names: list[str]) -> list[str]:
     paths: list[str] = []
     missing: list[str] = []
     for name in names:
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:  # a file of annotations may be anyone's
+            raise ValueError(f"coco: {file}: expected file_name inside the data's folders, got {name!r}")
         path = next((path for folder in folders if (path := folder / name).is_file()), None)
         if path is None:
             missing.append(name)
