@@ -1,6 +1,7 @@
 """The command line: every verb, and every mistake one plain line with exit code 2."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -156,3 +157,24 @@ def test_images_that_cannot_be_read_are_named(capsys, teacher, tmp_path):
         assert code == 2
         assert name in err
         assert err.count("\n") == 1
+
+
+def test_predict_takes_folders_and_goes_on_past_what_cannot_be_read(capsys, teacher, tmp_path):
+    folder = tmp_path / "images" / "deep"
+    folder.mkdir(parents=True)
+    for name in ("b.png", "a.jpg"):
+        Image.new("RGB", (20, 30), "white").save(folder / name)
+    (folder / "broken.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("ignored")
+    code, out, err = run(capsys, "predict", teacher, tmp_path / "images", tmp_path / "gone.png", "--json")
+    assert code == 2
+    assert [Path(answer["image"]).name for answer in json.loads(out)] == ["a.jpg", "b.png"]
+    assert "pldistill: 2 of 4 files: " in err
+    assert "broken.png: cannot be read as an image" in err
+    assert "gone.png: cannot be read as an image" in err
+    code, _, err = run(capsys, "predict", teacher, tmp_path / "images" / "deep" / "notes.txt")
+    assert code == 2
+    (tmp_path / "empty").mkdir()
+    code, _, err = run(capsys, "predict", teacher, tmp_path / "empty")
+    assert code == 2
+    assert "images: expected some in the folder" in err

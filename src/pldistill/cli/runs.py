@@ -17,12 +17,15 @@ FIRST = 5  # classes of an image
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of lines.")] = False,
     score: Annotated[str | None, typer.Option(metavar="X", help="Least of a detector's boxes; default 0.5.")] = None,
     draw: Annotated[Path | None, typer.Option(help="A folder for the images with a detector's boxes.")] = None,
 ) -> None:
-    """Print each image's first five classes with their probabilities, or what a detector finds with its boxes."""
+    """Print each image's first five classes with their probabilities, or what a detector finds with its boxes.
+
+    A file that cannot be read is said at the end, and the others are answered; the exit code is then 2.
+    """
     from pldistill.tasks.base import make_task
     from pldistill.training.run import load_run
 
@@ -31,6 +34,7 @@ def predict(
     for name, given in (("score", score), ("draw", draw)):
         if given is not None and kind != "boxes":
             raise ValueError(f"{name}: expected a run that finds boxes, got one of {opened.recipe.task}")
+    images, unreadable = _readable(images)
     least, files = _share("score", score, 0.5), [] if draw is None else _files(draw, images)
     answers = make_task(opened.recipe).predict(opened.folder, images)
     if kind == "boxes":
@@ -46,6 +50,34 @@ def predict(
                 console.print(f"  {_one_line(line)}", soft_wrap=True)
     if draw is not None:
         _draw(draw, files, images, answers, least, silent=as_json)
+    if unreadable:
+        raise ValueError(f"{len(unreadable)} of {len(images) + len(unreadable)} files: {'; '.join(unreadable)}")
+
+
+def _readable(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The images that were named, or lie in a folder that was, in order; and why others cannot be read.
+
+    Raises:
+        ValueError: for a folder without images, and where no image can be read.
+    """
+    from pldistill.data.augment import SUFFIXES, open_image
+
+    files: list[Path] = []
+    for path in given:
+        below = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not below:
+            raise ValueError(f"images: expected some in the folder {str(path)!r}, got none")
+        files += below
+    good, bad = [], []
+    for file in files:
+        try:
+            open_image(str(file))
+            good.append(file)
+        except ValueError as error:
+            bad.append(str(error))
+    if not good:
+        raise ValueError("; ".join(bad))
+    return good, bad
 
 
 def _one_line(text: str) -> str:
