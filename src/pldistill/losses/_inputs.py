@@ -210,10 +210,15 @@ def check_weights(name: str, weights: object, logits: Tensor, class_dim: int) ->
     dual = forward_ad._current_level >= 0 and forward_ad.unpack_dual(weights).tangent is not None
     if dual or (weights.requires_grad and torch.is_grad_enabled()):
         raise ValueError(f"{name} must not require grad: they are constants of the loss; pass {name}.detach()")
-    if is_eager_cpu(weights):
-        wrong = ~((weights >= 0) & (weights < math.inf))
+    check_not_negative(name, weights)
+
+
+def check_not_negative(name: str, values: Tensor) -> None:
+    """Refuse values below 0, infinite ones and NaN (eager CPU)."""
+    if is_eager_cpu(values):
+        wrong = ~((values >= 0) & (values < math.inf))
         if wrong.any():
-            raise ValueError(f"{name} must be finite and at least 0, got {weights[wrong][0].item()}")
+            raise ValueError(f"{name} must be finite and at least 0, got {values[wrong][0].item()}")
 
 
 def check_class_weight(value: object) -> None:

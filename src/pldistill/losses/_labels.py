@@ -19,7 +19,13 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor
 
-from pldistill.losses._inputs import check_floats, computing_dtype, is_eager_cpu, is_plain_eager
+from pldistill.losses._inputs import (
+    check_floats,
+    check_not_negative,
+    check_reduction,
+    computing_dtype,
+    is_plain_eager,
+)
 
 Loss = TypeVar("Loss", bound=Callable[..., Tensor])
 _DEFAULTS = (("class_dim", 1), ("ignore_index", -100))
@@ -47,8 +53,7 @@ def of_rows(*, reads_labels: bool) -> Callable[[Loss], Loss]:
             if not soft and class_weight is None and sample_weight is None:
                 return loss(student_logits, teacher_logits, labels, **options)
             reduction, ask = options.pop("reduction", "mean"), functools.partial(loss, reduction="none", **options)
-            if reduction not in ("mean", "sum", "none"):
-                return loss(student_logits, teacher_logits, labels, reduction=reduction, **options)  # which refuses it
+            check_reduction(reduction)
             class_dim, ignored = (cast(int, options.get(name, value)) for name, value in _DEFAULTS)
             if soft:
                 assert labels is not None
@@ -78,10 +83,10 @@ def _of_soft(
     if class_weight is not None:
         _check_weight("class_weight", class_weight, (labels.shape[-1],), labels)
         labels = labels * class_weight.detach().to(labels.dtype)
-    places = int((labels > 0).sum(-1).max()) if labels.numel() else 1
-    values, classes = labels.topk(max(places, 1), dim=-1)
+    places = max(1, int((labels > 0).sum(-1).max())) if labels.numel() else 1
+    values, classes = labels.topk(places, dim=-1)
     total: Tensor | None = None
-    for place in range(max(places, 1)):
+    for place in range(places):
         part = values[..., place]
         rows = ask(classes[..., place].masked_fill(part == 0, ignored))
         rows = _times(rows, part.to(rows.dtype))
@@ -131,7 +136,7 @@ def _check_soft(labels: Tensor, logits: Tensor) -> None:
             "labels must be class indices under torch.compile and torch.func, got probabilities; mix the losses of the "
             "classes instead: share * loss(a) + (1 - share) * loss(b)"
         )
-    _check_values("labels", labels)
+    check_not_negative("labels", labels)
 
 
 def _check_weight(name: str, weight: object, shape: tuple[int, ...], like: Tensor) -> None:
@@ -141,11 +146,4 @@ def _check_weight(name: str, weight: object, shape: tuple[int, ...], like: Tenso
         raise ValueError(f"{name} must have shape {shape}, got {tuple(weight.shape)}")
     if weight.device != like.device:
         raise ValueError(f"{name} is on {weight.device} but the logits on {like.device}")
-    _check_values(name, weight)
-
-
-def _check_values(name: str, values: Tensor) -> None:
-    if is_eager_cpu(values):
-        wrong = ~((values >= 0) & (values < math.inf))
-        if wrong.any():
-            raise ValueError(f"{name} must be finite and at least 0, got {values[wrong][0].item()}")
+    check_not_negative(name, weight)
