@@ -27,7 +27,7 @@ app = typer.Typer(
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Distill a large classifier into a small one."""
     if version:
-        console.print(f"pldistill {__version__}", highlight=False)
+        console.print(f"pldistill {__version__}")
         raise typer.Exit
 
 
@@ -110,7 +110,6 @@ def train(
     result, again = run.result, "already " if before else ""
     console.print(
         f"{again}finished: {_figures(result)}, {result['seconds']:.0f} s: {run.folder}",
-        highlight=False,
         soft_wrap=True,
     )
 
@@ -157,7 +156,6 @@ def evaluate(
     )
     console.print(
         f"{said}  {figures['images']} images  {precision.NAMES[figures['precision']]}",
-        highlight=False,
         soft_wrap=True,
     )
 

@@ -104,7 +104,7 @@ def _draw(
     for file, image, boxes in zip(files, images, answers, strict=True):
         file.write_bytes(jpeg(draw_boxes(open_image(str(image)), boxes, least)))
         if not silent:
-            console.print(f"drawn   {file}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"drawn   {file}", soft_wrap=True)
 
 
 def report(
@@ -115,7 +115,7 @@ def report(
     from pldistill.record import find_runs
     from pldistill.reports.html import write_report  # brings matplotlib
 
-    console.print(str(write_report(find_runs(runs), out)), highlight=False, markup=False, soft_wrap=True)
+    console.print(str(write_report(find_runs(runs), out)), soft_wrap=True)
 
 
 def _files(folder: Path, images: Sequence[Path]) -> list[Path]:
@@ -203,4 +203,4 @@ def cache(
         download=download,
         callback=CacheProgress(console),
     )
-    console.print(f"finished: {about.views} views, {out}", highlight=False, soft_wrap=True)
+    console.print(f"finished: {about.views} views, {out}", soft_wrap=True)

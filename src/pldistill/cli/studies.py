@@ -142,7 +142,7 @@ def _images(data: str | None, name: str, scale: Scale | Size | None, dry_run: bo
 def _forecast(runs: Sequence[PlannedRun], device: str, download: bool, limit: float) -> None:
     """Print what the runs will cost; the first line comes before torch, which takes its seconds."""
     said = f"{len(runs)} runs; some steps of each pair of models are timed, for at most {limit:g} s (--time-limit)"
-    console.print(said, highlight=False, markup=False, soft_wrap=True)
+    console.print(said, soft_wrap=True)
 
     from pldistill.studies.dry_run import forecast
 
@@ -159,7 +159,7 @@ def _search(job: Job, device: str, workers: int, download: bool, *, limit: float
     from pldistill.studies.search import least_runs, outline, run_search
 
     if limit is not None:
-        console.print(outline(job), markup=False, highlight=False, soft_wrap=True)
+        console.print(outline(job), soft_wrap=True)
         console.print("the runs that are made in any case:")
         _forecast(least_runs(job), device, download, limit)
         return
