@@ -1,4 +1,4 @@
-"""The contract of a task: what two models are asked about a batch, and all of a run that depends on what is learned."""
+"""The contract of a task: what two models answer to a batch, and all of a run that depends on what is learned."""
 
 from __future__ import annotations
 
@@ -250,9 +250,9 @@ class Task(ABC, Generic[Data, Model]):
     ) -> tuple[int, Tensor]:
         """Ask the teacher about up to `most` validation images, the same in each process: its hits, labels `(N,)`."""
         some = data.val.subset(evenly(len(data.val), max(1, most // self.samples_an_image)).tolist())
-        asked = recipe.model_copy(update={"batch_size": min(recipe.batch_size, len(some))})
+        settings = recipe.model_copy(update={"batch_size": min(recipe.batch_size, len(some))})
         hits, labels = 0, [torch.zeros(0, dtype=torch.int64)]
-        for batch in self.loader(some, asked, data, place.alone(), train=False).epoch(0):
+        for batch in self.loader(some, settings, data, place.alone(), train=False).epoch(0):
             with autocast():
                 logits, wanted = self.answers(teacher, batch)
             hits += int((logits.argmax(dim=1) == wanted).sum())
@@ -294,10 +294,10 @@ class Task(ABC, Generic[Data, Model]):
         """
         loaded = self.load(folder)
         known = {"data": spec or recipe.data, "image_size": loaded.image_size, "unlabelled": None}
-        asked = recipe.model_copy(update={**known, "batch_size": batch_size})
+        settings = recipe.model_copy(update={**known, "batch_size": batch_size})
 
         def open_() -> Data:
-            data = self.open(asked, download=False)
+            data = self.open(settings, download=False)
             if tuple(data.classes) != tuple(loaded.classes):
                 raise ValueError(
                     f"data {data.spec!r}: expected the run's {len(loaded.classes)} classes ({first(loaded.classes)}), "
@@ -306,7 +306,7 @@ class Task(ABC, Generic[Data, Model]):
             return data
 
         data = distributed.run_on_all(open_)
-        batches = Loaders(None, self.loader(data.val, asked, data, place, train=False))
+        batches = Loaders(None, self.loader(data.val, settings, data, place, train=False))
         figures = self.validation(batches, data, None, autocast)(loaded.model.to(place.device))
         return {**{name: figures[name] for name in self.measured or self.spec.metrics}, "images": len(data.val)}
 
