@@ -25,10 +25,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pldistill import methods, models
+from pldistill import models
 from pldistill.data import Augment, FolderSplit, Loader, make_loader
 from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from pldistill.files import write_atomically
+from pldistill.methods import METHODS
 from pldistill.models import NormalizedModel
 from pldistill.precision import resolve
 from pldistill.record import environment
@@ -57,7 +58,7 @@ def make_step(args: argparse.Namespace, device: torch.device) -> Callable[[Batch
     """One step of the student on a batch, as the loop takes it."""
     bare = models.build(args.student, num_classes=CLASSES, image_size=args.image_size)
     model = NormalizedModel(bare, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    distiller = Distiller(model, methods.find("ce").build(), Classification()).train()
+    distiller = Distiller(model, METHODS["ce"].build(), Classification()).train()
     distiller.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(distiller.parameters(), lr=1e-3, momentum=0.9)
 

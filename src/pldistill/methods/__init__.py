@@ -21,7 +21,6 @@ from pldistill.methods.spec import (
     later_stages,
     pooled,
 )
-from pldistill.specs import unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -295,17 +294,6 @@ METHODS: dict[str, MethodSpec] = {
 }
 
 
-def find(name: str) -> MethodSpec:
-    """Give the method of this name, with its defaults for classification.
-
-    Raises:
-        ValueError: naming the methods that there are.
-    """
-    if name not in METHODS:
-        raise ValueError(unknown("method", name, METHODS))
-    return METHODS[name]
-
-
 def __getattr__(name: str) -> Any:
     if name == "Method":  # a torch module: it is imported when it is asked for
         from pldistill.methods.base import Method
@@ -314,4 +302,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["METHODS", "Method", "MethodSpec", "Option", "Ramp", "Taps", "Weight", "find"]
+__all__ = ["METHODS", "Method", "MethodSpec", "Option", "Ramp", "Taps", "Weight"]

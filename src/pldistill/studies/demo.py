@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 
 from pldistill.files import write_atomically
-from pldistill.methods import find
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
 from pldistill.reports.html import write_report
@@ -25,6 +24,7 @@ from pldistill.reports.plots import score_by_epoch
 from pldistill.reports.render import FittedTable, Table, formatted, signed, spread_texts
 from pldistill.reports.runs import group_runs, read_run, run_frame, wide_figures
 from pldistill.studies.study import Fields
+from pldistill.tasks.registry import find_method
 from pldistill.training.cache_teacher import make_teacher_cache
 from pldistill.training.parallel import Job, SideBySide
 from pldistill.training.progress import CacheProgress, ProgressBar
@@ -81,7 +81,7 @@ def student_recipe(name: str, seed: int, teacher: Path, store: Path, amount: Amo
     """Give a student's run: all of them alike but for the method and the seed, and shown the same crops."""
     fields = {**STUDENT, "data": amount.data, **STUDENTS[name], **amount.fields, "seed": seed, "augment_seed": 0}
     fields["views"] = fields["epochs"]
-    if find(fields["method"]).needs_teacher:
+    if find_method(fields["method"]).needs_teacher:
         fields |= {"teacher": str(teacher), "teacher_cache": str(store)}
     return make_recipe(fields)
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pldistill.methods import find
 from pldistill.recipe import make_recipe
 from pldistill.reports.comparison import Comparison, Entry, Verdicts
 from pldistill.specs import unknown
 from pldistill.studies.study import Fields, PlannedRun, narrowed, recipe_hash, scaled
+from pldistill.tasks.registry import find_method
 
 if TYPE_CHECKING:
     from pldistill.training.cache_teacher import CacheCallback
@@ -145,7 +145,7 @@ class Job:
         fields |= {"options": {**own.get("options", {}), **chosen}, "data": self.data, "student": self.search.student}
         fields |= {"seed": seed, "augment_seed": 0, "views": self.size.views}
         teacher = self.teacher(column)
-        needs = find(fields["method"]).needs_teacher
+        needs = find_method(fields["method"]).needs_teacher
         if needs:
             fields |= {"teacher": str(teacher.folder), "teacher_cache": str(self.store(column))}
         recipe = make_recipe(fields)

@@ -40,9 +40,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pldistill import methods
 from pldistill.data import Augment, Dataset
 from pldistill.files import sha256, write_atomically
+from pldistill.methods import METHODS
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.specs import teacher_members
 from pldistill.teachers.live import Teacher, open_teacher
@@ -429,10 +429,10 @@ def _suffices(about: CacheMetadata, recipe: Recipe) -> None:
     found = f"the {about.places} of {about.classes} in {recipe.teacher_cache!r}"
     if recipe.mixup or recipe.cutmix:
         raise ValueError(f"mixup and cutmix: expected a teacher cache of all classes (--top-k all), got {found}")
-    tail = methods.find(recipe.method).tail_temperature
+    tail = recipe.method_spec.tail_temperature
     temperature = None if tail is None else tail(recipe.options)
     if temperature is None:
-        known = ", ".join(name for name, spec in methods.METHODS.items() if spec.tail_temperature is not None)
+        known = ", ".join(name for name, spec in METHODS.items() if spec.tail_temperature is not None)
         raise ValueError(
             f"method {recipe.method!r}: expected a teacher cache of all classes (--top-k all), got {found}; the "
             f"mass of the others is enough for {known}, without standardized logits"

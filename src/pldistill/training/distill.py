@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from pldistill import launch, methods
+from pldistill import launch
 from pldistill.data.sampling import key
 from pldistill.files import check_run_files, write_atomically
 from pldistill.models import TaskModel
@@ -23,6 +23,7 @@ from pldistill.specs import unknown
 from pldistill.tasks.base import Autocast, Figures, Loaders, Placement
 from pldistill.tasks.classification.metrics import Validation
 from pldistill.tasks.classification.task import Classification
+from pldistill.tasks.registry import find_method
 from pldistill.teachers.live import LiveTeacher, Teacher
 from pldistill.training.best import BestEpoch, keeps_best
 from pldistill.training.build import assemble, make_accelerator
@@ -131,7 +132,7 @@ def _own_recipe(
             raise ValueError(f"{name}: expected a torch.nn.Module, got {type(module).__name__}")
     if launch.launched() > 1:
         raise ValueError(f"processes: expected one for loaders of one's own, got {launch.launched()}")
-    spec = methods.find(method)
+    spec = find_method(method)
     if spec.taps is not None:
         raise ValueError(f"method {method!r} compares activations: expected a method of the logits for own modules")
     return make_recipe(
