@@ -10,6 +10,7 @@ devices and stays out of its state dict. `sample_weight` is given with the label
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor, nn
@@ -202,99 +203,55 @@ class PlackettLuceKLLoss(_Loss):
         )
 
 
-class KDLoss(_Loss):
+class _DivergenceLoss(_Loss):
+    """A divergence of the tempered softmaxes: what the modules of `logit.kd` and its kin share."""
+
+    function: Callable[..., Tensor]
+
+    def __init__(
+        self,
+        temperature: float = 4.0,
+        tau_squared: bool = True,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
+        class_weight: Tensor | None = None,
+    ):
+        super().__init__(
+            temperature=temperature,
+            tau_squared=tau_squared,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
+            class_weight=class_weight,
+        )
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        return self.function(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
+
+
+class KDLoss(_DivergenceLoss):
     """Knowledge distillation by forward KL, `logit.kd`: the distillation term alone, without cross-entropy."""
 
-    def __init__(
-        self,
-        temperature: float = 4.0,
-        tau_squared: bool = True,
-        reduction: str = "mean",
-        ignore_index: int = -100,
-        class_dim: int = 1,
-        class_weight: Tensor | None = None,
-    ):
-        super().__init__(
-            temperature=temperature,
-            tau_squared=tau_squared,
-            reduction=reduction,
-            ignore_index=ignore_index,
-            class_dim=class_dim,
-            class_weight=class_weight,
-        )
-
-    def forward(
-        self,
-        student_logits: Tensor,
-        teacher_logits: Tensor,
-        labels: Tensor | None = None,
-        sample_weight: Tensor | None = None,
-    ) -> Tensor:
-        return logit.kd(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
+    function = staticmethod(logit.kd)
 
 
-class ReverseKLLoss(_Loss):
+class ReverseKLLoss(_DivergenceLoss):
     """Distillation by reverse KL, `logit.reverse_kl`."""
 
-    def __init__(
-        self,
-        temperature: float = 4.0,
-        tau_squared: bool = True,
-        reduction: str = "mean",
-        ignore_index: int = -100,
-        class_dim: int = 1,
-        class_weight: Tensor | None = None,
-    ):
-        super().__init__(
-            temperature=temperature,
-            tau_squared=tau_squared,
-            reduction=reduction,
-            ignore_index=ignore_index,
-            class_dim=class_dim,
-            class_weight=class_weight,
-        )
-
-    def forward(
-        self,
-        student_logits: Tensor,
-        teacher_logits: Tensor,
-        labels: Tensor | None = None,
-        sample_weight: Tensor | None = None,
-    ) -> Tensor:
-        return logit.reverse_kl(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
+    function = staticmethod(logit.reverse_kl)
 
 
-class JensenShannonLoss(_Loss):
+class JensenShannonLoss(_DivergenceLoss):
     """Distillation by the Jensen-Shannon divergence, `logit.jensen_shannon`."""
 
-    def __init__(
-        self,
-        temperature: float = 4.0,
-        tau_squared: bool = True,
-        reduction: str = "mean",
-        ignore_index: int = -100,
-        class_dim: int = 1,
-        class_weight: Tensor | None = None,
-    ):
-        super().__init__(
-            temperature=temperature,
-            tau_squared=tau_squared,
-            reduction=reduction,
-            ignore_index=ignore_index,
-            class_dim=class_dim,
-            class_weight=class_weight,
-        )
-
-    def forward(
-        self,
-        student_logits: Tensor,
-        teacher_logits: Tensor,
-        labels: Tensor | None = None,
-        sample_weight: Tensor | None = None,
-    ) -> Tensor:
-        return logit.jensen_shannon(
-            student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options()
-        )
+    function = staticmethod(logit.jensen_shannon)
 
 
 class DKDLoss(_Loss):
