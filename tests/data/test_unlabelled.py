@@ -13,7 +13,8 @@ import pldistill
 from pldistill.data import FolderSplit, TensorSplit, make_loader, open_data, with_unlabelled
 from pldistill.data.sampling import order
 from pldistill.data.unlabelled import FIRST_ID, JoinedSplit
-from pldistill.methods import METHODS, find
+from pldistill.methods import METHODS
+from pldistill.tasks.registry import find_method
 from pldistill.models import NormalizedModel
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification.task import Classification
@@ -140,7 +141,7 @@ class Table(NormalizedModel):
 def test_the_method_counts_every_image(name):
     generator = torch.Generator().manual_seed(1)
     student, teacher = torch.randn(4, 5, generator=generator), Outputs(torch.randn(4, 5, generator=generator))
-    spec = find(name)
+    spec = find_method(name)
     distiller = Distiller(Table(student), spec.build(**spec.options), Classification())
     images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     labels = student.argmax(1)
@@ -195,6 +196,6 @@ def test_without_the_task_batches_may_be_accumulated():
 
 def test_every_other_method_is_refused():
     for name in set(METHODS) - set(FREE):
-        teacher = "t" if find(name).needs_teacher else None
+        teacher = "t" if find_method(name).needs_teacher else None
         with pytest.raises(ValueError, match="unlabelled: expected a method that reads no labels"):
             make_recipe({**RECIPE, "method": name, "teacher": teacher})

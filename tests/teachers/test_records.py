@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pldistill.methods import METHODS, find
+from pldistill.methods import METHODS
+from pldistill.tasks.registry import find_method
 from pldistill.teachers.cache import RecordFormat
 
 
@@ -95,7 +96,7 @@ def test_the_order_of_the_largest_is_the_teacher_s(places):
 def test_the_gradient_is_off_by_four_times_the_tail_s_mass_at_most(method, temperature):
     teacher, student = grid(60, 50), drawn(60, 50, scale=3.0, seed=4)
     labels, places = labels_of(teacher), 6
-    loss = find(method).build(**find(method).complete_options({"temperature": temperature})).loss
+    loss = find_method(method).build(**find_method(method).complete_options({"temperature": temperature})).loss
     found = read(RecordFormat(50, places, temperature), teacher, labels)
     gradients = []
     for logits in (teacher.double(), found.double()):
@@ -112,7 +113,7 @@ def test_the_gradient_is_off_by_four_times_the_tail_s_mass_at_most(method, tempe
 
 def test_only_methods_that_read_every_class_by_its_mass_may_do_with_some():
     assert [name for name, spec in METHODS.items() if spec.tail_temperature is not None] == ["kd", "pld"]
-    kd = find("kd")
+    kd = find_method("kd")
     assert kd.tail_temperature(kd.complete_options({"temperature": 2})) == 2.0
     assert kd.tail_temperature(kd.complete_options({"standardize": "both"})) is None
 
