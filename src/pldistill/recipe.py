@@ -204,6 +204,17 @@ class Recipe(BaseModel):
     hflip: bool | None = Field(
         None, description="Mirror training images; None is the data's own choice.", json_schema_extra=_in(DATA)
     )
+    exif: bool = Field(
+        True,
+        description="Turn images of files as their EXIF orientation says, as they are shown.",
+        json_schema_extra=_in(DATA),
+    )
+    on_bad_image: Literal["stop", "skip"] = Field(
+        "stop",
+        description="What becomes of images that cannot be read: stop before the first step, or skip them. What is "
+        "skipped is counted in the run's record.",
+        json_schema_extra=_in(DATA),
+    )
     mixup: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = Field(
         0.0, description="Mixup's alpha; 0 is none. Shares follow Beta(alpha, alpha).", json_schema_extra=_in(DATA)
     )

@@ -43,6 +43,7 @@ OTHER = {
     "student_checkpoint": {"student_checkpoint": "w.pt"},
     "repeats": {"repeats": 3},
     "warmup_epochs": {"warmup_epochs": 2.5},
+    "on_bad_image": {"on_bad_image": "skip"},
 }
 BASE = {"data": "glyphs", "student": "resnet8", "method": "ce"}
 

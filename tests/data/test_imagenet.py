@@ -5,8 +5,7 @@ import torch
 from PIL import Image
 from timm.data import ImageNetInfo
 
-from pldistill.data import default_augment, make_loader, open_data
-from pldistill.data import folder as folders
+from pldistill.data import default_augment, make_loader, open_data, verify
 
 SYNSETS = ImageNetInfo().label_names()
 
@@ -35,7 +34,7 @@ def empty(tmp_path):
 
 
 def test_label_i_is_the_i_th_synset_and_nothing_is_decoded_beforehand(root, monkeypatch):
-    monkeypatch.setattr(folders, "open_image", lambda path: pytest.fail(f"decoded {path}"))
+    monkeypatch.setattr(verify, "open_image", lambda path, *how: pytest.fail(f"decoded {path}"))
     data = open_data(f"imagenet:{root}")
     assert (len(data.classes), data.classes[0], data.classes[-1]) == (1000, "n01440764", "n15075141")
     assert list(data.classes) == sorted(data.classes)

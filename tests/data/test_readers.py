@@ -204,6 +204,7 @@ class Table:
         self.contents = [content for content, _ in rows(split)]
         self.labels = labels or [label for _, label in rows(split)]
         feature = types.SimpleNamespace(names=list(names)) if names else None
+        self._fingerprint = f"{split} {len(self.labels)}"
         self.info = types.SimpleNamespace(features={"label": feature}, splits=dict.fromkeys(splits))
 
     def cast_column(self, name, kind):
@@ -244,7 +245,7 @@ def test_classes_without_names_are_numbered(package):
     assert open_data("hfds/pets").classes == ("0", "1")
 
 
-def test_a_image_that_cannot_be_read_is_named_by_its_row(package):
+def test_an_image_that_cannot_be_read_is_named_by_its_row(package):
     data = open_data("hfds/pets")
     data.train._reader.dataset.contents[2] = b"no image"
     with pytest.raises(ValueError, match="hfds/pets train, image 2: cannot be read as an image"):

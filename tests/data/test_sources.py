@@ -66,7 +66,7 @@ def test_every_source_says_what_it_is_in_one_line():
 def test_a_home_folder_may_be_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "images").mkdir()
-    with pytest.raises(ValueError, match=rf"expected {tmp_path}/images/val/ or"):
+    with pytest.raises(ValueError, match=rf"expected {tmp_path}/images/val/ \(or"):
         open_data("folder:~/images")
 
 

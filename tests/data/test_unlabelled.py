@@ -14,10 +14,10 @@ from pldistill.data import FolderSplit, TensorSplit, make_loader, open_data, wit
 from pldistill.data.sampling import order
 from pldistill.data.unlabelled import FIRST_ID, JoinedSplit
 from pldistill.methods import METHODS
-from pldistill.tasks.registry import find_method
 from pldistill.models import NormalizedModel
 from pldistill.recipe import make_recipe
 from pldistill.tasks.classification.task import Classification
+from pldistill.tasks.registry import find_method
 from pldistill.training.distiller import Distiller, EpochMetrics
 from pldistill.types import UNLABELLED, Batch, Outputs
 

@@ -1,6 +1,6 @@
 """A task of one's own: whose band of brightness does each pixel lie in? What `docs/add_a_task.md` shows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -41,6 +41,7 @@ class Bands:
     classes: tuple = ("dark", "gray", "bright")
     image_size: int = 8
     holdout: None = None
+    skipped: dict = field(default_factory=dict)
 
     def notes(self):
         return []

@@ -60,7 +60,7 @@ def _readable(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
     Raises:
         ValueError: for a folder without images, and where no image can be read.
     """
-    from pldistill.data.augment import SUFFIXES, open_image
+    from pldistill.data.images import SUFFIXES, open_image
 
     files: list[Path] = []
     for path in given:
@@ -97,7 +97,7 @@ def _draw(
     folder: Path, files: Sequence[Path], images: Sequence[Path], answers: Sequence[Any], least: float, *, silent: bool
 ) -> None:
     """Draw the boxes into the images, one file each."""
-    from pldistill.data.augment import open_image
+    from pldistill.data.images import open_image
     from pldistill.reports.boxes import draw_boxes, jpeg  # brings matplotlib
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,6 +154,8 @@ ANSWERS = (  # the fields of a recipe that decide what a teacher answers
     "class_map",
     "trust_teacher",
     "image_size",
+    "exif",
+    "on_bad_image",
     "hflip",
     "unlabelled",
     "amp",

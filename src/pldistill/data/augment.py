@@ -1,6 +1,6 @@
 """Augmentation that can be replayed: what happens to an image follows from (seed, view, id) alone.
 
-Image files are decoded to RGB whatever their mode, resized and cut in the same way as images in memory.
+Images of files are resized and cut in the same way as images in memory.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,43 +17,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pldistill.data.dataset import Dataset, Encoded
+from pldistill.data.images import open_image
 from pldistill.data.sampling import Views, uniform
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
-
-def open_image(path: str, content: IO[bytes] | None = None) -> Image.Image:
-    """The whole image as RGB: 16-bit gray by its upper byte; transparency and EXIF rotation ignored, as usual.
-
-    Where there is `content` it is read, and closed, in place of the file; `path` is then its name in messages.
-
-    Raises:
-        ValueError: the file is missing, empty, damaged or not an image; the message names it.
-    """
-    try:
-        with content or Path(path).open("rb") as file, Image.open(file) as image:
-            return _rgb(image)
-    except Exception as error:  # decoders of damaged files raise anything: OSError, SyntaxError, EOFError, struct.error
-        raise ValueError(f"{path}: cannot be read as an image ({str(error) or type(error).__name__})") from error
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels, whose range is not known")
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def read_image(path: str, size: int) -> Tensor:
+def read_image(path: str, size: int, *, exif: bool = True) -> Tensor:
     """What evaluation sees of a file: `(3, size, size)` uint8.
 
     Raises:
         ValueError: as `open_image`.
     """
-    return _tensor(fit_image(open_image(path), size))
+    return _tensor(fit_image(open_image(path, exif=exif), size))
 
 
 def read_batch(

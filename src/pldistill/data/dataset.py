@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,16 +17,21 @@ from torch import Tensor
 from pldistill.data.sampling import uniform
 
 Triple = tuple[float, float, float]
+Images = TypeVar("Images", bound="Split")
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
 
 class Encoded(NamedTuple):
-    """An image before it is decoded: `content`, or the file named `name` where it is None; messages say `name`."""
+    """An image before it is decoded: `content`, or the file named `name` where it is None; messages say `name`.
+
+    With `exif` it is turned as its EXIF orientation says.
+    """
 
     name: str
     content: IO[bytes] | None = None
+    exif: bool = True
 
 
 class Split(ABC):
@@ -62,6 +68,12 @@ class Split(ABC):
         """What tells these images from others, as far as it costs no reading of files."""
         return ()
 
+    def relabelled(self: Images, labels: Tensor) -> Images:
+        """The same images under other labels `(N,)` int64."""
+        split = copy.copy(self)
+        split._set_labels(labels, self.ids, len(self))
+        return split
+
     @abstractmethod
     def subset(self, indices: Sequence[int] | Tensor) -> Split:
         """The images at these positions, in this order; their ids stay what they were.
@@ -97,30 +109,55 @@ class TensorSplit(Split):
 
 
 class LazySplit(Split):
-    """Images that are read when they are needed, in any order, by whichever worker."""
+    """Images that are read when they are needed, in any order, by whichever worker.
+
+    Attributes:
+        exif: whether they are turned as their EXIF orientation says.
+    """
+
+    exif: bool = True
 
     @abstractmethod
     def encoded(self, place: int) -> Encoded:
         """The image at this position, not yet decoded."""
 
+    @abstractmethod
+    def stamps(self) -> Iterable[bytes]:
+        """What changes when one of the images does, as far as it costs no reading of them: paths, sizes and times."""
+
+    def _marks(self) -> Iterable[bytes]:
+        return (b"upright",) if self.exif else ()
+
 
 class FolderSplit(LazySplit):
     """Images that are read when they are needed: `paths`, one file each."""
 
-    def __init__(self, paths: Sequence[str], labels: Tensor, ids: Tensor | None = None) -> None:
-        self.paths = tuple(str(path) for path in paths)
+    def __init__(self, paths: Sequence[str], labels: Tensor, ids: Tensor | None = None, *, exif: bool = True) -> None:
+        self.paths, self.exif = tuple(str(path) for path in paths), exif
         self._set_labels(labels, ids, len(self.paths))
 
     def encoded(self, place: int) -> Encoded:
-        return Encoded(self.paths[place])
+        return Encoded(self.paths[place], exif=self.exif)
+
+    def stamps(self) -> Iterable[bytes]:
+        return (file_stamp(Path(path)) for path in self.paths)
 
     def _marks(self) -> Iterable[bytes]:
+        yield from super()._marks()
         # A file's name and its folder's, which is its class: the same wherever the tree lies.
-        return ("/".join(Path(path).parts[-2:]).encode() + b"\n" for path in self.paths)
+        for path in self.paths:
+            yield "/".join(Path(path).parts[-2:]).encode(errors="surrogateescape") + b"\n"
 
     def subset(self, indices: Sequence[int] | Tensor) -> FolderSplit:
-        positions = self._positions(indices)
-        return FolderSplit([self.paths[i] for i in positions.tolist()], self.labels[positions], self.ids[positions])
+        at = self._positions(indices)
+        return FolderSplit([self.paths[i] for i in at.tolist()], self.labels[at], self.ids[at], exif=self.exif)
+
+
+def file_stamp(file: Path) -> bytes:
+    """A file's path, size and time of change; of a broken link the path alone."""
+    known = file.stat() if file.exists() else None
+    stamp = (known.st_size, known.st_mtime_ns) if known else None
+    return f"{file.absolute()}\0{stamp}\n".encode(errors="surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -138,6 +175,7 @@ class Dataset:
         val: what scores it.
         holdout: training images that are kept from it, to choose an epoch or a setting by; None where none are.
         ignored: files beside the images that are not read as images, counted by suffix.
+        skipped: by the part's name, what is wrong with each of its images that are left out (on_bad_image).
     """
 
     spec: str
@@ -150,11 +188,26 @@ class Dataset:
     val: Split
     holdout: Split | None = None
     ignored: Mapping[str, int] = field(default_factory=dict)
+    skipped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def notes(self) -> list[str]:
         """What a user should know of the data before the run."""
         counted = count_suffixes(self.ignored)
-        return [f"data {self.spec!r}: files ignored, which are not read as images: {counted}"] if counted else []
+        notes = [f"data {self.spec!r}: files ignored, which are not read as images: {counted}"] if counted else []
+        return notes + [
+            f"data {self.spec!r}: {len(bad)} images of {part} are left out, which cannot be read: {first_few(bad)}"
+            for part, bad in self.skipped.items()
+            if bad
+        ]
+
+
+_SHOWN = 5  # bad files named in one message
+
+
+def first_few(messages: Sequence[str]) -> str:
+    """The first five of them, and how many more there are."""
+    more = f"; and {len(messages) - _SHOWN} more" if len(messages) > _SHOWN else ""
+    return "; ".join(messages[:_SHOWN]) + more
 
 
 def count_suffixes(ignored: Mapping[str, int]) -> str:

@@ -1,65 +1,66 @@
-"""`folder:PATH`: `train/` and `val/` (or `test/`), a folder a class. Every file is decoded once before training.
+"""`folder:PATH`: `train/` and `val/` (or `valid/`, `validation/`, `test/`), a folder a class.
 
 `imagenet:PATH` is ImageNet-1k, with a folder for each synset, in the order of timm's heads.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from timm.data import ImageNetInfo
 
-from pldistill.data.augment import SMALL, SUFFIXES, open_image
 from pldistill.data.dataset import FolderSplit, count_suffixes
-from pldistill.files import cache_folder, write_whole
+from pldistill.data.images import SUFFIXES
+from pldistill.types import UNLABELLED
 
-LARGE_SIZE = 224
-_CHUNK = 64
-_MANY = 5_000  # from here on the check takes long enough for a progress bar
-_SHOWN = 5  # bad files named in one message
+VALIDATION = ("val", "valid", "validation", "test")  # the folder of the images that score, the first that there is
+_SHOWN = 5  # classes named in one message
 
 
-def folder(root: Path) -> tuple[tuple[str, ...], FolderSplit, FolderSplit, int, Counter[str]]:
-    """Class names, training and validation split, the side of the images: theirs if all are alike, else 224.
+def folder(root: Path, *, evaluation: bool = False) -> tuple[tuple[str, ...], FolderSplit, FolderSplit, Counter[str]]:
+    """Class names, training and validation split, and the files that are not read as images, counted by suffix.
 
-    Last the files that are no images that can be read, counted by suffix.
+    For `evaluation` no training part is needed: the split is empty. Then the folders of classes may also lie in `root`
+    itself.
 
     Raises:
-        ValueError: no `train/` or no `val/` or `test/`; no classes, or other ones in the two; a class without images;
-            files that cannot be read, each named.
+        ValueError: no `train/` or nothing to validate on; no classes, or other ones in the two; a class without images.
     """
-    parts = root / "train", _validation(root)
-    for part in parts:
-        if not part.is_dir():
-            raise ValueError(f"folder: expected {part}/ with a folder for each class; there is none")
+    val = _validation(root, evaluation)
+    ignored: Counter[str] = Counter()
+    if evaluation:
+        classes = class_folders("folder", val)
+        return classes, _nothing(), split_of("folder", val, classes, ignored), ignored
+    parts = root / "train", val
+    if not parts[0].is_dir():
+        raise ValueError(f"folder: expected {parts[0]}/ with a folder for each class; there is none")
     classes, val_classes = (class_folders("folder", part) for part in parts)
     if classes != val_classes:
         lone = ", ".join(sorted(set(classes) ^ set(val_classes))[:_SHOWN])
         raise ValueError(f"folder: {parts[0]} and {parts[1]} must hold the same classes; in one alone: {lone}")
-    ignored: Counter[str] = Counter()
-    train, val = (split_of("folder", part, classes, ignored) for part in parts)
-    side = _verify([*train.paths, *val.paths])
-    return classes, train, val, side if side is not None and side <= SMALL else LARGE_SIZE, ignored
+    train, val_split = (split_of("folder", part, classes, ignored) for part in parts)
+    return classes, train, val_split, ignored
 
 
-def _validation(root: Path) -> Path:
+def _validation(root: Path, evaluation: bool) -> Path:
     if not root.is_dir():
         raise ValueError(f"folder: expected a folder, got {root}, which is not one")
-    for name in ("val", "test"):
+    for name in VALIDATION:
         if (root / name).is_dir():
             return root / name
+    if evaluation and not (root / "train").is_dir():
+        return root
     raise ValueError(
-        f"folder: expected {root / 'val'}/ or {root / 'test'}/ with a folder for each class; there is none"
+        f"folder: expected {root / 'val'}/ (or {', '.join(VALIDATION[1:])}) with a folder for each class; there is none"
     )
+
+
+def _nothing() -> FolderSplit:
+    return FolderSplit([], torch.empty(0, dtype=torch.int64))
 
 
 def class_folders(source: str, part: Path) -> tuple[str, ...]:
@@ -91,19 +92,18 @@ def split_of(source: str, part: Path, classes: Sequence[str], ignored: Counter[s
     return FolderSplit(paths, torch.tensor(labels))
 
 
-def images_below(root: Path) -> list[str]:
-    """Every image in a folder and below it, whatever the folders are called, by name; each is decoded once.
+def images_below(root: Path) -> FolderSplit:
+    """Every image in a folder and below it, whatever the folders are called, by name, without labels.
 
     Raises:
-        ValueError: no such folder, no image in it, or files that cannot be read.
+        ValueError: no such folder, or no image in it.
     """
     if not root.is_dir():
         raise ValueError(f"folder: expected a folder, got {root}, which is not one")
     paths = list(_images(str(root), frozenset()))
     if not paths:
         raise ValueError(f"folder: {root} holds no images ({' '.join(sorted(SUFFIXES))})")
-    _verify(paths)
-    return paths
+    return FolderSplit(paths, torch.full((len(paths),), UNLABELLED))
 
 
 def _images(place: str, above: frozenset[str], ignored: Counter[str] | None = None) -> Iterator[str]:
@@ -127,74 +127,25 @@ def _images(place: str, above: frozenset[str], ignored: Counter[str] | None = No
             ignored[suffix] += 1
 
 
-def _verify(paths: list[str]) -> int | None:
-    """Decode every file; the side if all are squares of one size. Remembered until a path, a size or a time changes."""
-    record = cache_folder() / "folders" / f"{_fingerprint(paths)}.json"
-    if record.is_file():
-        return json.loads(record.read_text())["side"]
-    chunks = [paths[first : first + _CHUNK] for first in range(0, len(paths), _CHUNK)]
-    sizes: set[tuple[int, int]] = set()
-    bad: list[str] = []
-    quiet = len(paths) < _MANY
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        results, console = pool.map(_sizes, chunks), Console(stderr=True)
-        for found, failed in track(results, "Checking images", len(chunks), console=console, disable=quiet):
-            sizes |= found
-            bad += failed
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for a million files
-    if bad:
-        more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        raise ValueError(f"folder: {len(bad)} of {len(paths)} files are bad: {'; '.join(bad[:_SHOWN])}{more}")
-    width, height = sizes.pop()
-    side = width if width == height and not sizes else None
-    write_whole(record, lambda temporary: temporary.write_text(json.dumps({"images": len(paths), "side": side})))
-    return side
-
-
-def _sizes(paths: list[str]) -> tuple[set[tuple[int, int]], list[str]]:
-    """The sizes of the images that decode, and a sentence for each that does not."""
-    sizes: set[tuple[int, int]] = set()
-    bad: list[str] = []
-    for path in paths:
-        try:
-            sizes.add(open_image(path).size)
-        except ValueError as error:
-            bad.append(str(error))
-    return sizes, bad
-
-
-def _fingerprint(paths: list[str]) -> str:
-    """A sum over path, size and time of change of every file; a broken link counts as nothing and fails to decode."""
-    total = hashlib.sha256()
-    for path in paths:
-        file = Path(path)
-        known = file.stat() if file.exists() else None
-        stamp = (known.st_size, known.st_mtime_ns) if known else None
-        total.update(f"{file.absolute()}\0{stamp}\n".encode(errors="surrogateescape"))
-    return total.hexdigest()
-
-
 _SYNSETS_SHOWN = 3  # synsets named in one message
 _UNPACK = "torchvision.datasets.ImageNet unpacks the official archives and devkit so"
 
 
-def imagenet(root: Path) -> tuple[tuple[str, ...], FolderSplit, FolderSplit]:
+def imagenet(root: Path, *, evaluation: bool = False) -> tuple[tuple[str, ...], FolderSplit, FolderSplit]:
     """The 1,000 synsets (`n01440764`, ...) as class names, training and validation split.
 
     Class i is the i-th synset in sorted order, which is timm's for its pretrained heads, and torchvision's. The layout
-    is also the one that torchvision leaves; its `meta.bin` is not needed, as the folders are named by synset. Files are
-    not decoded beforehand, as `folder:` does: there are 1.3 million. One that cannot be read ends the run by its name.
+    is also the one that torchvision leaves; its `meta.bin` is not needed, as the folders are named by synset. For
+    `evaluation` no `train/` is needed: the split is empty.
 
     Raises:
         ValueError: no `train/` or `val/`; a `val/` that is not sorted into folders; folders other than the 1,000
             synsets; a synset without images.
     """
     known: list[str] = ImageNetInfo().label_names()
-    parts = [_part(root / name, known) for name in ("train", "val")]
-    train, val = (split_of("imagenet", part, known) for part in parts)
-    return tuple(known), train, val
+    parts = [_part(root / name, known) for name in (("val",) if evaluation else ("train", "val"))]
+    *train, val = (split_of("imagenet", part, known) for part in parts)
+    return tuple(known), train[0] if train else _nothing(), val
 
 
 def _part(part: Path, known: Sequence[str]) -> Path:

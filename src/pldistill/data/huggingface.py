@@ -8,7 +8,7 @@ The shards of `wds/PATH` are read at random instead: see `shards`.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,25 +28,37 @@ class ReaderSplit(LazySplit):
     """Images that a timm reader gives by their number: `numbers (N,)` int64."""
 
     def __init__(
-        self, name: str, reader: ReaderHfds, labels: Tensor, ids: Tensor | None = None, numbers: Tensor | None = None
+        self,
+        name: str,
+        reader: ReaderHfds,
+        labels: Tensor,
+        ids: Tensor | None = None,
+        numbers: Tensor | None = None,
+        *,
+        exif: bool = True,
     ) -> None:
-        self._name, self._reader = name, reader
+        self._name, self._reader, self.exif = name, reader, exif
         self.numbers = torch.arange(len(reader)) if numbers is None else numbers
         self._set_labels(labels, ids, len(self.numbers))
 
     def encoded(self, place: int) -> Encoded:
         number = int(self.numbers[place])
-        return Encoded(f"{self._name}, image {number}", self._reader[number][0])
+        return Encoded(f"{self._name}, image {number}", self._reader[number][0], self.exif)
+
+    def stamps(self) -> Iterable[bytes]:
+        yield f"{self._name}\0{self._reader.dataset._fingerprint}\n".encode()
+        yield self.numbers.numpy().tobytes()
 
     def subset(self, indices: Sequence[int] | Tensor) -> ReaderSplit:
         at = self._positions(indices)
-        return ReaderSplit(self._name, self._reader, self.labels[at], self.ids[at], self.numbers[at])
+        return ReaderSplit(self._name, self._reader, self.labels[at], self.ids[at], self.numbers[at], exif=self.exif)
 
 
-def hfds(path: Path) -> tuple[tuple[str, ...], ReaderSplit, ReaderSplit]:
+def hfds(path: Path, *, evaluation: bool = False) -> tuple[tuple[str, ...], ReaderSplit, ReaderSplit]:
     """Class names, training and validation split of a `datasets` name or folder: `train`, and `validation` or `test`.
 
     Its columns are `image` and `label`; an image's id is its row. What is not in the cache is fetched from the Hub.
+    For `evaluation` the training split is empty.
 
     Raises:
         ValueError: the package `datasets` is not installed; no such data set, columns or splits; a label that is no
@@ -63,7 +75,9 @@ def hfds(path: Path) -> tuple[tuple[str, ...], ReaderSplit, ReaderSplit]:
     named = {index: label for label, index in train.class_to_idx.items()}
     count = len(named) or max(_labels(train).tolist()) + 1
     classes = tuple(named.get(index, str(index)) for index in range(count))
-    return classes, _split(name, "train", train, classes), _split(name, scoring, _reader(name, scoring), classes)
+    learned = None if evaluation else _split(name, "train", train, classes)
+    val = _split(name, scoring, _reader(name, scoring), classes)
+    return classes, learned or val.subset([]), val
 
 
 def _reader(name: str, split: str) -> ReaderHfds:

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from pldistill.specs import split_spec, unknown
 
 if TYPE_CHECKING:
-    from pldistill.data.dataset import Dataset, Split
+    from pldistill.data.dataset import Dataset, LazySplit
 
 Opened = TypeVar("Opened")
+
+LARGE_SIZE = 224  # pixels of a side at which photographs are seen
+ON_BAD_IMAGE = ("stop", "skip")
 
 
 _INSTEAD = "images in an order of its own, which cannot be replayed; expected hfds/NAME, wds/PATH or folder:PATH"
@@ -39,6 +42,9 @@ class Request:
         options: those of the source's own options that were given.
         image_size: the side in pixels that models see; None is the source's own.
         download: fetch what is missing.
+        evaluation: only the images that score a model are wanted; the training split may be empty.
+        exif: turn the images of files as their EXIF orientation says.
+        on_bad_image: stop at images that cannot be read, or skip them.
     """
 
     spec: str
@@ -46,6 +52,9 @@ class Request:
     options: dict[str, int]
     image_size: int | None
     download: bool
+    evaluation: bool = False
+    exif: bool = True
+    on_bad_image: str = "stop"
 
 
 class Sizes(NamedTuple):
@@ -87,17 +96,32 @@ class Source(Generic[Opened]):
     sizes: Sizes | None = None
 
 
-def open_data(spec: str, *, image_size: int | None = None, download: bool = False) -> Dataset:
+def open_data(
+    spec: str,
+    *,
+    image_size: int | None = None,
+    download: bool = False,
+    evaluation: bool = False,
+    exif: bool = True,
+    on_bad_image: str = "stop",
+) -> Dataset:
     """The data set that `spec` names: `NAME`, `NAME:PATH`, either with `key=NUMBER,...` behind it; see `SOURCES`.
 
     `train=N` keeps N of the training images and `validation=N` holds N out, as many of each class; of glyphs `train`
     is how many are drawn. `image_size` is the side in pixels that models see; None is the source's own. `download`
-    fetches what is missing.
+    fetches what is missing. For `evaluation` a source of files needs no training part; its training split is then
+    empty, and its parts are not taken.
+
+    Every image of a file is looked at here, once, before it is used: those of `folder:` are decoded, of other sources
+    the headers are read. `on_bad_image` skip decodes the images of every source, and leaves out those that cannot be
+    read, which `Dataset.skipped` names. With `exif` images are turned as their EXIF orientation says.
 
     Raises:
         ValueError: an unknown name or option, a path that is missing or holds something else, damaged files, a part
             that is too small or larger than what there is.
     """
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise ValueError(f"on_bad_image: expected {' or '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")
     name, _, _ = split_spec(spec)
     if name in NOT_REPLAYABLE:
         raise ValueError(NOT_REPLAYABLE[name])
@@ -110,7 +134,8 @@ def open_data(spec: str, *, image_size: int | None = None, download: bool = Fals
     source = SOURCES[name]
     path, numbers = read_spec(spec, source)
     options, parts = ({key: numbers[key] for key in keys if key in numbers} for keys in (source.options, source.parts))
-    return divide(source.open(Request(spec, path, options, image_size, download)), **parts)
+    data = source.open(Request(spec, path, options, image_size, download, evaluation, exif, on_bad_image))
+    return data if evaluation else divide(data, **parts)
 
 
 def read_spec(spec: str, source: Source) -> tuple[Path, dict[str, int]]:
@@ -199,36 +224,48 @@ def _open_cifar(name: str, request: Request) -> Dataset:
 
 
 def _open_folder(request: Request) -> Dataset:
-    from pldistill.data import folder as folders
+    """Images of any size, every one of which is decoded once: seen at theirs if all are alike and small, else 224."""
+    from pldistill.data.folder import folder
 
-    classes, train, val, side, ignored = folders.folder(request.path)
-    return replace(_photographs(request, classes, train, val, side), ignored=ignored)
+    classes, train, val, ignored = folder(request.path, evaluation=request.evaluation)
+    return replace(_photographs(request, classes, train, val, decode=True), ignored=ignored)
 
 
 def _open_large(module: str, name: str, request: Request) -> Dataset:
-    from pldistill.data.folder import LARGE_SIZE
-
-    read: Callable[[Path], tuple[tuple[str, ...], Split, Split]]
-    read = getattr(import_module(f"pldistill.data.{module}"), name)
     """A source of photographs of any size, seen at 224 pixels.
 
-    They are too many to be decoded beforehand: one that cannot be read ends the run, and is named.
+    They are too many to be decoded beforehand, unless bad ones are to be skipped: their headers are read.
     """
-    return _photographs(request, *read(request.path), LARGE_SIZE)
+    read: Callable[..., tuple[tuple[str, ...], LazySplit, LazySplit]]
+    read = getattr(import_module(f"pldistill.data.{module}"), name)
+    classes, train, val = read(request.path, evaluation=request.evaluation)
+    data = _photographs(request, classes, train, val, decode=request.on_bad_image == "skip")
+    return replace(data, image_size=request.image_size or LARGE_SIZE)
 
 
-def _photographs(request: Request, classes: tuple[str, ...], train: Split, val: Split, side: int) -> Dataset:
+def _photographs(
+    request: Request, classes: tuple[str, ...], train: LazySplit, val: LazySplit, *, decode: bool
+) -> Dataset:
+    from pldistill.data.augment import SMALL
     from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
+    from pldistill.data.verify import verify, without_bad
 
+    train.exif = val.exif = request.exif
+    verified = {name: (split, verify(split, decode=decode)) for name, split in (("train", train), ("val", val))}
+    good = without_bad(split_spec(request.spec)[0], verified, request.on_bad_image)
+    sizes = {found.size for split, found in verified.values() if len(split)}
+    size = sizes.pop() if len(sizes) == 1 else None
+    small = size is not None and size[0] == size[1] <= SMALL
     return Dataset(
         spec=request.spec,
         classes=classes,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        image_size=request.image_size or side,
+        image_size=request.image_size or (size[0] if size is not None and small else LARGE_SIZE),
         hflip=True,
-        train=train,
-        val=val,
+        train=good["train"],
+        val=good["val"],
+        skipped={name: tuple(found.bad.values()) for name, (_, found) in verified.items() if found.bad},
     )
 
 
@@ -263,7 +300,7 @@ SOURCES: Mapping[str, Source[Dataset]] = MappingProxyType(
         ),
         "folder": Source(
             "folder:PATH[,train=N,validation=N]",
-            "your own images: train/ and val/ (or test/), a folder for each class",
+            "your own images: train/ and val/ (or valid/, test/), a folder for each class",
             _open_folder,
         ),
         "imagenet": Source(

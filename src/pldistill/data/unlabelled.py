@@ -13,6 +13,7 @@ from pldistill.data.augment import read_image
 from pldistill.data.dataset import Dataset, Encoded, FolderSplit, LazySplit, Split, TensorSplit
 from pldistill.data.folder import images_below
 from pldistill.data.registry import open_data
+from pldistill.data.verify import verify, without_bad
 from pldistill.specs import split_spec
 from pldistill.types import UNLABELLED
 
@@ -20,8 +21,12 @@ from pldistill.types import UNLABELLED
 FIRST_ID = 1 << 32
 
 
-def with_unlabelled(dataset: Dataset, spec: str, *, download: bool = False) -> Dataset:
+def with_unlabelled(
+    dataset: Dataset, spec: str, *, download: bool = False, exif: bool = True, on_bad_image: str = "stop"
+) -> Dataset:
     """Add the images of `spec` to the training split: all below PATH for `folder:PATH`, else a source's own split.
+
+    `exif` and `on_bad_image` are those of `open_data`.
 
     Labelled images in memory bring the others there, cut to their size. What scores the student stays as it is.
 
@@ -31,13 +36,20 @@ def with_unlabelled(dataset: Dataset, spec: str, *, download: bool = False) -> D
     """
     name, path, options = split_spec(spec)
     if name != "folder":
-        more = open_data(spec, download=download).train
+        opened = open_data(spec, download=download, exif=exif, on_bad_image=on_bad_image)
+        more, bad = opened.train, opened.skipped.get("train", ())
     elif options or not path:
         raise ValueError(f"unlabelled: expected folder:PATH, got {spec!r}")
     else:
-        paths = images_below(Path(path).expanduser())
-        more = FolderSplit(paths, torch.full((len(paths),), UNLABELLED))
-    return replace(dataset, train=_join(dataset.train, more, spec))
+        images = images_below(Path(path).expanduser())
+        images.exif = exif
+        verified = verify(images, decode=True)
+        more, bad = (
+            without_bad("folder", {"unlabelled": (images, verified)}, on_bad_image)["unlabelled"],
+            tuple(verified.bad.values()),
+        )
+    skipped = {**dataset.skipped, **({"unlabelled": bad} if bad else {})}
+    return replace(dataset, train=_join(dataset.train, more, spec), skipped=skipped)
 
 
 class JoinedSplit(LazySplit):
@@ -55,6 +67,11 @@ class JoinedSplit(LazySplit):
                 return part.encoded(at)
             at -= len(part)
         raise AssertionError(f"no image at {place}")
+
+    def stamps(self) -> Iterable[bytes]:
+        yield self.places.numpy().tobytes()
+        for part in self.parts:
+            yield from part.stamps()
 
     def _marks(self) -> Iterable[bytes]:
         yield self.places.numpy().tobytes()
@@ -88,4 +105,4 @@ def _in_memory(split: Split, size: int) -> Tensor:
         return split.images
     if not isinstance(split, FolderSplit):
         raise ValueError("unlabelled: expected folder:PATH or images in memory, as the labelled ones are")
-    return torch.stack([read_image(path, size) for path in split.paths])
+    return torch.stack([read_image(path, size, exif=split.exif) for path in split.paths])

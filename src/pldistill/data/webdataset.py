@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from pldistill.data.augment import SUFFIXES
-from pldistill.data.dataset import Encoded, LazySplit
+from pldistill.data.dataset import Encoded, LazySplit, file_stamp
+from pldistill.data.images import SUFFIXES
 from pldistill.files import cache_folder, write_whole
 
 _MANY = 20  # from here on indexing takes long enough for a progress bar
@@ -31,27 +31,34 @@ class ShardSplit(LazySplit):
         members: `(N, 3)` int64: the shard, the image's first byte in it, its bytes.
     """
 
-    def __init__(self, shards: Sequence[str], members: Tensor, labels: Tensor, ids: Tensor | None = None) -> None:
-        self.shards, self.members = tuple(shards), members
+    def __init__(
+        self, shards: Sequence[str], members: Tensor, labels: Tensor, ids: Tensor | None = None, *, exif: bool = True
+    ) -> None:
+        self.shards, self.members, self.exif = tuple(shards), members, exif
         self._set_labels(labels, ids, len(members))
 
     def encoded(self, place: int) -> Encoded:
         shard, first, count = self.members[place].tolist()
         with Path(self.shards[shard]).open("rb") as file:
             file.seek(first)
-            return Encoded(f"{self.shards[shard]}, byte {first}", io.BytesIO(file.read(count)))
+            return Encoded(f"{self.shards[shard]}, byte {first}", io.BytesIO(file.read(count)), self.exif)
+
+    def stamps(self) -> Iterable[bytes]:
+        yield from (file_stamp(Path(shard)) for shard in self.shards)
+        yield self.members.numpy().tobytes()
 
     def subset(self, indices: Sequence[int] | Tensor) -> ShardSplit:
         at = self._positions(indices)
-        return ShardSplit(self.shards, self.members[at], self.labels[at], self.ids[at])
+        return ShardSplit(self.shards, self.members[at], self.labels[at], self.ids[at], exif=self.exif)
 
 
-def wds(root: Path) -> tuple[tuple[str, ...], ShardSplit, ShardSplit]:
+def wds(root: Path, *, evaluation: bool = False) -> tuple[tuple[str, ...], ShardSplit, ShardSplit]:
     """Class names, training and validation split of the shards in and below `root`.
 
     `train` in a shard's path puts it into the one, `val` or `validation`, or else `test`, into the other. A sample is a
     image and its class's number, as `KEY.jpg` and `KEY.cls`. Its id is its place in the shards, by path. Names of
-    classes are the lines of `classes.txt`, or without it their numbers. The package webdataset is not needed.
+    classes are the lines of `classes.txt`, or without it their numbers. The package webdataset is not needed. For
+    `evaluation` no training shards are needed: the split is empty.
 
     Raises:
         ValueError: no shards for a split; a file that is no plain tar; a sample without its image or class; a class
@@ -60,7 +67,8 @@ def wds(root: Path) -> tuple[tuple[str, ...], ShardSplit, ShardSplit]:
     if not root.is_dir():
         raise ValueError(f"wds: expected a folder of tar shards, got {root}, which is not one")
     files = sorted(root.rglob("*.tar"))
-    train, val = _split(_named(root, files, [("train",)])), _split(_named(root, files, _VALIDATION))
+    val = _split(_named(root, files, _VALIDATION))
+    train = val.subset([]) if evaluation else _split(_named(root, files, [("train",)]))
     count = int(torch.cat([train.labels, val.labels]).max()) + 1
     listed = root / "classes.txt"
     classes = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else [str(i) for i in range(count)]

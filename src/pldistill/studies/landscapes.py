@@ -126,7 +126,7 @@ def _from_run(folder: Path | str, data: str | None, image: int, label: int | str
     """The logits of a run's model for one validation image, in float32 on the CPU."""
     run = load_run(folder)
     loaded = run.load()
-    dataset = open_data(data or run.recipe.data, image_size=loaded.image_size)
+    dataset = open_data(data or run.recipe.data, image_size=loaded.image_size, evaluation=True, exif=run.recipe.exif)
     if dataset.classes != loaded.classes:
         raise ValueError(f"data {dataset.spec!r}: expected the classes of run {str(run.folder)!r}, got others")
     split = dataset.val

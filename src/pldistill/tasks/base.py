@@ -17,6 +17,7 @@ from pldistill import distributed
 from pldistill.models import TaskModel
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
+from pldistill.specs import unknown
 from pldistill.tasks.spec import TaskSpec
 from pldistill.teachers.live import LiveTeacher, Teacher
 from pldistill.types import Mixture, Outputs
@@ -88,6 +89,7 @@ class TaskData(Protocol):
         train: the samples to learn from; each part has a length and `subset(indices)`.
         val: those that score the student.
         holdout: training samples that are kept from it, to choose by; None where none are.
+        skipped: by a part's name, what is wrong with each sample that is left out (on_bad_image).
     """
 
     @property
@@ -102,6 +104,8 @@ class TaskData(Protocol):
     def val(self) -> Any: ...
     @property
     def holdout(self) -> Any: ...
+    @property
+    def skipped(self) -> Mapping[str, Sequence[str]]: ...
     def notes(self) -> list[str]:
         """What a user should know of it before the run."""
         ...
@@ -149,6 +153,20 @@ class Task(ABC, Generic[Data, Model]):
     @abstractmethod
     def open(self, recipe: Recipe, *, download: bool) -> Data:
         """Open the recipe's data."""
+
+    def open_validation(self, recipe: Recipe, classes: Sequence[str]) -> Data:
+        """Open the recipe's data to score a model of these classes; a task may do without its training part.
+
+        Raises:
+            ValueError: for other classes.
+        """
+        data = self.open(recipe, download=False)
+        if tuple(data.classes) != tuple(classes):
+            raise ValueError(
+                f"data {data.spec!r}: expected the run's {len(classes)} classes ({first(classes)}), "
+                f"got {len(data.classes)} ({first(data.classes)})"
+            )
+        return data
 
     @abstractmethod
     def student(self, recipe: Recipe, data: Data) -> Model:
@@ -290,25 +308,37 @@ class Task(ABC, Generic[Data, Model]):
         """Measure the model in a finished run's folder on the validation split of `spec`, by default the run's.
 
         Raises:
-            ValueError: if the classes differ from those that the model knows.
+            ValueError: for data of a class that the model does not know.
         """
         loaded = self.load(folder)
         known = {"data": spec or recipe.data, "image_size": loaded.image_size, "unlabelled": None}
         settings = recipe.model_copy(update={**known, "batch_size": batch_size})
 
         def open_() -> Data:
-            data = self.open(settings, download=False)
-            if tuple(data.classes) != tuple(loaded.classes):
-                raise ValueError(
-                    f"data {data.spec!r}: expected the run's {len(loaded.classes)} classes ({first(loaded.classes)}), "
-                    f"got {len(data.classes)} ({first(data.classes)})"
-                )
-            return data
+            return self.open_validation(settings, loaded.classes)
 
         data = distributed.run_on_all(open_)
         batches = Loaders(None, self.loader(data.val, settings, data, place, train=False))
         figures = self.validation(batches, data, None, autocast)(loaded.model.to(place.device))
         return {**{name: figures[name] for name in self.measured or self.spec.metrics}, "images": len(data.val)}
+
+
+def matched(data: TaskData, classes: Sequence[str]) -> list[int]:
+    """The place of each of the data's classes among a model's, by its name.
+
+    Raises:
+        ValueError: for a class that the model does not know, with the near ones; for names that stand twice.
+    """
+    places = {name: place for place, name in enumerate(classes)}
+    for name in data.classes:
+        if name not in places:
+            raise ValueError(
+                f"data {data.spec!r}: expected the run's {len(classes)} classes ({first(classes)}) or some of them, "
+                f"got {len(data.classes)} ({first(data.classes)}): {unknown('class', name, places)}"
+            )
+    if len(places) < len(classes):
+        raise ValueError(f"data {data.spec!r}: expected the run's own classes, several of which have one name")
+    return [places[name] for name in data.classes]
 
 
 def evenly(total: int, most: int) -> Tensor:

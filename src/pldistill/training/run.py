@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +151,8 @@ def _train(
     def check() -> dict[str, Any] | None:
         return preflight(recipe, data, loop.teacher, accelerator=accelerator, workers=workers, callback=shown)
 
-    env = begin(loop, resume=resume, check=check)
+    skipped = {part: list(bad) for part, bad in data.skipped.items()}
+    env = begin(loop, resume=resume, check=check, about={"skipped_images": skipped} if skipped else {})
     timed = distributed.run_on_main(lambda: shown.wants_time)
     for line in introduction(loop, data, env, timed=timed):
         shown.tell(line)
@@ -212,12 +213,19 @@ def _weights(run: Run, weights: str) -> Path:
     return run.folder / best.FOLDER
 
 
-def begin(loop: Loop, *, resume: bool, check: Callable[[], dict[str, Any] | None] | None = None) -> dict[str, Any]:
-    """Open the folder of a loop's run, or go on from its checkpoint; give its environment.
+def begin(
+    loop: Loop,
+    *,
+    resume: bool,
+    check: Callable[[], dict[str, Any] | None] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Open the folder of a loop's run, or go on from its checkpoint; give its environment, with what is known `about`.
 
     A new run is checked first; one that goes on was, and its teacher must be the same.
     """
     env = record.environment(device=loop.accelerator.device, world_size=distributed.world_size())
+    env |= about or {}
     env["precision"] = precision_of(loop.accelerator)
     if check is not None and not resume:
         env["preflight"] = distributed.run_on_all(check)
@@ -317,7 +325,19 @@ def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bo
         raise ValueError(
             f"resume: expected {first['world_size']} processes, as the run began with, got {env['world_size']}"
         )
+    if first.get("skipped_images") != env.get("skipped_images"):
+        raise ValueError(
+            "resume: other images can be read than when the run began; it left out "
+            f"{sum(map(len, first.get('skipped_images', {}).values()))}, now it would leave out "
+            f"{sum(map(len, env.get('skipped_images', {}).values()))}"
+        )
     run.write_environment({**first, "resumed": [*first.get("resumed", []), env]})
+
+
+def _skipped(data: Any) -> dict[str, Any]:
+    """How many images of each part were left out, where some were."""
+    counts = {part: len(bad) for part, bad in data.skipped.items() if bad}
+    return {"skipped_images": counts} if counts else {}
 
 
 def _finish(loop: Loop, data: Any, task: Task[Any, Any]) -> None:
@@ -335,6 +355,7 @@ def _finish(loop: Loop, data: Any, task: Task[Any, Any]) -> None:
             "student": recipe.student,
             "teacher": recipe.teacher,
             "data": recipe.data,
+            **_skipped(data),
             "seed": recipe.seed,
             "epochs": recipe.epochs,
             **task.result(rows, data),

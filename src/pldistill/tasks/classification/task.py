@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from pldistill.data.augment import evaluation_resize
 from pldistill.data.stand_in import stand_in
 from pldistill.models import NormalizedModel
 from pldistill.recipe import Recipe
-from pldistill.tasks.base import Ask, Autocast, Loaded, Loaders, Pair, Placement, Task, evenly, float32, mixed
+from pldistill.tasks.base import Ask, Autocast, Loaded, Loaders, Pair, Placement, Task, evenly, float32, matched, mixed
 from pldistill.tasks.classification import SPEC
 from pldistill.tasks.classification.metrics import Validation
 from pldistill.teachers.cache import open_cached
@@ -44,8 +45,8 @@ class Classification(Task[Dataset, NormalizedModel]):
     rows = "images"
     measured = ("top1", "top5", "val_loss")
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
-        self.label_smoothing = label_smoothing
+    def __init__(self, label_smoothing: float = 0.0, *, exif: bool = True) -> None:
+        self.label_smoothing, self.exif = label_smoothing, exif
 
     def pair(self, student: nn.Module, teacher: Ask | None, batch: Batch) -> Pair:
         """Show both models the same images."""
@@ -77,8 +78,23 @@ class Classification(Task[Dataset, NormalizedModel]):
         return (outputs.logits.argmax(dim=1) == labels).sum()
 
     def open(self, recipe: Recipe, *, download: bool) -> Dataset:
-        data = open_data(recipe.data, image_size=recipe.image_size, download=download)
-        return data if recipe.unlabelled is None else with_unlabelled(data, recipe.unlabelled, download=download)
+        how = {"download": download, "exif": recipe.exif, "on_bad_image": recipe.on_bad_image}
+        data = open_data(recipe.data, image_size=recipe.image_size, **how)
+        return data if recipe.unlabelled is None else with_unlabelled(data, recipe.unlabelled, **how)
+
+    def open_validation(self, recipe: Recipe, classes: Sequence[str]) -> Dataset:
+        """Open the images that score a model of these classes, which are told by their names: all of them or some."""
+        data = open_data(
+            recipe.data,
+            image_size=recipe.image_size,
+            evaluation=True,
+            exif=recipe.exif,
+            on_bad_image=recipe.on_bad_image,
+        )
+        if tuple(data.classes) == tuple(classes):
+            return data
+        labels = torch.tensor(matched(data, classes))
+        return replace(data, classes=tuple(classes), val=data.val.relabelled(labels[data.val.labels]))
 
     def stand_in(self, recipe: Recipe) -> Dataset | None:
         return stand_in(recipe.data, image_size=recipe.image_size) if recipe.unlabelled is None else None
@@ -168,7 +184,7 @@ class Classification(Task[Dataset, NormalizedModel]):
     def predict(self, folder: Path, images: Sequence[Path | str]) -> list[list[dict[str, Any]]]:
         """All classes of each image with their probabilities, the most probable first: `class` and `probability`."""
         loaded = self.load(folder)
-        batch = torch.stack([read_image(str(image), loaded.image_size) for image in images])
+        batch = torch.stack([read_image(str(image), loaded.image_size, exif=self.exif) for image in images])
         best = loaded.model(batch).logits.softmax(dim=1).sort(dim=1, descending=True, stable=True)
         return [
             [
@@ -193,4 +209,4 @@ def _mixing(recipe: Recipe) -> Mixing | None:
 
 def make(recipe: Recipe) -> Classification:
     """The task of a recipe; `pldistill.tasks.make_task` calls it."""
-    return Classification(recipe.label_smoothing)
+    return Classification(recipe.label_smoothing, exif=recipe.exif)

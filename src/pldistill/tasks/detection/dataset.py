@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pldistill.data.augment import flips, open_image
+from pldistill.data.augment import flips
 from pldistill.data.dataset import Triple
+from pldistill.data.images import open_image
 from pldistill.data.loader import Workers, check_place, divided
 from pldistill.data.sampling import order, uniform
 from pldistill.types import DetectionBatch, DetectionTargets
@@ -180,6 +181,7 @@ class BoxData:
     val: BoxSplit
     data_warnings: Mapping[str, int]
     holdout: None = None  # COCO's files say which images train
+    skipped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def notes(self) -> list[str]:
         """What a user should know of the data before the run."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pldistill.data.augment import open_image
+from pldistill.data.images import open_image
 from pldistill.record import RunRecord
 from pldistill.tasks.detection.dataset import BoxAnnotations, BoxData, make_box_loader, resize, resized
 from pldistill.tasks.detection.faster_rcnn import Detector

@@ -1,0 +1,133 @@
+"""Every image of a split is looked at before the first step, and what was found is remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from pldistill.data.dataset import Encoded, LazySplit, first_few
+from pldistill.data.images import check_header, open_image
+from pldistill.files import cache_folder, write_whole
+
+Images = TypeVar("Images", bound=LazySplit)
+_CHUNK = 64
+_MANY = 5_000  # from here on the check takes long enough for a progress bar
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found in a split.
+
+    Attributes:
+        size: width and height in pixels if all that can be read have the same, else None.
+        bad: the position of each image that cannot be read, and what is wrong with it.
+    """
+
+    size: tuple[int, int] | None
+    bad: Mapping[int, str]
+
+
+def verify(split: LazySplit, *, decode: bool) -> Verified:
+    """Look at every image: decode it whole, or read its header alone, which finds files that are empty or no images.
+
+    Remembered until a file's path, size or time of change is another.
+    """
+    if not len(split):
+        return Verified(None, {})
+    record = cache_folder() / "folders" / f"{_fingerprint(split, decode)}.json"
+    look = partial(_look, split, _decoded_size if decode else _header_size)
+    with suppress(OSError, ValueError, KeyError, TypeError):  # what is not there or not sound is made anew
+        known = json.loads(record.read_text(encoding="utf-8"))
+        size, bad = known["size"], {int(at): str(why) for at, why in known["bad"].items()}
+        if look(bad)[1] == bad:  # a disk that failed once may be well by now
+            return Verified(size and (int(size[0]), int(size[1])), bad)
+    chunks = [range(first, min(first + _CHUNK, len(split))) for first in range(0, len(split), _CHUNK)]
+    sizes: set[tuple[int, int]] = set()
+    bad: dict[int, str] = {}
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        results, console = pool.map(look, chunks), Console(stderr=True)
+        for found, failed in track(
+            results, "Checking images", len(chunks), console=console, disable=len(split) < _MANY
+        ):
+            sizes |= found
+            bad |= failed
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for a million files
+    verified = Verified(sizes.pop() if len(sizes) == 1 else None, bad)
+    content = json.dumps({"images": len(split), "size": verified.size, "bad": bad})
+    write_whole(record, lambda temporary: temporary.write_text(content, encoding="utf-8"))
+    return verified
+
+
+def without_bad(source: str, splits: Mapping[str, tuple[Images, Verified]], on_bad_image: str) -> dict[str, Images]:
+    """The splits, by name, as they are, or with `skip` without the images that cannot be read; ids stay what they were.
+
+    Raises:
+        ValueError: for images that cannot be read, with `stop`; for a split of which no image is left, or a class of
+            which none is left in it. The message begins with `source`.
+    """
+    bad = [why for _, verified in splits.values() for why in verified.bad.values()]
+    if bad and on_bad_image == "stop":
+        total = sum(len(split) for split, _ in splits.values())
+        raise ValueError(
+            f"{source}: {len(bad)} of {total} files are bad: {first_few(bad)}; on_bad_image=skip leaves them out"
+        )
+    return {name: _left(source, name, split, verified) for name, (split, verified) in splits.items()}
+
+
+def _left(source: str, name: str, split: Images, verified: Verified) -> Images:
+    if not verified.bad:
+        return split
+    good = torch.ones(len(split), dtype=torch.bool)
+    good[list(verified.bad)] = False
+    left = split.subset(good.nonzero()[:, 0])
+    lost = set(split.labels.tolist()) - set(left.labels.tolist())
+    if lost:
+        raise ValueError(
+            f"{source}: no image of {len(lost)} {'class' if len(lost) == 1 else 'classes'} of {name} can be read: "
+            f"{first_few([*verified.bad.values()])}"
+        )
+    assert isinstance(left, type(split))
+    return left
+
+
+def _look(
+    split: LazySplit, size_of: Callable[[Encoded], tuple[int, int]], places: Iterable[int]
+) -> tuple[set[tuple[int, int]], dict[int, str]]:
+    """The sizes of the images that can be read, and a sentence for each that cannot."""
+    sizes: set[tuple[int, int]] = set()
+    bad: dict[int, str] = {}
+    for place in places:
+        try:
+            sizes.add(size_of(split.encoded(place)))
+        except ValueError as error:
+            bad[place] = str(error)
+    return sizes, bad
+
+
+def _decoded_size(image: Encoded) -> tuple[int, int]:
+    return open_image(*image).size
+
+
+def _header_size(image: Encoded) -> tuple[int, int]:
+    return check_header(*image)
+
+
+def _fingerprint(split: LazySplit, decode: bool) -> str:
+    """A sum over what changes when one of the images does, and what the check was."""
+    total = hashlib.sha256(f"decode={decode} exif={split.exif}\n".encode())
+    for mark in split.stamps():
+        total.update(mark)
+    return total.hexdigest()
