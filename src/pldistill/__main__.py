@@ -41,7 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(_one_line(error), 2)
     except ArithmeticError as error:  # that the processes have told one another
         _fail(_one_line(error), 1, speaks=_speaks())
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if (spent := _spent(error)) is not None:
+            _fail(spent, 1)
         if not (_met() and _distributed().is_peer_failure(error)):
             raise
         reason = _one_line(error).partition(". ")[0]
@@ -69,6 +71,26 @@ def _met() -> bool:
 def _speaks() -> bool:
     """Whether this is the process that writes and speaks."""
     return launch.launched_rank() == 0
+
+
+def _spent(error: Exception) -> str | None:
+    """What to say where memory ran out: here, on the device, or for a worker that the system then killed."""
+    reason = _one_line(error)
+    if "DataLoader worker" in reason:
+        return (
+            f"a process that reads images was killed, as systems do when memory runs out: try fewer --workers or a "
+            f"smaller --batch-size; a run goes on from its last checkpoint with --resume ({reason})"
+        )
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in reason
+    ):
+        return (
+            "memory ran out: try a smaller --batch-size or --image-size; a run goes on from its last checkpoint with "
+            f"--resume ({reason.partition('. ')[0] or type(error).__name__})"
+        )
+    return None
 
 
 def _one_line(error: Exception) -> str:

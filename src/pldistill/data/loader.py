@@ -29,7 +29,7 @@ class Workers:
         self._keys: list[Any] = []  # what they read next; filled anew for each view
         self._turn = 0
         self._reader = torch.utils.data.DataLoader(
-            reading,
+            _Caught(reading),
             batch_size=None,
             sampler=self._keys,
             num_workers=count,
@@ -44,6 +44,8 @@ class Workers:
 
         Raises:
             ValueError: asked for more after a later call has begun.
+            ValueError, OSError, MemoryError: as reading raised it, without the worker's traceback in its text.
+            RuntimeError: torch's own, where a worker was killed.
         """
         self._turn = turn = self._turn + 1
         self._keys[:] = keys
@@ -51,7 +53,23 @@ class Workers:
         for _ in keys:
             if turn != self._turn:
                 raise ValueError("epoch: a later epoch of this loader has begun, so this one cannot go on")
-            yield next(reader)
+            item = next(reader)
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+
+class _Caught(torch.utils.data.Dataset):
+    """Another data set's items, or what reading one raised: torch would put the worker's traceback into its text."""
+
+    def __init__(self, reading: torch.utils.data.Dataset) -> None:
+        self._reading = reading
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self._reading[key]
+        except (ValueError, OSError, MemoryError) as error:  # what data raises; of all else a traceback tells more
+            return error
 
 
 def _outlive_a_signal(worker: int) -> None:
