@@ -80,7 +80,17 @@ def _logit(
         tail_temperature=None if needs_all else _tempered,
         label_weight=label_weight,
         ramps=True,
+        divides_by_deviation=_standardizes if loss != "dist" else _always,
     )
+
+
+def _standardizes(options: Mapping[str, Option | Ramp]) -> bool:
+    return options.get("standardize") == "both"
+
+
+def _always(options: Mapping[str, Option | Ramp]) -> bool:
+    """DIST's correlations are covariances over deviations."""
+    return True
 
 
 def _tempered(options: Mapping[str, Option | Ramp]) -> float | None:

@@ -92,6 +92,8 @@ class MethodSpec:
             `(N, C)`, the labels `(N,)` and the options to the part `(N,)` of all weight that the label has. None for
             the others.
         ramps: whether its numbers may move over a run, as weights do.
+        divides_by_deviation: from the options to whether a term divides by the deviation of the student's logits over
+            the classes: its gradient is unbounded where they are alike. None for a method that never does.
     """
 
     build: Callable[..., Method]
@@ -106,6 +108,7 @@ class MethodSpec:
     tail_temperature: Callable[[Mapping[str, Option | Ramp]], float | None] | None = None
     label_weight: Callable[[Tensor, Tensor, Mapping[str, Option]], Tensor] | None = None
     ramps: bool = False
+    divides_by_deviation: Callable[[Mapping[str, Option | Ramp]], bool] | None = None
 
     def complete_options(self, given: Mapping[str, Option | Ramp]) -> dict[str, Option | Ramp]:
         """Fill `given` up with the defaults; each value takes the type of its default, or is a ramp of such values.

@@ -134,6 +134,7 @@ def assemble(
         accelerator=accelerator,
         record=run,
         callback=callback,
+        classes=len(data.classes),
     )
 
 

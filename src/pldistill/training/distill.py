@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,7 @@ class OwnData:
     classes: range
     spec: str = "own"
     holdout: None = None
+    skipped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class OwnModel(TaskModel):

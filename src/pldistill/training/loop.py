@@ -21,7 +21,7 @@ from pldistill.launch import Interrupted, Interrupts
 from pldistill.recipe import Ramp, Recipe, make_recipe
 from pldistill.record import RunRecord
 from pldistill.teachers.live import Teacher
-from pldistill.training import checkpoint
+from pldistill.training import checkpoint, runaway
 from pldistill.training.distiller import Distiller, EpochMetrics, Step
 from pldistill.training.optim import learning_rate
 from pldistill.types import Batch, DetectionBatch
@@ -91,6 +91,7 @@ class Loop:
         evaluated: the model that is validated: the student, or the average in its place.
         saves: when it is saved.
         best: who keeps the best epoch's model, or None.
+        classes: how many the data has.
     """
 
     recipe: Recipe
@@ -107,9 +108,11 @@ class Loop:
     callback: Callback
     saves: Saves = field(default_factory=Saves)
     best: Keeper | None = None
+    classes: int = 2
     distiller: nn.Module = field(init=False)
     tally: EpochMetrics = field(init=False)
     epoch: int = field(init=False, default=0)
+    warned: set[str] = field(init=False, default_factory=set)
 
     # How long, in seconds, the loop goes without reading numbers back from a GPU; several processes do so at the same
     # step, and count steps instead.
@@ -202,10 +205,26 @@ class Loop:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         if self.recipe.clip_grad is not None:
             self.accelerator.clip_grad_norm_(self.distiller.parameters(), self.recipe.clip_grad)
+        elif done < runaway.FIRST_STEPS and self.recipe.optimizer == "sgd":
+            self._watch_step(done + 1, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.student)
+
+    def _watch_step(self, step: int, rate: float) -> None:
+        """Say of a step that it is longer than the weights; of an optimizer that divides by the gradient none is."""
+        if self.accelerator.scaler is not None:
+            return  # gradients are scaled, and the scaler leaves out a step that is too long
+        gradient, weights = runaway.gradient_norm(self.bare), runaway.norm(self.student.parameters())
+        warning = runaway.of_step(step, gradient, weights, rate, runaway.likely_reason(self.recipe))
+        if warning is not None and distributed.is_main_process():
+            self.callback.warn(warning)
+
+    def warnings(self) -> dict[str, str]:
+        """Give what ran away in the epochs so far, by its name."""
+        classes = self.classes
+        return runaway.of_epochs(self.record.epochs(), classes, runaway.likely_reason(self.recipe))
 
     def _looks(self, due: bool) -> bool:
         """Whether it is time to look; on a CPU reading a number costs nothing, so a bad one is caught at its step."""
@@ -254,6 +273,11 @@ class Loop:
         self.tally = EpochMetrics(self.accelerator.device)
         save_state(self)
         self.callback.epoch(row)
+        if distributed.is_main_process():
+            for name, warning in self.warnings().items():
+                if name not in self.warned:
+                    self.warned.add(name)
+                    self.callback.warn(warning)
 
     def _stop(self, signal: int) -> None:
         save_state(self)

@@ -35,6 +35,7 @@ from pldistill.record import duration
 from pldistill.tasks.base import Placement, Task, make_task
 from pldistill.teachers.live import LiveTeacher, Teacher
 from pldistill.training.loop import Loop
+from pldistill.training.runaway import alike_at_first
 from pldistill.training.timing import time_ahead
 
 IMAGES, LEVEL = 512, 0.01
@@ -179,10 +180,19 @@ def introduction(loop: Loop, data: Any, env: dict[str, Any], *, timed: bool = Fa
     alone, whole = loop.steps, loop.steps * recipe.epochs
     together = recipe.batch_size * distributed.world_size() * recipe.accumulate
     yield f"steps: {alone:,} an epoch of {together:,} images each, {whole:,} in {recipe.epochs} epochs"
+    if loop.epoch == loop.step == 0 and (alike := _alike(loop, data)) is not None:
+        loop.callback.warn(alike)
     if loop.epoch or loop.step:
         yield f"resumed: epoch {loop.epoch + 1} of {recipe.epochs}, after step {loop.step} of {alone}"
     if timed and (seconds := time_ahead(loop)) is not None:
         yield f"time: expected about {duration(seconds)}, by two steps over the first batch, without the validation"
+
+
+def _alike(loop: Loop, data: Any) -> str | None:
+    """What to say of a student that begins with equal logits, where its method divides by their deviation."""
+    if loop.recipe.method_spec.divides_by_deviation is None:
+        return None
+    return alike_at_first(loop.recipe, loop.evaluated.probe(data.image_size).logits)
 
 
 def _millions(model: torch.nn.Module) -> str:

@@ -1,0 +1,93 @@
+"""Numbers that run away: a loss, a validation figure or a gradient that no run that goes well has.
+
+A run that diverges without becoming infinite ends like any other, with a figure in a table. So it is said, by the name
+of the term and with the likely reason: at the first steps by the gradient, and after each epoch by its figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pldistill.recipe import Recipe
+
+FIRST_STEPS = 3
+GROWTH = 100.0  # of a term, over the least that an epoch before had
+WORSE = 10.0  # times the cross-entropy of guessing, log C
+_ALIKE = 1e-6  # a deviation of logits below it is none
+
+
+def of_epochs(rows: Sequence[Mapping[str, Any]], classes: int, reason: str) -> dict[str, str]:
+    """What ran away in the epochs of a run, by its name: said of the first epoch in which it did."""
+    warnings: dict[str, str] = {}
+    least: dict[str, tuple[float, int]] = {}
+    guessing = math.log(max(classes, 2))
+    for row in rows:
+        for name, term in row["terms"].items():
+            value, number = abs(term["raw"]), row["epoch"]
+            low, when = least.get(name, (value, number))
+            if value > max(GROWTH * low, 1.0):
+                text = f"term {name!r} of the loss grew from {low:.3g} in epoch {when} to {value:.3g} in epoch {number}"
+                warnings.setdefault(name, f"{text}: {reason}")
+            if value < low or name not in least:
+                least[name] = (value, number)
+        for name, about in (("kl", "KL to the teacher"), ("val_loss", "cross-entropy")):
+            value = row.get(name)
+            if value is not None and value > WORSE * guessing:
+                text = (
+                    f"the validation {about} in epoch {row['epoch']} is {value:.3g} nats; guessing has {guessing:.3g}"
+                )
+                warnings.setdefault(name, f"{text}: {reason}")
+    return warnings
+
+
+def of_step(step: int, gradient: float, weights: float, lr: float, reason: str) -> str | None:
+    """Whether a step of SGD is longer than all weights together, which are then no more than what the step left."""
+    ratio = lr * gradient / weights if weights > 0 else math.inf
+    if not ratio > 1:
+        return None
+    return (
+        f"step {step} of the optimizer is {ratio:,.3g} times as long as all weights together (gradient norm "
+        f"{gradient:.3g}, learning rate {lr:g}): {reason}"
+    )
+
+
+def norm(tensors: Iterable[Tensor]) -> float:
+    """The Euclidean norm of all of them together. Waits for the device."""
+    squares = [tensor.detach().float().square().sum() for tensor in tensors]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+
+
+def gradient_norm(module: nn.Module) -> float:
+    """The Euclidean norm of the gradients of all parameters together."""
+    return norm(parameter.grad for parameter in module.parameters() if parameter.grad is not None)
+
+
+def likely_reason(recipe: Recipe) -> str:
+    """What most often makes a run of this recipe diverge, and what helps."""
+    spec, helps = recipe.method_spec, "try a lower --lr or --clip-grad 1"
+    if spec.divides_by_deviation is not None and spec.divides_by_deviation(recipe.options):
+        return (
+            f"method {recipe.method} divides by the deviation of the student's logits, so its gradient is unbounded "
+            f"where they are alike; {helps}"
+        )
+    weights = ", ".join(f"{name} {weight}" for name, weight in recipe.weights.items() if weight != 0)
+    return f"likely the learning rate ({recipe.lr:g}) or a term's weight ({weights}) is too large; {helps}"
+
+
+def alike_at_first(recipe: Recipe, logits: Tensor) -> str | None:
+    """What to say of a student whose logits `(1, C)` are all alike before the first step, where the method minds."""
+    spec = recipe.method_spec
+    if spec.divides_by_deviation is None or not spec.divides_by_deviation(recipe.options):
+        return None
+    if logits.float().std() > _ALIKE:
+        return None
+    return (
+        f"student {recipe.student!r} begins with the same logit for every class, as timm's heads of zeros do (mixer, "
+        f"resmlp, gmlp), and method {recipe.method} divides by their deviation, so the first step is as good as "
+        "unbounded: try --clip-grad 1, another method for the first epochs, or another student"
+    )
