@@ -71,8 +71,8 @@ def test_the_page_says_what_the_records_say(tmp_path):
     page, html = Page(out), out.read_text(encoding="utf-8")
     teachers, results, apart, environments = cells(html)
     assert teachers == [
-        ["Method", "n", "Top-1", "Best", "Time", "Images/s"],
-        ["ce", "1", "60.00", "60.00", "1 min 0 s", "100"],
+        ["Run", "Method", "n", "Top-1", "Best", "Time", "Images/s"],
+        ["teacher", "ce", "1", "60.00", "60.00", "1 min 0 s", "100"],
     ]
     assert results == [
         ["Method", "Teacher", "n", "Top-1", "Best", "Over CE", "KL", "Time", "Images/s", "So far"],
@@ -82,9 +82,9 @@ def test_the_page_says_what_the_records_say(tmp_path):
     ]
     assert page.said("h3")[:2] == ["resnet20 on digits, 2 epochs", "resnet8 on digits, 2 epochs"]
     assert apart[0] == ["Run", "student", "method", "teacher", "seed"]
-    assert apart[1][:3] == ["ce resnet20", "resnet20", "ce"]
+    assert apart[1][:3] == ["teacher", "resnet20", "ce"]
     assert environments[0] == ["Run", "torch"]
-    assert environments[1] == ["ce resnet20", "2.15.0"]
+    assert environments[1] == ["teacher", "2.15.0"]
     assert page.said("h1") == ["Little models"]
     assert "4 finished runs, 1 unfinished run. 3 methods on digits." in page.said("p")
     assert "35.00 ± 1.41 %" in page.said("b")
@@ -163,7 +163,7 @@ def test_a_file_name_that_is_not_utf8_does_not_stop_the_page(tmp_path):
 def test_one_run(tmp_path):
     html = write_report([make_run(tmp_path / "run")], tmp_path / "report.html").read_text(encoding="utf-8")
     (results,) = cells(html)  # nothing to compare: no table of differences
-    assert results[1][:3] == ["ce", "1", "20.00"]
+    assert results[1][:4] == ["run", "ce", "1", "20.00"]
     assert "<strong>" not in html
     assert "1 finished run." in html
 
@@ -209,3 +209,12 @@ def test_what_is_shared_stands_once():
     shared, apart = shared_and_apart([("a", {"x": "1", "y": "2"}), ("b", {"x": "1", "z": "3"})])
     assert shared == {"x": "1"}
     assert apart.to_dict("index") == {"a": {"y": "2", "z": None}, "b": {"y": None, "z": "3"}}
+
+
+def test_what_ran_away_and_what_was_left_out_is_said(tmp_path):
+    about = {"warnings": ["term 'kd' of the loss grew <b>"], "skipped_images": {"train": 3, "val": 1}}
+    page = Page(write_report([make_run(tmp_path / "run", result=about)], tmp_path / "report.html"))
+    said = page.said()
+    assert any("term 'kd' of the loss grew <b>" in text for text in said)
+    assert any("3 images of train left out: cannot be read" in text for text in said)
+    assert any("1 image of val left out" in text for text in said)

@@ -103,7 +103,7 @@ def test_a_contest_of_one_is_not_drawn_and_two_contests_are_named(tmp_path):
         make_run(tmp_path / f"{student}{lr}", student=student, lr=lr) for student in ("a", "b") for lr in (0.1, 0.2)
     ]
     found = texts(plots.score_by_method(group_runs(runs)))
-    assert {"a", "b", "ce a lr=0.1", "ce b lr=0.2"} <= set(found)
+    assert {"a", "b", "a0.1", "b0.2"} <= set(found)
     assert plots.score_by_method(group_runs([runs[0], runs[2]])) is None
 
 
@@ -128,8 +128,8 @@ def test_any_name_gives_well_formed_xml(tmp_path, student):
         for svg in (plots.score_by_epoch(group_runs(runs)), plots.terms_by_epoch(group_runs(runs))):
             assert svg is not None
             clean = "".join(letter if letter.isprintable() else " " for letter in student)
-            assert f"ce {clean}" in texts(svg)
-        contest = [make_run(tmp_path / str(i), method=method) for i, method in enumerate((student, "plain"))]
+            assert f"a, {clean}" in texts(svg)
+        contest = [make_run(tmp_path / f"{i}-0123456789", method=method) for i, method in enumerate((student, "plain"))]
         assert "plain" in texts(plots.score_by_method(group_runs(contest)))
 
 

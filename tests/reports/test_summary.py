@@ -168,7 +168,7 @@ def contest(tmp_path):
 
 def test_order_best_and_difference_to_cross_entropy(tmp_path):
     rows = summarize(contest(tmp_path))
-    assert rows["name"].tolist() == ["ce resnet20", "ce resnet8", "pld", "kd"]
+    assert rows["name"].tolist() == ["teacher", "ce", "pld", "kd"]
     assert rows["best"].tolist() == [False, False, True, False]
     assert rows["over_ce"].isna().tolist() == [True, True, False, False]
     assert rows["over_ce"].tolist()[2:] == [pytest.approx(33.5 - 30.0), pytest.approx(31.0 - 30.0)]
@@ -184,13 +184,45 @@ def test_no_difference_to_a_baseline_that_was_trained_otherwise(tmp_path):
     assert pd.isna(summarize([*two, make_run(tmp_path / "kd", method="kd", teacher="t")])["over_ce"].iloc[-1])
 
 
+@pytest.mark.parametrize(
+    ("folders", "name"),
+    [
+        (["mine"], "mine"),
+        (["mine-seed0"], "mine"),
+        (["a/run", "a/other"], None),
+        (["mine0", "mine1"], "mine"),
+        (["mine_seed0", "mine_seed1"], "mine"),
+        (["mine/seed0", "mine/seed1"], "mine"),
+        (["digits-resnet8-ce-seed0"], "ce"),  # the folder that a run gets where none is given
+        (["pld-seed0-0123456789"], "ce"),  # a study's
+    ],
+)
+def test_runs_are_called_as_their_folders_are(tmp_path, folders, name):
+    runs = [make_run(tmp_path / folder, seed=seed) for seed, folder in enumerate(folders)]
+    (group,) = group_runs(runs)
+    assert group.name == (name or "ce")
+
+
+def test_folders_of_one_name_are_told_apart_by_the_folder_above(tmp_path):
+    runs = [make_run(tmp_path / above / "student", lr=lr) for above, lr in (("old", 0.1), ("new", 0.2))]
+    assert [group.name for group in group_runs(runs)] == ["old/student", "new/student"]
+
+
+def test_labels_name_the_student_where_there_are_several(tmp_path):
+    runs = [make_run(tmp_path / "mine", student="resnet8"), make_run(tmp_path / "big-resnet20", student="resnet20")]
+    assert [group.label for group in group_runs(runs)] == ["mine, resnet8", "big-resnet20"]
+    assert [group.label for group in group_runs(runs[:1])] == ["mine"]
+
+
 def test_names_take_up_what_tells_groups_apart(tmp_path):
+    """Of runs whose folders a study named."""
+    mark = "0123456789"
     runs = [
-        make_run(tmp_path / "a", method="pld", options={"temperature": 4.0}),
-        make_run(tmp_path / "b", method="pld", options={"temperature": 1.0}),
-        make_run(tmp_path / "c", method="pld", options={"temperature": 1.0}, student="resnet20"),
-        make_run(tmp_path / "d", method="kd", seed=5),
-        make_run(tmp_path / "e", method="kd", seed=6),
+        make_run(tmp_path / f"a-{mark}", method="pld", options={"temperature": 4.0}),
+        make_run(tmp_path / f"b-{mark}", method="pld", options={"temperature": 1.0}),
+        make_run(tmp_path / f"c-{mark}", method="pld", options={"temperature": 1.0}, student="resnet20"),
+        make_run(tmp_path / f"d-{mark}", method="kd", seed=5),
+        make_run(tmp_path / f"e-{mark}", method="kd", seed=6),
     ]
     groups = group_runs(runs)
     assert [group.name for group in groups] == ["pld resnet8 temperature=4.0", "pld resnet8 temperature=1.0",
@@ -236,12 +268,12 @@ def test_a_recipe_without_the_needed_keys_is_named(tmp_path, key, value):
 def test_markdown_by_hand(tmp_path):
     assert markdown_table(summarize(contest(tmp_path))) == (
         "Data digits, epochs 1\n\n"
-        "| Method | Student | Teacher | n | Top-1 | Best | Over CE | KL | Time | Images/s |\n"
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
-        "| ce | resnet20 |  | 1 | 50.00 | 50.00 |  |  | 1 min 0 s | 100 |\n"
-        "| ce | resnet8 |  | 1 | 30.00 | 30.00 |  |  | 1 min 0 s | 100 |\n"
-        "| pld | resnet8 | resnet20 | 1 | **33.50** | 33.50 | +3.50 | 0.500 | 1 min 0 s | 100 |\n"
-        "| kd | resnet8 | resnet20 | 1 | 31.00 | 31.00 | +1.00 | 0.500 | 1 min 0 s | 100 |\n"
+        "| Run | Method | Student | Teacher | n | Top-1 | Best | Over CE | KL | Time | Images/s |\n"
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| teacher | ce | resnet20 |  | 1 | 50.00 | 50.00 |  |  | 1 min 0 s | 100 |\n"
+        "| ce | ce | resnet8 |  | 1 | 30.00 | 30.00 |  |  | 1 min 0 s | 100 |\n"
+        "| pld | pld | resnet8 | resnet20 | 1 | **33.50** | 33.50 | +3.50 | 0.500 | 1 min 0 s | 100 |\n"
+        "| kd | kd | resnet8 | resnet20 | 1 | 31.00 | 31.00 | +1.00 | 0.500 | 1 min 0 s | 100 |\n"
     )
 
 
@@ -286,3 +318,15 @@ def test_a_teacher_that_was_moved_with_its_students_keeps_its_name(tmp_path):
     alone = make_run(tmp_path / "alone" / "student", method="kd", teacher="elsewhere/runs/teacher")
     assert summarize([moved])["teacher"].tolist() == ["resnet20"]
     assert summarize([alone])["teacher"].tolist() == ["teacher"]
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_finished_run_that_lost_rows_is_refused(tmp_path, rows):
+    run = make_run(tmp_path / "run", top1=[10.0, 20.0, 30.0])
+    path = run.folder / "metrics.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:rows]))
+    with pytest.raises(ValueError, match=rf"metrics\.jsonl: expected 3 rows, as the run is finished, got {rows}"):
+        group_runs([run])
+    path.unlink()
+    with pytest.raises(ValueError, match="got 0"):
+        group_runs([run])

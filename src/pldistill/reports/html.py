@@ -40,6 +40,7 @@ class Chapter:
     curves: Markup | None
     recipe: str
     command: str
+    warnings: tuple[str, ...]
 
 
 NONE = "\N{EN DASH}"  # stands in a cell that has nothing
@@ -182,7 +183,7 @@ def _settings(named: Sequence[tuple[str, dict[str, str]]]) -> tuple[dict[str, st
 def _by_class(groups: Sequence[Group]) -> Markup | None:
     """Each class's mean AP in the groups of detectors; None where there is no such group."""
     lines = [
-        (group.name, name, value)
+        (group.label, name, value)
         for group in groups
         for run in group.runs
         for name, value in ((run.result or {}).get("per_class") or {}).items()
@@ -230,7 +231,18 @@ def _chapter(index: int, name: str, run: RecordedRun) -> Chapter:
         curves=Markup(curves) if curves else None,
         recipe=json.dumps(run.recipe, indent=2, ensure_ascii=False),
         command=_command(run),
+        warnings=_warnings(run),
     )
+
+
+def _warnings(run: RecordedRun) -> tuple[str, ...]:
+    """What a reader should know before believing the figures: what ran away, and images that were left out."""
+    result = run.result or {}
+    skipped = [
+        f"{_count(count, 'image')} of {part} left out: cannot be read"
+        for part, count in result.get("skipped_images", {}).items()
+    ]
+    return (*result.get("warnings", ()), *skipped)
 
 
 def _result_figures(run: RecordedRun) -> tuple[tuple[str, str], ...]:

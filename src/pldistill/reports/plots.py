@@ -185,7 +185,7 @@ def terms_by_epoch(groups: Sequence[Group]) -> str | None:
     """The weighted loss terms by epoch, a panel a group. None where no epoch is done yet."""
     names = dict.fromkeys(term for g in groups for run in g.runs for row in run.epochs for term in row.get("terms", {}))
     looks = {term: look for look, term in enumerate(names)}
-    panels = [(group.name, _terms(group, looks)) for group in groups]
+    panels = [(group.label, _terms(group, looks)) for group in groups]
     panels = [(name, curves) for name, curves in panels if curves]
     title = "Weighted loss terms by epoch, one panel a method"
     return panels_by_epoch("terms", title, panels)
@@ -251,7 +251,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 
 def _by_group(groups: Sequence[Group], key: str) -> list[Curve]:
     curves = [
-        Curve(group.name, tuple(points_of(run.epochs, key) for run in group.runs), look)
+        Curve(group.label, tuple(points_of(run.epochs, key) for run in group.runs), look)
         for look, group in enumerate(groups)
     ]
     return [curve for curve in curves if any(curve.series)]
@@ -306,7 +306,7 @@ def _dots(ax: Axes, lines: Sequence[tuple[Group, list[float]]]) -> None:
             ax.plot([mean, mean], [place - 0.24, place + 0.24], color=color, linewidth=2)
         if group.method == "ce":
             ax.axvline(mean, color=color, linewidth=1, linestyle=DASHES[1], zorder=0)
-        name = textwrap.fill(clean(group.name), _LONGEST_DIRECT, max_lines=2, placeholder="…")
+        name = textwrap.fill(clean(group.label), _LONGEST_DIRECT, max_lines=2, placeholder="…")
         at = ax.get_yaxis_transform()
         ax.text(-0.015, place, name, transform=at, ha="right", va="center", linespacing=1.0, parse_math=False)
     ax.set_ylim(len(lines) - 0.5, -0.5)

@@ -6,6 +6,7 @@ Averaged are runs whose recipes agree in everything but the seed.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,7 +68,12 @@ class RecordedRun:
 
 
 def read_run(record: RunRecord) -> RecordedRun:
-    """Read a record. Raises ValueError where its recipe lacks data, student, method or epochs."""
+    """Read a record.
+
+    Raises:
+        ValueError: where its recipe lacks data, student, method or epochs, or where the run is finished and
+            metrics.jsonl has not a row for each of them.
+    """
     recipe = record.read_recipe()
     for key, kind in (("data", str), ("student", str), ("method", str), ("epochs", int)):
         if not isinstance(recipe.get(key), kind):
@@ -80,7 +86,11 @@ def read_run(record: RunRecord) -> RecordedRun:
     settings["amp"] = of_record(recipe, env)
     if (weights := env.get("teacher_sha256")) is not None:
         settings["teacher_sha256"] = str(weights)[:12]
-    return RecordedRun(record, recipe, settings, env, record.read_result())
+    run = RecordedRun(record, recipe, settings, env, record.read_result())
+    if run.result is not None and len(run.epochs) != run.planned:
+        where = record.folder / "metrics.jsonl"
+        raise ValueError(f"{where}: expected {run.planned} rows, as the run is finished, got {len(run.epochs)}")
+    return run
 
 
 def run_frame(runs: Iterable[RecordedRun]) -> pd.DataFrame:
@@ -126,11 +136,14 @@ def wide_figures(runs: pd.DataFrame, by: str, names: Mapping[str, str]) -> pd.Da
 class Group:
     """Runs that differ in the seed alone.
 
-    `name` is short and unlike the other groups' names; `setting` is what sets the group apart from others of the same
-    method, models, data and epochs, empty for most. `teaches` says that another run here learned from one of these.
+    `name` is unlike the other groups' names: that of their folder, without the seed in it, where the user gave it;
+    else the method with what tells it from the others. `label` is the name, with the student where there are several
+    here. `setting` is what sets the group apart from others of the same method, models, data and epochs, empty for
+    most. `teaches` says that another run here learned from one of these.
     """
 
     name: str
+    label: str
     setting: str
     teacher: str | None
     teaches: bool
@@ -176,9 +189,16 @@ def group_runs(records: Iterable[RunRecord]) -> list[Group]:
     labels = [_labels(run) for run in first]
     alike = [[run for run, label in zip(first, labels, strict=True) if label == mine] for mine in labels]
     learnt_from = {Path(str(run.recipe.get("teacher"))).resolve() for run in frame["run"]}
+    names = _names(groups, [_name(at, labels, first) for at in range(len(groups))])
+    students = {label["student"] for label in labels}
+    shown = [
+        name if len(students) == 1 or label["student"] in name else f"{name}, {label['student']}"
+        for name, label in zip(names, labels, strict=True)
+    ]
     return [
         Group(
-            name=_name(at, labels, first),
+            name=names[at],
+            label=shown[at],
             setting=_setting(runs[0], alike[at]),
             teacher=labels[at]["teacher"] or None,
             teaches=any(run.folder.resolve() in learnt_from for run in runs),
@@ -228,6 +248,37 @@ def _teacher_label(teacher: Any, beside: Path) -> str:
         if (run := RunRecord(place)).begun:
             return str(run.read_recipe().get("student", folder.name))
     return folder.name or str(teacher)
+
+
+def _names(groups: Sequence[Sequence[RecordedRun]], others: Sequence[str]) -> list[str]:
+    """Each group's name by its folders, of which it needs more where two are alike; else the one of `others`."""
+    given = [_given_name(runs, 1) for runs in groups]
+    longer = [_given_name(runs, 2) for runs in groups]
+    names = [
+        (name if given.count(name) == 1 else more if longer.count(more) == 1 else None) or other
+        for name, more, other in zip(given, longer, others, strict=True)
+    ]
+    return names if len(set(names)) == len(names) else list(others)
+
+
+def _given_name(runs: Sequence[RecordedRun], parts: int) -> str | None:
+    """The last parts of the runs' path, alike but for the seed at the end; None where they differ or we named them."""
+    names = set()
+    for run in runs:
+        *above, folder = run.folder.resolve().parts
+        if _is_ours(folder, run):
+            return None
+        if len(runs) > 1 or f"seed{run.seed}" in folder:
+            folder = re.sub(rf"([-_. ]?seed[-_=]?|[-_. ]s?)?{re.escape(run.seed)}$", "", folder, flags=re.IGNORECASE)
+        names.add("/".join([*above, *([folder] if folder else [])][-parts:]))
+    return names.pop() if len(names) == 1 else None
+
+
+def _is_ours(folder: str, run: RecordedRun) -> bool:
+    """Whether a folder has its name from `Recipe.name` or from a study, and not from the user."""
+    data, method = data_label(run.recipe["data"]), run.recipe["method"]
+    named = folder.startswith(f"{data}-") and folder.endswith(f"-{method}-seed{run.seed}")
+    return named or re.search(r"-[0-9a-f]{10}$", folder) is not None
 
 
 def _name(index: int, labels: Sequence[Mapping[str, str]], first: Sequence[RecordedRun]) -> str:

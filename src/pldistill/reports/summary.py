@@ -128,13 +128,13 @@ def summary_document(lines: pd.DataFrame) -> Document:
     varying = identity.columns[identity.nunique() > 1]
     shared = ", ".join(f"{name} {value}" for name, value in identity.drop(columns=varying).iloc[0].items() if value)
     words = identity[varying].rename(columns=str.capitalize)
-    frame = pd.concat(
-        [lines["method"].rename("Method"), words, summary_texts(lines), lines["unfinished"].rename("So far")], axis=1
-    )
+    named = [lines["name"].rename("Run")] if (lines["name"] != lines["method"]).any() else []
+    method, left = lines["method"].rename("Method"), lines["unfinished"].rename("So far")
+    frame = pd.concat([*named, method, words, summary_texts(lines), left], axis=1)
     frame = frame.loc[:, (frame != "").any()]
     bold = pd.DataFrame(False, index=frame.index, columns=frame.columns)
     for spec in TASKS.values():
         if (heading := spec.metrics[spec.score].heading) in bold:
             bold[heading] = lines["best"] & (lines["ranked_by"] == spec.score)
-    table = Table.of(frame, bold, words=(*words, "So far"))
+    table = Table.of(frame, bold, words=("Method", *words, "So far"))
     return Document("", (shared[:1].upper() + shared[1:],) if shared else (), (Section("", tables=(table,)),))

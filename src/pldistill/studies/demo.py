@@ -153,7 +153,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 def folder_of(out: Path, name: str, seed: int) -> Path:
     """Where a student's run lies."""
-    return out / f"student-{name.lower().replace(' ', '')}-seed{seed}"
+    return out / f"{name.lower().replace(' ', '')}-seed{seed}"
 
 
 def _show(record: RunRecord, console: Console) -> None:
