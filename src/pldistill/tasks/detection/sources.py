@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,25 @@ if TYPE_CHECKING:
 COCO_SIZE, MAX_SIDE = 800, 1333  # pixels, as torchvision's and detectron2's detectors are trained and scored
 
 
-def open_boxes(spec: str, *, image_size: int | None = None, max_side: int | None = None) -> BoxData:
+@dataclass(frozen=True)
+class BoxRequest(Request):
+    """What a source of images with boxes is asked for.
+
+    Attributes:
+        scored: the validation part alone is wanted, to score a model on.
+    """
+
+    scored: bool = False
+
+
+def open_boxes(
+    spec: str, *, image_size: int | None = None, max_side: int | None = None, scored: bool = False
+) -> BoxData:
     """The images with boxes that `spec` names; see `BOX_SOURCES`.
 
     `train=N` keeps N of COCO's training images; of scenes it is how many are drawn. `image_size` is the short side in
     pixels that models see in evaluation, and `max_side` what the long side may have at most; None are 800 and 1333, of
-    scenes their own size.
+    scenes their own size. With `scored` the validation part alone is read, and `train` has no image.
 
     Raises:
         ValueError: an unknown name or option, sides that are too small, and what `coco` and `scenes` refuse.
@@ -36,7 +49,7 @@ def open_boxes(spec: str, *, image_size: int | None = None, max_side: int | None
         raise ValueError(f"image_size: expected at least 1 pixel, got {image_size}")
     source = BOX_SOURCES[name]
     path, options = read_spec(spec, source)
-    data = source.open(Request(spec, path, options, image_size, download=False))
+    data = source.open(BoxRequest(spec, path, options, image_size, download=False, scored=scored))
     data = replace(data, max_side=max(MAX_SIDE, data.image_size) if max_side is None else max_side)
     if data.max_side < data.image_size:
         raise ValueError(f"max_side: expected at least {data.image_size}, as the short side, got {max_side}")
@@ -48,7 +61,9 @@ def _open_coco(request: Request) -> BoxData:
     from pldistill.tasks.detection.coco import coco
     from pldistill.tasks.detection.dataset import BoxData
 
-    found = coco(request.path, **request.options)
+    assert isinstance(request, BoxRequest)
+    found = coco(request.path, **request.options, parts=("val",) if request.scored else ("train", "val"))
+    val = found.parts["val"]
     return BoxData(
         spec=request.spec,
         classes=tuple(category.name for category in found.categories),
@@ -58,8 +73,8 @@ def _open_coco(request: Request) -> BoxData:
         image_size=request.image_size or COCO_SIZE,
         max_side=MAX_SIDE,
         hflip=True,
-        train=found.train,
-        val=found.val,
+        train=found.parts.get("train") or val.subset([]),
+        val=val,
         data_warnings=MappingProxyType(found.data_warnings),
     )
 
@@ -96,7 +111,7 @@ BOX_SOURCES: Mapping[str, Source[BoxData]] = MappingProxyType(
         ),
         "coco": Source(
             "coco:PATH[,train=N]",
-            "images with boxes in COCO's form: train/ and val/, instances_train.json and instances_val.json",
+            "images with boxes in COCO's form: train/ and val/ (or test/), instances_train.json and instances_val.json",
             _open_coco,
             options=("train",),
             parts=(),
