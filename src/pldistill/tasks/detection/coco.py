@@ -195,7 +195,7 @@ def write_coco(data: BoxData, root: Path) -> None:
     categories = [{"id": number, "name": name} for number, name in zip(data.category_ids, data.classes, strict=True)]
     for side, split in (("train", data.train), ("val", data.val)):
         (root / side).mkdir(parents=True)
-        names = [str(Path(name).with_suffix(".png")) for name in split.names]
+        names = files_for(split.names, ".png")
         for place, name in enumerate(names):
             (root / side / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(split.image(place).permute(1, 2, 0).numpy()).save(root / side / name)
@@ -209,6 +209,15 @@ def write_coco(data: BoxData, root: Path) -> None:
             "categories": categories,
         }
         (root / f"instances_{side}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def files_for(names: Sequence[str], suffix: str) -> list[str]:
+    """A file of its own for each image, with another suffix, under the folders that the image has.
+
+    Where images differ by their suffix alone, all keep theirs before the new one.
+    """
+    files = [str(PurePath(name).with_suffix(suffix)) for name in names]
+    return files if len(set(files)) == len(files) else [f"{PurePath(name)}{suffix}" for name in names]
 
 
 def annotation_rows(split: BoxSplit, category_ids: Sequence[int]) -> list[dict[str, Any]]:

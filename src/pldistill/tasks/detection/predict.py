@@ -16,6 +16,7 @@ from PIL import Image
 
 from pldistill.data.images import open_image
 from pldistill.record import RunRecord
+from pldistill.tasks.detection.coco import files_for
 from pldistill.tasks.detection.dataset import BoxAnnotations, BoxData, make_box_loader, resize, resized
 from pldistill.tasks.detection.faster_rcnn import Detector
 from pldistill.tasks.detection.weights import load_detector
@@ -57,11 +58,11 @@ def leave_detections(run: RunRecord, data: BoxData, student: Detector, teacher: 
         shuffle=False,
         device=student.mean.device,
     )
-    folder = run.folder / "images"
-    folder.mkdir(exist_ok=True)
+    files = [Path("images", name) for name in files_for(some.names, ".jpg")]
     seen = []
     for place, scene in enumerate(loader.epoch(0)):
-        file = folder / f"{Path(some.names[place]).stem}.jpg"
+        file = run.folder / files[place]
+        file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(some.image(place).permute(1, 2, 0).numpy()).save(file, "JPEG", quality=92)
         models = {"student": student, "teacher": teacher}
         found = {
@@ -69,7 +70,7 @@ def leave_detections(run: RunRecord, data: BoxData, student: Detector, teacher: 
             for name, model in models.items()
         }
         truth = _as_truth(some.objects(place), data.classes)
-        seen.append({"file": f"images/{file.name}", "truth": truth, **found})
+        seen.append({"file": files[place].as_posix(), "truth": truth, **found})
     run.write_detections({"images": seen})
 
 
