@@ -143,6 +143,45 @@ def test_background_rows_may_stand_back():
     assert torch.equal(some.own()["loss_classifier"], whole.own()["loss_classifier"])
 
 
+@pytest.mark.parametrize("name", list(TASKS["detection"].methods))
+@pytest.mark.parametrize("labels", [((1,), (2, 3)), ((), ())])
+def test_a_student_that_proposes_nothing_is_trained(name, labels):
+    """On the true boxes alone, and where there are none on its proposals' own terms: no term is NaN."""
+    student, teacher = detector(0).train(), LiveTeacher(detector(1))
+    student.model.rpn.min_size = 1e9  # every proposal is too small
+    spec, given = find_method(name, "detection"), task()
+    built = spec.build(**spec.options) if spec.taps is None else tapped(spec, student, teacher.model)
+    batch = scenes(labels=labels)
+    distiller = Distiller(student, built, given).train()
+    step = distiller(batch, teacher if spec.needs_teacher else None, dict(spec.weights))
+    assert int(step.labelled) == sum(map(len, labels))
+    assert all(torch.isfinite(value) for value in step.raw.values())
+    if not any(labels):
+        assert step.raw["loss_classifier"] == step.raw["loss_box_reg"] == 0 < step.raw["loss_objectness"]
+    step.loss.backward()
+    assert all(parameter.grad is None or torch.isfinite(parameter.grad).all() for parameter in distiller.parameters())
+
+
+def test_a_detector_that_proposes_nothing_finds_nothing(monkeypatch):
+    model, batch = detector(0, options={"score_threshold": 0.0}).eval(), scenes()
+    with torch.no_grad():
+        whole = model.detect(batch.images)
+        rpn = model.model.rpn
+        every = rpn.filter_proposals
+        with monkeypatch.context() as patch:
+            first = lambda *given: ([every(*given)[0][0], torch.zeros(0, 4)], [])  # noqa: E731
+            patch.setattr(rpn, "filter_proposals", first)
+            some = model.detect(batch.images)
+        rpn.min_size = 1e9
+        none = model.detect(batch.images, batch.sizes)
+        torchvisions = model.model([image / 255 for image in batch.images])
+    assert torch.equal(some[0].boxes, whole[0].boxes)
+    assert len(some[0].boxes) > 0
+    for found in (some[1], *none):
+        assert (found.boxes.shape, found.labels.shape, found.scores.shape) == ((0, 4), (0,), (0,))
+    assert [each["boxes"].shape for each in torchvisions] == [(0, 4), (0, 4)]
+
+
 @pytest.mark.parametrize("background", [True, False])
 def test_images_without_boxes_are_learnt_from(background):
     student, teacher = detector(0).train(), LiveTeacher(detector(1))

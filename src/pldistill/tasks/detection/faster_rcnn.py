@@ -221,7 +221,7 @@ class Detector(TaskModel):
         maps = self.maps(padded)
         regions, _ = self.model.rpn(padded, maps)
         logits, offsets = self.about(maps, regions, padded)
-        offsets = offsets.view(len(offsets), -1, 4)[:, self.columns].flatten(1)
+        offsets = offsets.view(len(offsets), self.width, 4)[:, self.columns].flatten(1)
         found = self.model.roi_heads.postprocess_detections(
             logits[:, self.columns], offsets, regions, padded.image_sizes
         )
