@@ -135,8 +135,12 @@ _CROSS_ENTROPY = Metric("cross-entropy", "the mean over the validation images, i
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
-    data: Annotated[str | None, typer.Option(help="Other data with the same classes.")] = None,
-    batch_size: Annotated[str, typer.Option(metavar="N", help="Images at a time; changes no figure.")] = "256",
+    data: Annotated[
+        str | None, typer.Option(help="Other data with the same classes, for a detector or with some of them.")
+    ] = None,
+    batch_size: Annotated[
+        str | None, typer.Option(metavar="N", help="Images at a time; changes no figure. Default 256, of a detector 8.")
+    ] = None,
     device: Device = "auto",
     workers: Workers = "2",
     weights: Annotated[
@@ -148,7 +152,8 @@ def evaluate(
     from pldistill.training import run as training
 
     opened = training.load_run(run)
-    counts = {"batch_size": whole("batch_size", batch_size, least=1), "workers": whole("workers", workers, least=0)}
+    count = None if batch_size is None else whole("batch_size", batch_size, least=1)
+    counts = {"batch_size": count, "workers": whole("workers", workers, least=0)}
     figures = training.evaluate(opened, data=data, device=device, weights=weights, **counts)
     metrics = {"val_loss": _CROSS_ENTROPY, **opened.recipe.task_spec.metrics}
     said = "  ".join(

@@ -71,6 +71,7 @@ class TaskSpec:
         sources: `module:NAME` of the mapping of its data sources by name.
         own_sources: the names among them that are for this task alone.
         models: a sentence on the names of its models, for `pldistill list models`; empty for timm's classifiers.
+        scored_at_once: images that `evaluate` takes at a time where no other number is given.
         predictions: what it gives for an image, `classes` or `boxes`; None where it predicts nothing one by one.
     """
 
@@ -85,6 +86,7 @@ class TaskSpec:
     sources: str = "pldistill.data.registry:SOURCES"
     own_sources: tuple[str, ...] = ()
     models: str = ""
+    scored_at_once: int = 256
     predictions: str | None = None
 
     @property

@@ -163,7 +163,7 @@ def evaluate(
     run: Run,
     *,
     data: str | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: str = "auto",
     workers: int = 2,
     weights: str = "last",
@@ -172,7 +172,9 @@ def evaluate(
 
     In the run's precision where the device computes in it natively, else in float32; `precision` says which it was.
     Gives the number of images, and of a classifier top1 and top5 in percent and val_loss in nats, of a detector AP,
-    AP50, AP75, APs, APm and APl in percent. The weights are those of the last epoch, or with `best` of the best one.
+    AP50, AP75, APs, APm and APl in percent. `batch_size` images are in memory at a time, None for what fits the
+    task (256, of a detector 8); it changes no figure. The weights are those of the last epoch, or with `best` of the
+    best one.
 
     Raises:
         ValueError: if the classes differ from those that the model knows, or the weights were not kept.
@@ -183,7 +185,9 @@ def evaluate(
     if wanted == "fp16" and accelerator.device.type == "cuda":
         accelerator = make_accelerator(wanted, device)
     place = Placement(accelerator.device, workers, distributed.rank(), distributed.world_size())
-    figures = make_task(run.recipe).measure(folder, run.recipe, data, batch_size, place, accelerator.autocast)
+    task = make_task(run.recipe)
+    count = task.spec.scored_at_once if batch_size is None else batch_size
+    figures = task.measure(folder, run.recipe, data, count, place, accelerator.autocast)
     return {**figures, "precision": precision_of(accelerator)}
 
 

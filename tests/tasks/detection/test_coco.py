@@ -10,6 +10,7 @@ from coco_files import CATEGORIES, TRAIN, VAL, box, content, image, write
 from places import SHARED
 from pldistill.data import open_data
 from pldistill.recipe import make_recipe
+from pldistill.tasks.detection.coco import files_for, write_coco
 from pldistill.tasks.detection.sources import BOX_SOURCES, open_boxes
 
 
@@ -57,6 +58,57 @@ def test_roboflow_s_layout(tmp_path):
     for side, folder in (("train", "train"), ("val", "valid")):
         (tmp_path / f"instances_{side}.json").rename(tmp_path / folder / "_annotations.coco.json")
     assert opened(tmp_path).val.image_ids == (11, 12)
+
+
+@pytest.mark.parametrize("layout", ["test/_annotations.coco.json", "instances_test.json", "_annotations.coco.json"])
+def test_a_test_split_alone_is_scored_on(tmp_path, layout):
+    write(tmp_path, images=("train", "test"))
+    (tmp_path / "instances_train.json").unlink()
+    folder = "." if layout == "_annotations.coco.json" else "test"
+    (tmp_path / "test").rename(tmp_path / "all")
+    (tmp_path / "test").mkdir()
+    for name in ("11.png", "12.png"):
+        (tmp_path / "all" / name).rename(tmp_path / folder / name)
+    (tmp_path / "instances_val.json").rename(tmp_path / layout)
+    data = opened(tmp_path, evaluation=True)
+    assert (data.val.image_ids, len(data.train)) == ((11, 12), 0)
+    assert data.val.image(0).unique().tolist() == [110]
+    assert data.data_warnings == {"images without boxes in val": 1, "classes without boxes in val": 2}
+    with pytest.raises(ValueError, match=r"coco: expected instances_train.json, "):
+        opened(tmp_path)
+
+
+def test_validation_images_come_before_test_images(tmp_path):
+    write(tmp_path, images=("train", "test"))
+    (tmp_path / "val").mkdir()
+    for number in (11, 12):
+        Image.new("RGB", (40, 30)).save(tmp_path / "val" / f"{number}.png")
+    assert opened(tmp_path, evaluation=True).val.image(0).unique().tolist() == [0]
+    (tmp_path / "val" / "11.png").unlink()
+    with pytest.raises(ValueError, match=r"1 of the 2 images of .* are missing in .*: 11.png"):  # not test's
+        opened(tmp_path, evaluation=True)
+
+
+def test_a_link_to_an_image_elsewhere_is_followed_and_a_broken_one_is_missing(tmp_path):
+    root = write(tmp_path / "data")
+    elsewhere = tmp_path / "elsewhere.png"
+    (root / "val" / "11.png").rename(elsewhere)
+    (root / "val" / "11.png").symlink_to(elsewhere)
+    assert opened(root).val.image(0).unique().tolist() == [110]
+    elsewhere.unlink()
+    with pytest.raises(ValueError, match=r"1 of the 2 images of .* are missing in .*: 11.png"):
+        opened(root)
+
+
+def test_images_of_one_name_in_several_folders_keep_their_own_files(tmp_path):
+    names = ["a/1.jpg", "b/1.jpg"]
+    rows = [image(number, name=name) for number, name in enumerate(names, start=1)]
+    data = opened(write(tmp_path / "read", val=content(rows, [box(1, 1, [3, 4, 10, 20])])))
+    write_coco(data, tmp_path / "written")
+    again = opened(tmp_path / "written")
+    assert again.val.names == ("a/1.png", "b/1.png")
+    assert [int(again.val.image(place).median()) for place in (0, 1)] == [10, 20]
+    assert files_for(["a/1.png", "a/1.jpg", "2.bmp"], ".png") == ["a/1.png.png", "a/1.jpg.png", "2.bmp.png"]
 
 
 def test_a_file_name_may_have_a_folder(tmp_path):

@@ -1,19 +1,26 @@
 """COCO's average precision: worked out by hand, and by the other library."""
 
+import contextlib
 import itertools
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from coco_files import box, content, image, write
+from pldistill.tasks.detection import metrics
 from pldistill.tasks.detection.coco import annotation_rows
-from pldistill.tasks.detection.dataset import Annotations, BoxAnnotations, DrawnBoxes
-from pldistill.tasks.detection.metrics import COLUMNS, coco_figures
+from pldistill.tasks.detection.dataset import Annotations, BoxAnnotations, BoxData, DrawnBoxes, make_box_loader
+from pldistill.tasks.detection.metrics import COLUMNS, CocoFigures, DetectorValidation, coco_figures
+from pldistill.tasks.detection.sources import open_boxes
 from pldistill.types import Detections
+from tiny_detectors import detector
 
 
 def split(*images, ids=None):
@@ -62,6 +69,49 @@ def test_by_hand():
     assert figures.overall == pytest.approx(wanted)
     assert tuple(figures.overall) == COLUMNS
     assert figures.by_class == (figures.overall, dict.fromkeys(COLUMNS))  # of label 2 there is nothing to find
+
+
+def test_some_of_the_classes_score_as_they_do_among_all():
+    """Data with two of a detector's three classes in another order: the mean of what these two have among all."""
+    truth = split([(LEFT, 1), (RIGHT, 2)], [(LEFT, 3), (RIGHT, 1)])
+    answers = {0: found((LEFT, 1, 0.9), (FAR, 2, 0.8), (RIGHT, 2, 0.7)), 1: found((LEFT, 3, 0.6), (FAR, 1, 0.5))}
+    whole = coco_figures(answers, truth, 3)
+    some = split([(LEFT, 2)], [(LEFT, 1), (RIGHT, 2)])  # of classes "c" and "a"; the boxes of "b" are not annotated
+    about = {"mean": (0, 0, 0), "std": (1, 1, 1), "image_size": 8, "max_side": 8, "hflip": False, "data_warnings": {}}
+    data = BoxData("x", ("c", "a"), (7, 9), train=some.subset([]), val=some, **about)
+    named = data.among(("a", "b", "c"), [2, 0])
+    assert named.val.annotations.objects.labels.tolist() == [1, 3, 1]
+    figures = coco_figures(answers, named.val, 3)
+    assert figures.by_class[1]["AP"] is None
+    assert figures.by_class[::2] == whole.by_class[::2]
+    assert figures.overall["AP"] == pytest.approx((whole.by_class[0]["AP"] + whole.by_class[2]["AP"]) / 2)
+    assert 0 < figures.overall["AP"] < 100
+
+
+def test_what_is_found_in_an_image_does_not_depend_on_its_batch(tmp_path, monkeypatch):
+    """Images of three shapes, in batches of 1, 2 and 5."""
+    generator = np.random.default_rng(0)
+    sizes = [(40, 70), (64, 64), (40, 70), (70, 40), (64, 64)]
+    rows = [image(number, width, height) for number, (height, width) in enumerate(sizes, start=1)]
+    boxes = [box(number, number, [3, 4, 20, 20]) for number in range(1, 6)]
+    write(tmp_path, content(rows, boxes), content(rows, boxes))
+    for number, (height, width) in enumerate(sizes, start=1):
+        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "val" / f"{number}.png")
+    data = open_boxes(f"coco:{tmp_path}", image_size=64)
+    model, seen = detector(0, options={"score_threshold": 0.0}), []
+    monkeypatch.setattr(metrics, "coco_figures", lambda found, *_: seen.append(found) or CocoFigures({"AP": 0.0}, ()))
+    for count in (1, 2, 5):
+        shown = {"short_side": 64, "max_side": 200, "hflip": False, "seed": 0, "shuffle": False}
+        loader = make_box_loader(data.val, batch_size=count, device=torch.device("cpu"), **shown)
+        DetectorValidation(loader, replace(data, classes=()), None, contextlib.nullcontext)(model)
+    for other in seen[1:]:
+        assert list(other) != []
+        for number, alone in seen[0].items():
+            assert len(alone.boxes) > 0
+            torch.testing.assert_close(other[number].boxes, alone.boxes, rtol=1e-4, atol=1e-3)
+            assert torch.equal(other[number].labels, alone.labels)
+            torch.testing.assert_close(other[number].scores, alone.scores, rtol=1e-4, atol=1e-5)
 
 
 def test_the_mean_is_over_classes_with_something_to_find():

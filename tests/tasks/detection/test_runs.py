@@ -1,14 +1,19 @@
 """A run of detection, there and back: its record, its folder as a teacher, a stop in mid-epoch."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import pldistill
 from pldistill.launch import Interrupted
 from pldistill.recipe import completed, make_recipe
+from pldistill.tasks.detection.coco import write_coco
 from pldistill.tasks.detection.sources import open_boxes
+from pldistill.tasks.detection.task import Detection
 from pldistill.tasks.detection.teachers import open_detector
 from tiny_detectors import CE, NET, SMALL, detector, distilled, recipe
 from tiny_runs import StopAt, assert_same_run, rows
@@ -44,6 +49,68 @@ def test_a_run_leaves_its_figures_and_its_model(teacher, tmp_path):
     model = run.load_detector().model
     (found,) = model.detect((open_boxes(CE["data"]).val.image(0),))
     assert found.boxes.shape == (len(found.labels), 4)
+
+
+def test_a_detector_is_scored_on_data_of_some_of_its_classes(teacher, tmp_path):
+    """A test split of three of the twelve classes, by name: other ids, another order, no training part."""
+    root = tmp_path / "mine"
+    write_coco(open_boxes(CE["data"]), root)
+    file = root / "instances_test.json"
+    (root / "val").rename(root / "test")
+    content = json.loads((root / "instances_val.json").read_text())
+    names = {row["id"]: row["name"] for row in content["categories"]}
+    content["categories"] = [{"id": 50, "name": "H"}, {"id": 60, "name": "A"}, {"id": 70, "name": "2"}]
+    ids = {row["name"]: row["id"] for row in content["categories"]}
+    boxes = [row for row in content["annotations"] if names[row["category_id"]] in ids]
+    content["annotations"] = [{**row, "category_id": ids[names[row["category_id"]]]} for row in boxes]
+    assert boxes
+    file.write_text(json.dumps(content))
+    for name in ("instances_train.json", "instances_val.json"):
+        (root / name).unlink()
+    shutil.rmtree(root / "train")
+    figures = pldistill.evaluate(teacher, data=f"coco:{root}", device="cpu", workers=0)
+    assert figures["images"] == 4
+    assert figures["AP"] is not None
+    content["categories"][1]["name"] = "a4"
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"or some of them, got 3 \(H, a4, 2\): unknown class 'a4'; did you mean 4"):
+        pldistill.evaluate(teacher, data=f"coco:{root}", device="cpu", workers=0)
+
+
+def test_a_detector_is_shown_few_images_at_a_time(teacher, monkeypatch):
+    counts = []
+    make = Detection.loader
+    monkeypatch.setattr(
+        Detection,
+        "loader",
+        lambda self, split, given, *rest, **more: (
+            counts.append(given.batch_size) or make(self, split, given, *rest, **more)
+        ),
+    )
+    few = pldistill.evaluate(teacher, device="cpu", workers=0)
+    many = pldistill.evaluate(teacher, device="cpu", workers=0, batch_size=3)
+    assert counts == [8, 3]
+    assert few == pytest.approx(many)
+
+
+def test_images_of_one_name_keep_their_own_files(tmp_path):
+    data = open_boxes(CE["data"])
+    root = tmp_path / "mine"
+    write_coco(data, root)
+    content = json.loads((root / "instances_val.json").read_text())
+    for place, row in enumerate(content["images"]):
+        new = f"folder{place}/same.png"
+        (root / "val" / f"folder{place}").mkdir()
+        (root / "val" / row["file_name"]).rename(root / "val" / new)
+        row["file_name"] = new
+    (root / "instances_val.json").write_text(json.dumps(content))
+    run = train(recipe(epochs=1, data=f"coco:{root}", image_size=64), tmp_path / "run")
+    left = run.record.read_detections()["images"]
+    assert [row["file"] for row in left] == [f"images/folder{place}/same.jpg" for place in range(4)]
+    for place, row in enumerate(left):
+        with Image.open(run.folder / row["file"]) as stored:
+            pixels = torch.from_numpy(np.asarray(stored).copy()).permute(2, 0, 1).float()
+        assert (pixels - data.val.image(place)).abs().mean() < 16  # of JPEG; of another scene it is far more
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, every_step):

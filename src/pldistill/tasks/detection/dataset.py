@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -62,6 +62,10 @@ class Annotations:
     image_ids: tuple[int, ...]
     names: tuple[str, ...]
 
+    def relabelled(self, labels: Tensor) -> Annotations:
+        """The same with label i become `labels[i]`."""
+        return replace(self, objects=self.objects._replace(labels=labels[self.objects.labels]))
+
     def subset(self, places: Sequence[int]) -> Annotations:
         """What is known of the images at these places, in this order."""
         ends = self.counts.cumsum(0)
@@ -113,6 +117,10 @@ class BoxSplit(ABC):
     def subset(self, places: Sequence[int]) -> BoxSplit:
         """Give the images at these positions, in this order; their ids stay what they were."""
 
+    @abstractmethod
+    def relabelled(self, labels: Tensor) -> BoxSplit:
+        """Give the same images with label i become `labels[i]`."""
+
 
 class DrawnBoxes(BoxSplit):
     """Images that live in memory: `images (N, 3, H, W)` uint8."""
@@ -127,6 +135,9 @@ class DrawnBoxes(BoxSplit):
     def subset(self, places: Sequence[int]) -> DrawnBoxes:
         at = torch.tensor(places, dtype=torch.int64)
         return DrawnBoxes(self.images[at], self.annotations.subset(places), self.ids[at])
+
+    def relabelled(self, labels: Tensor) -> DrawnBoxes:
+        return DrawnBoxes(self.images, self.annotations.relabelled(labels), self.ids)
 
 
 class StoredBoxes(BoxSplit):
@@ -149,6 +160,9 @@ class StoredBoxes(BoxSplit):
     def subset(self, places: Sequence[int]) -> StoredBoxes:
         at = torch.tensor(places, dtype=torch.int64)
         return StoredBoxes([self.paths[place] for place in places], self.annotations.subset(places), self.ids[at])
+
+    def relabelled(self, labels: Tensor) -> StoredBoxes:
+        return StoredBoxes(self.paths, self.annotations.relabelled(labels), self.ids)
 
 
 @dataclass(frozen=True)
@@ -182,6 +196,14 @@ class BoxData:
     data_warnings: Mapping[str, int]
     holdout: None = None  # COCO's files say which images train
     skipped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def among(self, classes: Sequence[str], places: Sequence[int]) -> BoxData:
+        """The same data with its labels among `classes`: class i of it is `classes[places[i]]`."""
+        labels = torch.tensor([0, *(1 + place for place in places)])
+        parts = {"train": self.train.relabelled(labels), "val": self.val.relabelled(labels)}
+        # The data's category ids may be other classes' here; the labels stand for all of them.
+        ids = tuple(range(1, len(classes) + 1))
+        return replace(self, classes=tuple(classes), category_ids=ids, **parts)
 
     def notes(self) -> list[str]:
         """What a user should know of the data before the run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,6 +118,18 @@ def _percent(precision: np.ndarray) -> float | None:
     return 100 * float(known.mean()) if known.size else None
 
 
+def _of_one_shape(images: Sequence[torch.Tensor]) -> list[list[int]]:
+    """The positions of the images, those of one shape together.
+
+    In one batch images of other shapes are filled up to the largest, and what fills them up reaches the maps beside it:
+    what is found in an image would depend on what is in the batch with it.
+    """
+    groups: dict[torch.Size, list[int]] = {}
+    for place, image in enumerate(images):
+        groups.setdefault(image.shape, []).append(place)
+    return list(groups.values())
+
+
 class DetectorValidation:
     """Measures a detector on the validation split; the teacher once, and its figure is kept.
 
@@ -152,10 +164,13 @@ class DetectorValidation:
         model.eval()
         found: dict[int, Detections] = {}
         for batch in self.loader.epoch(0):
-            with self.autocast():
-                answers = model.detect(batch.images, batch.sizes)
-            for number, each in zip(batch.ids.tolist(), answers, strict=True):
-                found[number] = Detections(each.boxes.float().cpu(), each.labels.cpu(), each.scores.float().cpu())
+            for places in _of_one_shape(batch.images):
+                some, sizes = [batch.images[place] for place in places], [batch.sizes[place] for place in places]
+                with self.autocast():
+                    answers = model.detect(some, sizes)
+                for place, each in zip(places, answers, strict=True):
+                    boxes, scores = each.boxes.float().cpu(), each.scores.float().cpu()
+                    found[int(batch.ids[place])] = Detections(boxes, each.labels.cpu(), scores)
         model.train(was_training)
         whole = {number: each for part in distributed.gather(found) for number, each in part.items()}
         return coco_figures(whole, self.data.val, len(self.data.classes))

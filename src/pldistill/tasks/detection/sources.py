@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -17,25 +17,14 @@ if TYPE_CHECKING:
 COCO_SIZE, MAX_SIDE = 800, 1333  # pixels, as torchvision's and detectron2's detectors are trained and scored
 
 
-@dataclass(frozen=True)
-class BoxRequest(Request):
-    """What a source of images with boxes is asked for.
-
-    Attributes:
-        scored: the validation part alone is wanted, to score a model on.
-    """
-
-    scored: bool = False
-
-
 def open_boxes(
-    spec: str, *, image_size: int | None = None, max_side: int | None = None, scored: bool = False
+    spec: str, *, image_size: int | None = None, max_side: int | None = None, evaluation: bool = False
 ) -> BoxData:
     """The images with boxes that `spec` names; see `BOX_SOURCES`.
 
     `train=N` keeps N of COCO's training images; of scenes it is how many are drawn. `image_size` is the short side in
     pixels that models see in evaluation, and `max_side` what the long side may have at most; None are 800 and 1333, of
-    scenes their own size. With `scored` the validation part alone is read, and `train` has no image.
+    scenes their own size. For `evaluation` the validation part alone is read, and the training split is empty.
 
     Raises:
         ValueError: an unknown name or option, sides that are too small, and what `coco` and `scenes` refuse.
@@ -49,7 +38,7 @@ def open_boxes(
         raise ValueError(f"image_size: expected at least 1 pixel, got {image_size}")
     source = BOX_SOURCES[name]
     path, options = read_spec(spec, source)
-    data = source.open(BoxRequest(spec, path, options, image_size, download=False, scored=scored))
+    data = source.open(Request(spec, path, options, image_size, download=False, evaluation=evaluation))
     data = replace(data, max_side=max(MAX_SIDE, data.image_size) if max_side is None else max_side)
     if data.max_side < data.image_size:
         raise ValueError(f"max_side: expected at least {data.image_size}, as the short side, got {max_side}")
@@ -61,8 +50,7 @@ def _open_coco(request: Request) -> BoxData:
     from pldistill.tasks.detection.coco import coco
     from pldistill.tasks.detection.dataset import BoxData
 
-    assert isinstance(request, BoxRequest)
-    found = coco(request.path, **request.options, parts=("val",) if request.scored else ("train", "val"))
+    found = coco(request.path, **request.options, parts=("val",) if request.evaluation else ("train", "val"))
     val = found.parts["val"]
     return BoxData(
         spec=request.spec,

@@ -23,7 +23,7 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
-from pldistill.tasks.base import Ask, Autocast, Figures, Loaded, Loaders, Pair, Placement, Task, float32
+from pldistill.tasks.base import Ask, Autocast, Figures, Loaded, Loaders, Pair, Placement, Task, float32, matched
 from pldistill.tasks.detection import SPEC
 from pldistill.tasks.detection.dataset import BoxData, BoxLoader, BoxSplit, make_box_loader
 from pldistill.tasks.detection.faster_rcnn import Detector, build_detector
@@ -62,8 +62,9 @@ class Detection(Task[BoxData, Detector]):
         wanted = torch.cat(labels)
 
         def own() -> dict[str, Tensor]:
-            classifying, moving = fastrcnn_loss(logits, moved, labels, offsets)
-            terms = {"loss_classifier": classifying, "loss_box_reg": moving, **proposing}
+            # Where nothing was proposed and nothing lies there the mean over no RoIs would be NaN; the sums are 0.
+            losses = fastrcnn_loss(logits, moved, labels, offsets) if len(wanted) else (logits.sum(), moved.sum())
+            terms = {"loss_classifier": losses[0], "loss_box_reg": losses[1], **proposing}
             return {name: terms[name] for name in self.own}
 
         said = Outputs(student.used(logits), student.features(maps))
@@ -89,6 +90,14 @@ class Detection(Task[BoxData, Detector]):
         if sides is not None and sides[1] > most:
             raise ValueError(f"task option short_sides: expected at most max_side, {most}, got {sides[1]}")
         return data
+
+    def open_validation(self, recipe: Recipe, classes: Sequence[str]) -> BoxData:
+        """Open the images that score a detector of these classes, which are told by their names: all of them or some.
+
+        A class of the detector's that the data has not is none that there is anything to find of.
+        """
+        data = open_boxes(recipe.data, image_size=recipe.image_size, max_side=self.options.max_side, evaluation=True)
+        return data if data.classes == tuple(classes) else data.among(classes, matched(data, classes))
 
     def stand_in(self, recipe: Recipe) -> BoxData | None:
         return stand_in_boxes(recipe.data, image_size=recipe.image_size, max_side=self.options.max_side)
