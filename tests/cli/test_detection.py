@@ -204,7 +204,7 @@ def test_a_teacher_of_other_classes_is_refused_before_the_first_step(capsys, tra
     arguments = [word if word != DATA else f"coco:{tmp_path / 'mine'}" for word in PLD]
     code, _, err = run(capsys, "train", *arguments, "--teacher", trained, "--out", tmp_path / "run")
     assert code == 2
-    assert "expected the data's class 'another' at 0, got 'A'" in err
+    assert "unknown class of the teacher 'another'; known: 2, 4, 8, A" in err
     assert not (tmp_path / "run").exists()
 
 

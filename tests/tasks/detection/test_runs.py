@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ import pldistill
 from pldistill.launch import Interrupted
 from pldistill.recipe import completed, make_recipe
 from pldistill.tasks.detection.coco import write_coco
+from pldistill.tasks.detection.options import DetectionOptions
 from pldistill.tasks.detection.sources import open_boxes
 from pldistill.tasks.detection.task import Detection
 from pldistill.tasks.detection.teachers import open_detector
-from tiny_detectors import CE, NET, SMALL, detector, distilled, recipe
+from pldistill.tasks.detection.weights import load_detector
+from tiny_detectors import CE, NET, SMALL, detector, distilled, recipe, scenes
 from tiny_runs import StopAt, assert_same_run, rows
 
 AP = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
@@ -143,7 +146,11 @@ def test_a_teacher_by_file_or_by_name(teacher, tmp_path):
         ),
         ({"teacher": "resnet50"}, "teacher: expected fasterrcnn:BACKBONE in detection, got 'resnet50'"),
         ({"teacher": "a/b"}, "teacher: expected a run folder or a model's name, got 'a/b', which is no folder"),
-        ({"teacher": "fasterrcnn:resnet50.coco_v1"}, "expected the data's class 'A' at 1, got 'person'"),
+        ({"teacher": "fasterrcnn:resnet50.coco_v1"}, "resnet50.coco_v1': unknown class of the teacher 'A'"),
+        (
+            {"teacher": "fasterrcnn:resnet50.coco_v1", "task_options": {**SMALL, "unused_ids": "keep"}},
+            "expected logits for the background and the data's 12 classes, 13 in all, got 91",
+        ),
     ],
 )
 def test_teachers_that_do_not_fit_are_refused(change, says):
@@ -156,17 +163,69 @@ def test_a_teacher_of_other_classes_is_refused_before_the_first_step(teacher, tm
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model.safetensors").symlink_to(teacher.folder / "model.safetensors")
     names = config["label_names"]
-    (tmp_path / "other" / "config.json").write_text(
-        json.dumps({**config, "label_names": [names[1], names[0], *names[2:]]})
-    )
-    with pytest.raises(ValueError, match=f"expected the data's class '{names[0]}' at 0, got '{names[1]}'"):
+    (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "label_names": ["Aa", *names[1:]]}))
+    with pytest.raises(ValueError, match="unknown class of the teacher 'A'; did you mean Aa"):
         train(recipe(method="pld", teacher=str(tmp_path / "other")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     torch.save(detector(columns=4).model.state_dict(), tmp_path / "four.pth")
     with pytest.raises(
-        ValueError, match="expected logits for the background and the data's 12 classes, 13 or 13 in all, got 4"
+        ValueError, match="expected logits for the background and the data's 12 classes, 13 in all, got 4"
     ):
         open_detector(recipe(method="pld", teacher=f"{NET}@{tmp_path / 'four.pth'}"), open_boxes(CE["data"]))
+
+
+def test_a_teacher_s_classes_are_found_by_name(teacher, tmp_path):
+    """A run of the same classes in another order, and of more than the data's."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.safetensors").symlink_to(teacher.folder / "model.safetensors")
+    config = json.loads((teacher.folder / "config.json").read_text())
+    names = config["label_names"]
+    data = open_boxes(CE["data"])
+    for classes in (names[::-1], ["x", *names[1:]]):
+        (tmp_path / "other" / "config.json").write_text(json.dumps({**config, "label_names": classes}))
+        few = replace(data, classes=tuple(names[1:]), category_ids=tuple(range(1, 12)))
+        asked = open_detector(recipe(method="pld", teacher=str(tmp_path / "other")), few)
+        batch = scenes(((96, 96),), ((1,),), (torch.tensor([[3.0, 4, 50, 60], [20, 30, 90, 80]]),))
+        whole = load_detector(teacher.folder).model.answer(batch).logits
+        wanted = whole[:, [0, *(1 + classes.index(name) for name in few.classes)]]
+        torch.testing.assert_close(asked(batch).logits, wanted)
+
+
+def coco_data(classes, ids=None):
+    """Data of these classes, of which no image is looked at."""
+    data = open_boxes(CE["data"])
+    return replace(data, classes=tuple(classes), category_ids=tuple(ids or range(1, len(classes) + 1)))
+
+
+def test_a_teacher_of_coco_s_columns_teaches_some_of_its_classes(tmp_path):
+    """A file of 91 columns as torchvision's: a dog is 18, a person 1, a zebra 24, wherever the data has them."""
+    whole = detector(3, columns=91)
+    torch.save(whole.model.state_dict(), tmp_path / "coco.pth")
+    made = recipe(method="pld", teacher=f"{NET}@{tmp_path / 'coco.pth'}")
+    batch = scenes(regions=(torch.tensor([[3.0, 4, 50, 60]]), torch.tensor([[20.0, 30, 60, 60]])))
+    for ids in ((1, 2, 3), (1, 18, 90)):  # of the last one a table by id would be as wide, and another
+        data = coco_data(("dog", "person", "zebra"), ids)
+        teacher = open_detector(made, data)
+        expected = detector(3, columns=91, mean=data.mean, std=data.std).eval().answer(batch).logits
+        torch.testing.assert_close(teacher(batch).logits, expected[:, [0, 18, 1, 24]])
+        assert teacher.model.detect(batch.images)[0].labels.max() <= 3
+    task = Detection(DetectionOptions(**SMALL))
+    student = task.student(made, data)
+    assert student.width == 4
+    found = task.pair(student.train(), teacher, scenes())
+    assert found.student.logits.shape == found.teacher.logits.shape
+    assert found.teacher.logits.shape[1] == 4
+    with pytest.raises(ValueError, match=r"unknown class of the teacher 'zebras'; did you mean zebra"):
+        open_detector(made, coco_data(("dog", "person", "zebras")))
+
+
+def test_ninety_classes_of_one_s_own_are_no_coco_classes(tmp_path):
+    torch.save(detector(3, columns=91).model.state_dict(), tmp_path / "own.pth")
+    made = recipe(method="pld", teacher=f"{NET}@{tmp_path / 'own.pth'}")
+    data = coco_data([f"class {number}" for number in range(90)])
+    assert open_detector(made, data).model.columns.tolist() == list(range(91))
+    gaps = coco_data(("one", "two"), (7, 90))
+    assert open_detector(made, gaps).model.columns.tolist() == [0, 7, 90]
 
 
 def test_a_teacher_at_chance_is_refused(tmp_path):

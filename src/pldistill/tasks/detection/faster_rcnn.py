@@ -127,7 +127,9 @@ class Detector(TaskModel):
         self.unused = unused
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(3, 1, 1), persistent=False)
-        self.register_buffer("columns", torch.tensor(columns or range(self.width)), persistent=False)
+        places = list(columns or range(self.width))
+        self._plain = places == list(range(self.width))
+        self.register_buffer("columns", torch.tensor(places), persistent=False)
         self.taps: tuple[str, ...] = ()
 
     def around(self, model: FasterRCNN) -> Detector:
@@ -196,7 +198,7 @@ class Detector(TaskModel):
 
     def used(self, logits: Tensor) -> Tensor:
         """Give the labels' columns alone, in the labels' order, unless the unused ones are to stand."""
-        return logits if self.unused or len(self.columns) == self.width else logits[:, self.columns]
+        return logits if self.unused or self._plain else logits[:, self.columns]
 
     def answer(self, batch: DetectionBatch) -> Outputs:
         """Say what the batch's RoIs are, and give the levels that are listened to. The proposals are not asked for.

@@ -11,7 +11,7 @@ from pldistill.data.registry import Sizes, read_spec
 from pldistill.specs import split_spec
 from pldistill.tasks.detection.dataset import Annotations, BoxAnnotations, BoxData, DrawnBoxes
 from pldistill.tasks.detection.sources import BOX_SOURCES
-from pldistill.tasks.detection.weights import PUBLISHED
+from pldistill.tasks.detection.weights import coco_columns
 
 _HEIGHT, _WIDTH = 480, 640  # pixels, COCO's commonest size
 _OBJECTS = 7  # in an image, as COCO has them in the mean
@@ -50,11 +50,10 @@ def stand_in_boxes(spec: str, *, image_size: int | None, max_side: int) -> BoxDa
 
 
 def _categories(sizes: Sizes) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """COCO's ids and names, as torchvision's detectors list them: with gaps, and the background at 0."""
-    names = next(iter(PUBLISHED.values())).meta["categories"]
-    used = {number: name for number, name in enumerate(names) if number and name != "N/A"}
-    assert len(used) == sizes.classes
-    return tuple(used), tuple(used.values())
+    """COCO's ids and names."""
+    columns = coco_columns()
+    assert len(columns) == sizes.classes
+    return tuple(columns.values()), tuple(columns)
 
 
 def _noise(count: int, classes: int) -> DrawnBoxes:

@@ -3,11 +3,15 @@
 A teacher is named by the run folder of a detector; by `fasterrcnn:BACKBONE` with a checkpoint (`NAME@FILE`, or the
 recipe's `teacher_checkpoint`); by `fasterrcnn:resnet50.coco_v1`, which brings torchvision's weights; or by
 `random:fasterrcnn:BACKBONE`, which has weights drawn from the recipe's seed and knows nothing.
+
+Where a teacher names its classes, the data's are found among them by name: all of them, or some, in any order. A run
+folder names its own; weights of 91 columns, torchvision's or a file's, have COCO's. Other files name none, and have the
+data's classes in their order, or in columns by category id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,11 +20,19 @@ from torchvision.models.detection import FasterRCNN
 from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
 from pldistill.data.sampling import key
 from pldistill.recipe import Recipe
-from pldistill.specs import FASTER_RCNN, RANDOM, split_weights
+from pldistill.specs import FASTER_RCNN, RANDOM, split_weights, unknown
 from pldistill.tasks.detection.dataset import BoxData
 from pldistill.tasks.detection.faster_rcnn import Detector, build_detector
 from pldistill.tasks.detection.options import DetectionOptions
-from pldistill.tasks.detection.weights import PUBLISHED, from_checkpoint, load_detector, published, read_shape
+from pldistill.tasks.detection.weights import (
+    COCO_COLUMNS,
+    PUBLISHED,
+    coco_columns,
+    from_checkpoint,
+    load_detector,
+    published,
+    read_shape,
+)
 from pldistill.teachers.live import LiveTeacher
 
 
@@ -69,19 +81,16 @@ def open_detector(recipe: Recipe, data: BoxData) -> LiveTeacher | None:
     if backbone not in PUBLISHED:
         known = ", ".join(FASTER_RCNN + each for each in PUBLISHED)
         raise ValueError(f"teacher {name!r} must name its weights: {known}; or give a run folder or a checkpoint")
-    _same_names(name, [str(each) for each in PUBLISHED[backbone].meta["categories"]], data.category_ids, data)
-    return _live(published(backbone, options=options_of(recipe)), IMAGENET_MEAN, IMAGENET_STD, recipe, data)
+    _find(recipe, COCO_COLUMNS, coco_columns(), data)  # what does not fit is refused before weights are fetched
+    model = published(backbone, options=options_of(recipe))
+    return _live(model, IMAGENET_MEAN, IMAGENET_STD, recipe, data, coco_columns())
 
 
 def _from_run(folder: str, recipe: Recipe, data: BoxData) -> LiveTeacher:
     loaded = load_detector(folder)
-    if len(loaded.classes) != len(data.classes):
-        raise ValueError(
-            f"teacher {folder!r}: expected the data's {len(data.classes)} classes, got {len(loaded.classes)}"
-        )
-    _same_names(folder, loaded.classes, range(len(data.classes)), data)
     model = loaded.model
-    teacher = _live(model.model, model.mean.flatten().tolist(), model.std.flatten().tolist(), recipe, data)
+    named = dict(zip(loaded.classes, model.columns[1:].tolist(), strict=True))
+    teacher = _live(model.model, model.mean.flatten().tolist(), model.std.flatten().tolist(), recipe, data, named)
     teacher.image_size = loaded.image_size
     return teacher
 
@@ -99,7 +108,8 @@ def _at_random(backbone: str, recipe: Recipe, data: BoxData) -> LiveTeacher:
 def _from_checkpoint(backbone: str, checkpoint: str, recipe: Recipe, data: BoxData) -> LiveTeacher:
     """A file of weights says nothing of input statistics or names of classes, so they are the data's.
 
-    How wide the model is, and how it normalizes, the file does say.
+    How wide the model is, and how it normalizes, the file does say. One of 91 columns is taken for COCO's where the
+    data's classes are COCO's, or where its columns lie in no other way.
     """
     shape = read_shape(checkpoint)
     options = options_of(recipe).model_copy(update=shape.options)
@@ -107,28 +117,65 @@ def _from_checkpoint(backbone: str, checkpoint: str, recipe: Recipe, data: BoxDa
     return _live(model, data.mean, data.std, recipe, data)
 
 
-def _live(model: FasterRCNN, mean: Sequence[float], std: Sequence[float], recipe: Recipe, data: BoxData) -> LiveTeacher:
-    """The teacher with the data's classes found among its columns, which lie by COCO's ids or one after the other.
+def _live(
+    model: FasterRCNN,
+    mean: Sequence[float],
+    std: Sequence[float],
+    recipe: Recipe,
+    data: BoxData,
+    named: Mapping[str, int] | None = None,
+) -> LiveTeacher:
+    """The teacher with the data's classes found among its columns; `named` are those of its classes, None for a file.
 
     Raises:
-        ValueError: for columns that do neither.
+        ValueError: for a class that the teacher has no column for.
     """
-    unused = options_of(recipe).keeps_unused
-    width = model.get_submodule("roi_heads.box_predictor.cls_score").out_features
-    plain, by_id = (columns_of(data, gaps) for gaps in (False, True))
-    fitting = [columns for columns in ([by_id] if unused else [plain, by_id]) if width == columns[-1] + 1]
-    if not fitting:
-        known = " or ".join(str(columns[-1] + 1) for columns in ([by_id] if unused else [plain, by_id]))
-        raise ValueError(
-            f"teacher {recipe.teacher!r}: expected logits for the background and the data's {len(data.classes)} "
-            f"classes, {known} in all, got {width}"
-        )
-    return LiveTeacher(Detector(model, mean=mean, std=std, columns=fitting[0], unused=unused))
+    head = model.get_submodule("roi_heads.box_predictor.cls_score")
+    assert isinstance(head, torch.nn.Linear)
+    columns = _find(recipe, head.out_features, named, data)
+    return LiveTeacher(Detector(model, mean=mean, std=std, columns=columns, unused=options_of(recipe).keeps_unused))
 
 
-def _same_names(teacher: str, theirs: Sequence[str], places: Sequence[int], data: BoxData) -> None:
-    """Refuse a teacher whose classes, at these places of its names, are not the data's."""
-    for place, our in zip(places, data.classes, strict=True):
-        their = theirs[place] if place < len(theirs) else None
-        if their != our:
-            raise ValueError(f"teacher {teacher!r}: expected the data's class {our!r} at {place}, got {their!r}")
+def _find(recipe: Recipe, width: int, named: Mapping[str, int] | None, data: BoxData) -> list[int]:
+    assert recipe.teacher is not None
+    find = _columns_by_id if options_of(recipe).keeps_unused else _columns
+    return find(recipe.teacher, width, named, data)
+
+
+def _columns(teacher: str, width: int, named: Mapping[str, int] | None, data: BoxData) -> list[int]:
+    """The teacher's column of each label."""
+    plain, by_id, coco = columns_of(data, False), columns_of(data, True), coco_columns()
+    if named is None:
+        if width == len(plain):
+            return plain
+        if width == by_id[-1] + 1 and not (width == COCO_COLUMNS and coco.keys() >= set(data.classes)):
+            return by_id
+        if width != COCO_COLUMNS:
+            raise _wrong_width(teacher, width, {len(plain), by_id[-1] + 1}, data)
+        named = coco
+    for name in data.classes:
+        if name not in named:
+            raise ValueError(f"teacher {teacher!r}: {unknown('class of the teacher', name, named)}")
+    return [0, *(named[name] for name in data.classes)]
+
+
+def _columns_by_id(teacher: str, width: int, named: Mapping[str, int] | None, data: BoxData) -> list[int]:
+    """The same where a row has all columns, those of unused ids too: they must be the student's, by the data's ids."""
+    by_id = columns_of(data, True)
+    if width != by_id[-1] + 1:
+        raise _wrong_width(teacher, width, {by_id[-1] + 1}, data)
+    for name, column in zip(data.classes, data.category_ids, strict=True):
+        if named is not None and named.get(name) != column:
+            raise ValueError(
+                f"teacher {teacher!r}: expected the data's class {name!r} at {column}, got it "
+                f"{'nowhere' if name not in named else f'at {named[name]}'}"
+            )
+    return by_id
+
+
+def _wrong_width(teacher: str, width: int, widths: set[int], data: BoxData) -> ValueError:
+    known = " or ".join(str(count) for count in sorted(widths))
+    return ValueError(
+        f"teacher {teacher!r}: expected logits for the background and the data's {len(data.classes)} classes, "
+        f"{known} in all, got {width}"
+    )

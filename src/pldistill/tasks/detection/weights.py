@@ -28,6 +28,13 @@ from pldistill.tasks.detection.options import DetectionOptions
 
 # By backbone and tag. Their logits are by COCO's category ids, with gaps: column 0 is the background.
 PUBLISHED = {"resnet50.coco_v1": FasterRCNN_ResNet50_FPN_Weights.COCO_V1}
+COCO_COLUMNS = 91
+
+
+def coco_columns() -> dict[str, int]:
+    """The column of each of COCO's 80 classes by its name, which is COCO's id, as torchvision's weights have them."""
+    names = next(iter(PUBLISHED.values())).meta["categories"]
+    return {name: column for column, name in enumerate(names) if column and name != "N/A"}
 
 
 @dataclass(frozen=True)
