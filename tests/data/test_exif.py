@@ -44,6 +44,22 @@ def test_every_orientation_is_pil_s(tmp_path, orientation):
     assert check_header(str(path), exif=False) == (16, 8)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8])
+def test_a_header_tells_the_size_of_every_kind_of_file(tmp_path, suffix, orientation, monkeypatch):
+    """As the image is opened, turned or not; and no PNG is decoded for it."""
+    path = tmp_path / f"x{suffix}"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (16, 8)).save(path, exif=exif)
+    sizes = [open_image(str(path), exif=exif).size for exif in (True, False)]
+    if suffix == ".png":
+        monkeypatch.setattr(Image.Image, "load", None)
+        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
+    assert [check_header(str(path), exif=exif) for exif in (True, False)] == sizes
+    assert sizes[0] == ((8, 16) if orientation >= 5 else (16, 8))
+
+
 def test_the_top_left_of_an_image_turned_by_90_degrees(tmp_path):
     """Orientation 6: the camera was held upright; the first row as stored is the right edge as shown."""
     path = tmp_path / "x.jpg"

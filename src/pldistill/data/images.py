@@ -37,10 +37,10 @@ def check_header(path: str, content: IO[bytes] | None = None, exif: bool = True)
     """
     try:
         with content or _regular(path).open("rb") as file, Image.open(file) as image:
+            if image.format == "TIFF":  # PIL turns it while it decodes it
+                image.load()
             width, height = image.size
-            # PIL decodes the whole of a PNG to look for its EXIF data, which stands behind the pixels.
-            turned = exif and image.format != "PNG" and orientation(image) >= 5
-            return (height, width) if turned else (width, height)
+            return (height, width) if exif and orientation(image, header=True) >= 5 else (width, height)
     except Exception as error:
         raise _unreadable(path, error) from error
 
@@ -53,10 +53,13 @@ def upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none, or EXIF data that cannot be read, as viewers have it."""
+def orientation(image: Image.Image, *, header: bool = False) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none, or EXIF data that cannot be read, as viewers have it.
+
+    With `header` what stands behind the pixels is not looked for: a PNG would be decoded for it.
+    """
     try:
-        found = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
+        found = (Image.Image.getexif(image) if header else image.getexif()).get(ExifTags.Base.Orientation, UPRIGHT)
     except Exception:  # a parser of damaged metadata raises anything; the pixels are none the worse
         return UPRIGHT
     return found if found in range(1, 9) else UPRIGHT

@@ -19,6 +19,7 @@ from PIL import Image
 from pldistill.data.sampling import uniform
 from pldistill.tasks.detection.dataset import Annotations, BoxAnnotations, BoxData, BoxSplit, StoredBoxes
 from pldistill.tasks.detection.instances import Category, Instances, positions, read_instances
+from pldistill.tasks.detection.verify import verified
 
 Part = Literal["train", "val"]
 # What a part is called, by what is looked for first; a test split scores where there is none for validation.
@@ -33,14 +34,25 @@ _SHOWN = 5  # names in one message
 
 
 class Read(NamedTuple):
-    """The parts that were asked for, their classes by rising id, and how often something odd was found."""
+    """The parts that were asked for, their classes by rising id, and how often something odd was found.
+
+    `skipped` says what is wrong with each image of a part that is left out.
+    """
 
     categories: tuple[Category, ...]
     parts: dict[Part, StoredBoxes]
     data_warnings: dict[str, int]
+    skipped: dict[str, tuple[str, ...]]
 
 
-def coco(root: Path, train: int | None = None, *, parts: Sequence[Part] = ("train", "val")) -> Read:
+def coco(
+    root: Path,
+    train: int | None = None,
+    *,
+    parts: Sequence[Part] = ("train", "val"),
+    exif: bool = True,
+    on_bad_image: str = "stop",
+) -> Read:
     """Read PATH: of each of `parts` its annotations and its images, and `train` of the training images.
 
     The annotations of `train` (`val`) are `instances_train.json` or `instances_train2017.json`, in PATH or its
@@ -49,12 +61,16 @@ def coco(root: Path, train: int | None = None, *, parts: Sequence[Part] = ("trai
     `test` of the same form stands for it, and where `val` alone is read, PATH may itself be the folder with
     `_annotations.coco.json`. Which training images `train` keeps follows from their ids alone.
 
+    Every image is looked at, and must have the size that its record says, with `exif` turned as its EXIF orientation
+    says, as annotation tools show it. `on_bad_image` "skip" leaves out what cannot be read.
+
     Links are followed, also out of PATH: who may make one there may as well copy the image. A `file_name` that leaves
     PATH is refused. Boxes of no or negative width or height are left out, as torchvision's training does, and counted.
 
     Raises:
-        ValueError: files that are missing or that `read_instances` refuses; images that are missing; other categories
-            in `val` than in `train`; no boxes; `train` outside 1 ... the number of images.
+        ValueError: files that are missing or that `read_instances` refuses; images that are missing, cannot be read or
+            have another size; other categories in `val` than in `train`; no boxes; `train` outside 1 ... the number of
+            images.
     """
     if not root.is_dir():
         raise ValueError(f"coco: expected a folder, got {root}, which is not one")
@@ -66,13 +82,19 @@ def coco(root: Path, train: int | None = None, *, parts: Sequence[Part] = ("trai
         _agree(read[parts[0]], read[part])
     splits: dict[Part, StoredBoxes] = {}
     for part in parts:
-        splits[part] = _split(part, places[part], read.pop(part), categories, data_warnings)
+        splits[part] = _split(part, places[part], read.pop(part), categories, data_warnings, exif=exif)
     if len(splits) == 2:
         both = len(set(splits["train"].paths) & set(splits["val"].paths))
         data_warnings["images that are in train and in val"] = both
     if train is not None and "train" in splits:
         splits["train"] = splits["train"].subset(_kept(len(splits["train"]), train))
-    return Read(categories, splits, {what: n for what, n in data_warnings.items() if n})
+    looked_at = {part: verified(split, places[part].file, on_bad_image) for part, split in splits.items()}
+    return Read(
+        categories,
+        {part: split for part, (split, _) in looked_at.items()},
+        {what: n for what, n in data_warnings.items() if n},
+        {part: bad for part, (_, bad) in looked_at.items() if bad},
+    )
 
 
 def _kept(count: int, train: int) -> list[int]:
@@ -116,7 +138,13 @@ def _agree(train: Instances, val: Instances) -> None:
 
 
 def _split(
-    part: Part, place: _Place, read: Instances, categories: Sequence[Category], data_warnings: Counter[str]
+    part: Part,
+    place: _Place,
+    read: Instances,
+    categories: Sequence[Category],
+    data_warnings: Counter[str],
+    *,
+    exif: bool,
 ) -> StoredBoxes:
     sizes, names = torch.from_numpy(read.sizes), [image["file_name"] for image in read.images]
     found = _boxes(read, [category.id for category in categories])
@@ -124,7 +152,8 @@ def _split(
     data_warnings[f"images without boxes in {part}"] = int((found.counts == 0).sum())
     data_warnings[f"classes without boxes in {part}"] = len(categories) - len(found.objects.labels.unique())
     ids = tuple(image["id"] for image in read.images)
-    return StoredBoxes(_paths(place, names), Annotations(sizes, found.objects, found.counts, ids, tuple(names)))
+    annotations = Annotations(sizes, found.objects, found.counts, ids, tuple(names))
+    return StoredBoxes(_paths(place, names), annotations, exif=exif)
 
 
 class _Found(NamedTuple):

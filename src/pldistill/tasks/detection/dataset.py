@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pldistill.data.augment import flips
-from pldistill.data.dataset import Triple
-from pldistill.data.images import open_image
+from pldistill.data.dataset import Triple, first_few
+from pldistill.data.images import check_header, open_image
 from pldistill.data.loader import Workers, check_place, divided
 from pldistill.data.sampling import order, uniform
 from pldistill.types import DetectionBatch, DetectionTargets
@@ -141,28 +141,40 @@ class DrawnBoxes(BoxSplit):
 
 
 class StoredBoxes(BoxSplit):
-    """Images that are read when they are needed: `paths`, one file each."""
+    """Images that are read when they are needed: `paths`, one file each; with `exif` turned as EXIF says."""
 
-    def __init__(self, paths: Sequence[str], annotations: Annotations, ids: Tensor | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[str], annotations: Annotations, ids: Tensor | None = None, *, exif: bool = True
+    ) -> None:
         super().__init__(annotations, ids)
-        self.paths = tuple(paths)
+        self.paths, self.exif = tuple(paths), exif
 
     def image(self, place: int) -> Tensor:
-        image = open_image(self.paths[place])
-        height, width = self.sizes[place].tolist()
-        if image.size != (width, height):
-            raise ValueError(
-                f"{self.paths[place]}: expected {width}x{height} pixels, as its record says, "
-                f"got {image.width}x{image.height}"
-            )
+        image = open_image(self.paths[place], exif=self.exif)
+        if (wrong := self.wrong_size(place, image.size)) is not None:
+            raise ValueError(f"{self.paths[place]}: {wrong}")
         return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
 
+    def wrong_size(self, place: int, size: tuple[int, int]) -> str | None:
+        """What is wrong with the width and height of the image at this position; None where they are its record's.
+
+        The file is looked at once more where its EXIF orientation may be the reason.
+        """
+        height, width = self.sizes[place].tolist()
+        if size == (width, height):
+            return None
+        wrong = f"expected {width}x{height} pixels, as its record says, got {size[0]}x{size[1]}"
+        if check_header(self.paths[place], exif=not self.exif) != (width, height):
+            return wrong
+        how = "before its EXIF orientation is applied" if self.exif else "after its EXIF orientation is applied"
+        return f"{wrong}: its record has the size {how} (exif={str(not self.exif).lower()} reads it so)"
+
     def subset(self, places: Sequence[int]) -> StoredBoxes:
-        at = torch.tensor(places, dtype=torch.int64)
-        return StoredBoxes([self.paths[place] for place in places], self.annotations.subset(places), self.ids[at])
+        at, paths = torch.tensor(places, dtype=torch.int64), [self.paths[place] for place in places]
+        return StoredBoxes(paths, self.annotations.subset(places), self.ids[at], exif=self.exif)
 
     def relabelled(self, labels: Tensor) -> StoredBoxes:
-        return StoredBoxes(self.paths, self.annotations.relabelled(labels), self.ids)
+        return StoredBoxes(self.paths, self.annotations.relabelled(labels), self.ids, exif=self.exif)
 
 
 @dataclass(frozen=True)
@@ -181,6 +193,7 @@ class BoxData:
         train: what the student learns from.
         val: what scores it.
         data_warnings: how often something was left out or put right, by what it is; only what there was.
+        skipped: by the part's name, what is wrong with each of its images that are left out (on_bad_image).
     """
 
     spec: str
@@ -208,7 +221,11 @@ class BoxData:
     def notes(self) -> list[str]:
         """What a user should know of the data before the run."""
         odd = ", ".join(f"{count} {what}" for what, count in self.data_warnings.items())
-        return [f"data {self.spec!r}: {odd}"] if odd else []
+        notes = [f"data {self.spec!r}: {odd}"] if odd else []
+        return notes + [
+            f"data {self.spec!r}: {len(bad)} images of {part} are left out, which cannot be read: {first_few(bad)}"
+            for part, bad in self.skipped.items()
+        ]
 
 
 Sides = int | tuple[int, int]

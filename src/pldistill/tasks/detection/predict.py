@@ -1,7 +1,7 @@
 """What detectors find, as plain data: in images of one's own, and in the first validation images of a run.
 
-A box is a dict: `box` (left, top, right, bottom in pixels of the image as it is stored), `class`, and of one that was
-found `score`. The best come first.
+A box is a dict: `box` (left, top, right, bottom in pixels of the image, turned as its EXIF orientation says), `class`,
+and of one that was found `score`. The best come first.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ LEFT = 6
 
 
 @torch.no_grad()
-def detect(folder: Path, images: Sequence[Path | str]) -> list[list[dict[str, Any]]]:
+def detect(folder: Path, images: Sequence[Path | str], *, exif: bool = True) -> list[list[dict[str, Any]]]:
     """Give the boxes that the detector of a finished run finds in each image, in float32 on the CPU.
+
+    With `exif` images are turned as their EXIF orientation says, and boxes are in pixels of them as they are shown.
 
     Raises:
         ValueError: for an image that is missing or cannot be read.
@@ -36,7 +38,7 @@ def detect(folder: Path, images: Sequence[Path | str]) -> list[list[dict[str, An
     loaded = load_detector(folder)
     found = []
     for file in images:
-        image = torch.from_numpy(np.asarray(open_image(str(file))).transpose(2, 0, 1).copy())
+        image = torch.from_numpy(np.asarray(open_image(str(file), exif=exif)).transpose(2, 0, 1).copy())
         height, width = image.shape[1:]
         shown = resize(image, *resized(height, width, loaded.image_size, loaded.max_side))
         found += [as_boxes(each, loaded.classes) for each in loaded.model.detect([shown], [(height, width)])]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pldistill.data.registry import SOURCES, Request, Sizes, Source, read_spec
+from pldistill.data.registry import ON_BAD_IMAGE, SOURCES, Request, Sizes, Source, read_spec
 from pldistill.specs import split_spec, unknown
 
 if TYPE_CHECKING:
@@ -18,17 +18,27 @@ COCO_SIZE, MAX_SIDE = 800, 1333  # pixels, as torchvision's and detectron2's det
 
 
 def open_boxes(
-    spec: str, *, image_size: int | None = None, max_side: int | None = None, evaluation: bool = False
+    spec: str,
+    *,
+    image_size: int | None = None,
+    max_side: int | None = None,
+    evaluation: bool = False,
+    exif: bool = True,
+    on_bad_image: str = "stop",
 ) -> BoxData:
     """The images with boxes that `spec` names; see `BOX_SOURCES`.
 
     `train=N` keeps N of COCO's training images; of scenes it is how many are drawn. `image_size` is the short side in
     pixels that models see in evaluation, and `max_side` what the long side may have at most; None are 800 and 1333, of
-    scenes their own size. For `evaluation` the validation part alone is read, and the training split is empty.
+    scenes their own size. For `evaluation` the validation part alone is read, and the training split is empty. With
+    `exif` images of files are turned as their EXIF orientation says; `on_bad_image` skip leaves those out that cannot
+    be read, where stop refuses them.
 
     Raises:
         ValueError: an unknown name or option, sides that are too small, and what `coco` and `scenes` refuse.
     """
+    if on_bad_image not in ON_BAD_IMAGE:
+        raise ValueError(f"on_bad_image: expected {' or '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")
     name, _, _ = split_spec(spec)
     if name in SOURCES:
         raise ValueError(f"data: {name} has labels and no boxes: it is for classification")
@@ -38,7 +48,7 @@ def open_boxes(
         raise ValueError(f"image_size: expected at least 1 pixel, got {image_size}")
     source = BOX_SOURCES[name]
     path, options = read_spec(spec, source)
-    data = source.open(Request(spec, path, options, image_size, download=False, evaluation=evaluation))
+    data = source.open(Request(spec, path, options, image_size, False, evaluation, exif, on_bad_image))
     data = replace(data, max_side=max(MAX_SIDE, data.image_size) if max_side is None else max_side)
     if data.max_side < data.image_size:
         raise ValueError(f"max_side: expected at least {data.image_size}, as the short side, got {max_side}")
@@ -47,10 +57,12 @@ def open_boxes(
 
 def _open_coco(request: Request) -> BoxData:
     from pldistill.data.dataset import IMAGENET_MEAN, IMAGENET_STD
-    from pldistill.tasks.detection.coco import coco
+    from pldistill.tasks.detection.coco import Part, coco
     from pldistill.tasks.detection.dataset import BoxData
 
-    found = coco(request.path, **request.options, parts=("val",) if request.evaluation else ("train", "val"))
+    parts: tuple[Part, ...] = ("val",) if request.evaluation else ("train", "val")
+    how = {"exif": request.exif, "on_bad_image": request.on_bad_image}
+    found = coco(request.path, **request.options, parts=parts, **how)
     val = found.parts["val"]
     return BoxData(
         spec=request.spec,
@@ -64,6 +76,7 @@ def _open_coco(request: Request) -> BoxData:
         train=found.parts.get("train") or val.subset([]),
         val=val,
         data_warnings=MappingProxyType(found.data_warnings),
+        skipped=MappingProxyType(found.skipped),
     )
 
 

@@ -47,8 +47,8 @@ class Detection(Task[BoxData, Detector]):
     rows = "boxes"
     samples_an_image = 16
 
-    def __init__(self, options: DetectionOptions) -> None:
-        self.options = options
+    def __init__(self, options: DetectionOptions, *, exif: bool = True) -> None:
+        self.options, self.exif = options, exif
 
     def pair(self, student: Detector, teacher: Ask | None, batch: DetectionBatch) -> Pair:
         """Ask the student for RoIs and what they are, and the teacher what it says of the same."""
@@ -86,17 +86,27 @@ class Detection(Task[BoxData, Detector]):
 
     def open(self, recipe: Recipe, *, download: bool) -> BoxData:
         sides, most = self.options.train_sides, self.options.max_side
-        data = open_boxes(recipe.data, image_size=recipe.image_size, max_side=most)
+        data = self._open(recipe, evaluation=False)
         if sides is not None and sides[1] > most:
             raise ValueError(f"task option short_sides: expected at most max_side, {most}, got {sides[1]}")
         return data
+
+    def _open(self, recipe: Recipe, *, evaluation: bool) -> BoxData:
+        return open_boxes(
+            recipe.data,
+            image_size=recipe.image_size,
+            max_side=self.options.max_side,
+            evaluation=evaluation,
+            exif=recipe.exif,
+            on_bad_image=recipe.on_bad_image,
+        )
 
     def open_validation(self, recipe: Recipe, classes: Sequence[str]) -> BoxData:
         """Open the images that score a detector of these classes, which are told by their names: all of them or some.
 
         A class of the detector's that the data has not is none that there is anything to find of.
         """
-        data = open_boxes(recipe.data, image_size=recipe.image_size, max_side=self.options.max_side, evaluation=True)
+        data = self._open(recipe, evaluation=True)
         return data if data.classes == tuple(classes) else data.among(classes, matched(data, classes))
 
     def stand_in(self, recipe: Recipe) -> BoxData | None:
@@ -178,7 +188,7 @@ class Detection(Task[BoxData, Detector]):
 
     def predict(self, folder: Path, images: Sequence[Path | str]) -> list[list[dict[str, Any]]]:
         """The boxes that the detector finds: `score`, `class`, and `box` (left, top, right, bottom in pixels)."""
-        return detect(folder, images)
+        return detect(folder, images, exif=self.exif)
 
     def result(self, rows: Sequence[Mapping[str, Any]], data: BoxData) -> Figures:
         """Give the columns after the last epoch, also by class, and the best epoch by AP."""
@@ -187,4 +197,4 @@ class Detection(Task[BoxData, Detector]):
 
 def make(recipe: Recipe) -> Detection:
     """The task of a recipe; `pldistill.tasks.make_task` calls it."""
-    return Detection(options_of(recipe))
+    return Detection(options_of(recipe), exif=recipe.exif)
