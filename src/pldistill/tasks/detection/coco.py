@@ -88,13 +88,12 @@ def coco(
         data_warnings["images that are in train and in val"] = both
     if train is not None and "train" in splits:
         splits["train"] = splits["train"].subset(_kept(len(splits["train"]), train))
-    looked_at = {part: verified(split, places[part].file, on_bad_image) for part, split in splits.items()}
-    return Read(
-        categories,
-        {part: split for part, (split, _) in looked_at.items()},
-        {what: n for what, n in data_warnings.items() if n},
-        {part: bad for part, (_, bad) in looked_at.items() if bad},
-    )
+    skipped: dict[str, tuple[str, ...]] = {}
+    for part in parts:
+        splits[part], bad = verified(splits[part], places[part].file, on_bad_image)
+        if bad:
+            skipped[part] = bad
+    return Read(categories, splits, {what: n for what, n in data_warnings.items() if n}, skipped)
 
 
 def _kept(count: int, train: int) -> list[int]:
