@@ -136,6 +136,26 @@ def test_a_folder_in_coco_s_form_is_read(capsys, tmp_path):
     )
 
 
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_an_image_that_is_damaged_behind_its_header_is_named_in_one_line(capsys, tmp_path, workers):
+    write_coco(open_boxes(DATA), tmp_path / "mine")
+    file = next((tmp_path / "mine" / "train").iterdir())
+    file.write_bytes(file.read_bytes()[:2000])
+    arguments = [word if word != DATA else f"coco:{tmp_path / 'mine'}" for word in TINY]
+    arguments[arguments.index("--workers") + 1] = workers
+    asked = ["--method", "ce", "--image-size", "64", "--out", tmp_path / "run"]
+    code, out, err = run(capsys, "train", *arguments, *asked)
+    assert code == 2
+    assert f"{file.resolve()}: cannot be read as an image" in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in out + err
+    asked[-1] = tmp_path / "skipped"
+    code, out, err = run(capsys, "train", *arguments, *asked, "--on-bad-image", "skip")
+    assert code == 0
+    assert "1 images of train are left out, which cannot be read" in " ".join((out + err).split())
+    assert json.loads((tmp_path / "skipped" / "result.json").read_text())["skipped_images"] == {"train": 1}
+
+
 def distilled(teacher, **given):
     fields = {"task": "detection", "data": "scenes:train=8,val=2", "student": NET, "method": "dkd", "epochs": 2}
     fields |= {"batch_size": 2, "task_options": SMALL, "teacher": str(teacher), "trust_teacher": True}

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from timm.layers.norm_act import FrozenBatchNormAct2d, GroupNormAct
 from torch import nn
@@ -12,11 +13,13 @@ from torchvision.models import mobilenet_v2, resnet18
 from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
+from torchvision.transforms.functional import to_tensor
 
 from pldistill.models import count_parameters
 from pldistill.tasks.detection.backbones import build_backbone
 from pldistill.tasks.detection.faster_rcnn import build_detector
 from pldistill.tasks.detection.options import DetectionOptions
+from pldistill.tasks.detection.predict import detect
 from pldistill.tasks.detection.weights import (
     PUBLISHED,
     from_checkpoint,
@@ -156,6 +159,38 @@ def test_a_detector_comes_back_from_its_folder(tmp_path):
         for ours, theirs in zip(model.detect(batch.images), loaded.model.detect(batch.images), strict=True):
             assert torch.equal(ours.boxes, theirs.boxes)
             assert torch.equal(ours.scores, theirs.scores)
+
+
+@pytest.mark.parametrize("size", [(96, 96), (50, 33), (210, 400)])
+def test_torchvisions_call_of_a_loaded_detector_finds_what_predict_finds(tmp_path, size):
+    """Resized and normalized as the run did: by its own sides and statistics, not torchvision's 800 and 1333."""
+    options = DetectionOptions(**{**SMALL, "score_threshold": 0.0})
+    model = detector(options={"score_threshold": 0.0}, mean=(0.1, 0.4, 0.6), std=(0.2, 0.3, 0.5))
+    save_detector(model, tmp_path, **NAMES, options=options)
+    pixels = torch.randint(256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / "image.png")
+    (predicted,) = detect(tmp_path, [tmp_path / "image.png"])
+    network = load_detector(tmp_path).model.model
+    (found,) = network([to_tensor(Image.open(tmp_path / "image.png"))])
+    order = found["scores"].argsort(descending=True, stable=True)
+    assert len(predicted) == len(order) > 5
+    boxes = torch.tensor([row["box"] for row in predicted])
+    torch.testing.assert_close(found["boxes"][order], boxes, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found["scores"][order], torch.tensor([row["score"] for row in predicted]))
+    assert ["abc"[label - 1] for label in found["labels"][order]] == [row["class"] for row in predicted]
+    with pytest.raises(TypeError, match=r"images: expected floating-point pixels in \[0, 1\], got torch.uint8"):
+        network([pixels])
+
+
+def test_torchvisions_call_trains_a_loaded_detector_on_boxes_that_go_with_their_images(tmp_path):
+    save_detector(detector(), tmp_path, **NAMES, options=OPTIONS)
+    network = load_detector(tmp_path).model.model
+    given = {"boxes": torch.tensor([[10.0, 20.0, 30.0, 40.0]]), "labels": torch.tensor([1])}
+    images, (shown,) = network.transform([torch.rand(3, 48, 64)], [given])
+    assert images.image_sizes == [(96, 128)]
+    assert shown["boxes"].tolist() == [[20, 40, 60, 80]]
+    losses = network.train()([torch.rand(3, 48, 64)], [given])
+    assert all(torch.isfinite(value) for value in losses.values())
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,14 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.models.detection.transform import resize_boxes
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from pldistill.data.dataset import normalize
 from pldistill.models import TaskModel
 from pldistill.specs import unknown
 from pldistill.tasks.detection.backbones import Backbone, build_backbone
+from pldistill.tasks.detection.dataset import resize, resized
 from pldistill.tasks.detection.options import DetectionOptions
 from pldistill.types import DetectionBatch, Detections, DetectionTargets, Outputs
 
@@ -54,6 +55,44 @@ class Predictor(FastRCNNPredictor):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         logits, offsets = super().forward(x)
         return logits.float(), offsets.float()
+
+
+class Transform(GeneralizedRCNNTransform):
+    """What the loaders and `predict` do to an image, for torchvision's own call: resized to whole gray levels.
+
+    `model(images)` takes images `(3, H, W)` float in [0, 1], as torchvision's detectors do, resizes them as a run's
+    images are resized (`dataset.resize`), normalizes and pads them. Boxes go with them.
+
+    Args:
+        image_size: the short side in pixels.
+        max_side: the most that the long side may have.
+        mean: channel means of images in [0, 1].
+        std: channel standard deviations.
+    """
+
+    def __init__(self, image_size: int, max_side: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__(image_size, max_side, list(mean), list(std))
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
+        shown = [self._shown(image) for image in images]
+        sizes = [(image.shape[1], image.shape[2]) for image in shown]
+        if targets is not None:
+            given = [(image.shape[1], image.shape[2]) for image in images]
+            targets = [
+                {**target, "boxes": resize_boxes(target["boxes"], list(old), list(new))}
+                for target, old, new in zip(targets, given, sizes, strict=True)
+            ]
+        return ImageList(self.batch_images(shown, self.size_divisible), sizes), targets
+
+    def _shown(self, image: Tensor) -> Tensor:
+        if not image.is_floating_point():
+            raise TypeError(f"images: expected floating-point pixels in [0, 1], got {image.dtype}")
+        levels = (image * 255).round().clamp(0, 255).to(torch.uint8)
+        short = cast(tuple[int, ...], self.min_size)[-1]
+        levels = resize(levels, *resized(image.shape[1], image.shape[2], short, self.max_size))
+        return normalize(levels, self.image_mean, self.image_std)
 
 
 def build_detector(backbone: str, *, columns: int, options: DetectionOptions, pretrained: bool = False) -> FasterRCNN:

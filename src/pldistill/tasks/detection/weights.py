@@ -23,7 +23,7 @@ from pldistill.models.checkpoints import load_weights, put_weights, read_state
 from pldistill.models.folder import CONFIG, WEIGHTS
 from pldistill.specs import FASTER_RCNN
 from pldistill.tasks.detection.backbones import with_norm
-from pldistill.tasks.detection.faster_rcnn import Detector, build_detector
+from pldistill.tasks.detection.faster_rcnn import Detector, Transform, build_detector
 from pldistill.tasks.detection.options import DetectionOptions
 
 # By backbone and tag. Their logits are by COCO's category ids, with gaps: column 0 is the background.
@@ -152,7 +152,9 @@ class LoadedDetector:
     """A detector read from a folder, in eval mode, with what is needed to use it.
 
     Attributes:
-        model: the detector with its weights and input statistics.
+        model: the detector with its weights and input statistics. `model.model` is torchvision's: called with images
+            `(3, H, W)` float in [0, 1] it resizes and normalizes them as the run did, and finds what `predict` finds;
+            its labels are columns, which with `unused_ids=keep` are category ids.
         architecture: its name, `fasterrcnn:BACKBONE`.
         classes: class names; label i + 1 is `classes[i]`, 0 the background.
         category_ids: COCO's id of each class.
@@ -229,5 +231,6 @@ def load_detector(directory: str | Path) -> LoadedDetector:
     with torch.random.fork_rng(devices=[]):  # reading a model must not change how the next one starts
         model = build_detector(backbone, columns=width, options=options)
     load_weights(model, folder / WEIGHTS)
+    model.transform = Transform(image_size, max_side, about["mean"], about["std"])
     detector = Detector(model, **about).eval()
     return LoadedDetector(detector, config["architecture"], classes, ids, image_size, max_side)
