@@ -4,8 +4,9 @@ Teacher and data may differ in ways that no shape shows: labels in another order
 of another task. All of them leave a teacher that guesses, and a student that learns to guess. So the teacher answers up
 to 512 validation images, evenly taken, the same ones always, and one that does not beat chance is refused.
 
-Chance is the larger of 1 / C and the share of the commonest class among those images, which a teacher that always
-says that class gets right. With h of n images right the p-value is the exact binomial tail
+Chance is the share of the commonest answer among those that are right, at least 1 / C of C answers: what a teacher that
+always gives that answer gets right. In detection the samples are RoIs, and background is an answer among the others
+(`tasks/detection/task.py`). With h of n samples right the p-value is the exact binomial tail
 
     p = P(X >= h), X ~ B(n, chance)
 
@@ -71,7 +72,7 @@ def preflight(
     with torch.no_grad():
         hits, labels = task.examine(recipe, data, teacher.at_validation(), IMAGES, place, accelerator.autocast)
     images, commonest = len(labels), int(labels.bincount().amax()) if len(labels) else 0
-    chance = max(1 / len(data.classes), commonest / max(images, 1))
+    chance = commonest / images if images else 1.0
     p = binomial_tail(hits, images, chance)
     said = (
         f"{hits} of {images} validation {task.rows} right ({100 * hits / max(images, 1):.1f} %), where chance is "

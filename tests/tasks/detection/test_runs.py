@@ -229,7 +229,7 @@ def test_ninety_classes_of_one_s_own_are_no_coco_classes(tmp_path):
 
 
 def test_a_teacher_at_chance_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"validation boxes right .* go on with --trust-teacher"):
+    with pytest.raises(ValueError, match=r"validation RoIs right .* go on with --trust-teacher"):
         train(
             recipe(method="pld", teacher=str(untrained(tmp_path)), data="scenes:train=6,val=40", trust_teacher=False),
             tmp_path / "run",

@@ -25,6 +25,7 @@ from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.tasks.base import Ask, Autocast, Figures, Loaded, Loaders, Pair, Placement, Task, float32, matched
 from pldistill.tasks.detection import SPEC
+from pldistill.tasks.detection.background import background_boxes
 from pldistill.tasks.detection.dataset import BoxData, BoxLoader, BoxSplit, make_box_loader
 from pldistill.tasks.detection.faster_rcnn import Detector, build_detector
 from pldistill.tasks.detection.methods import OWN
@@ -40,11 +41,11 @@ from pldistill.types import DetectionBatch, Outputs
 
 
 class Detection(Task[BoxData, Detector]):
-    """Boxes with labels; a row is an RoI. The own terms are torchvision's four, and rows are hits as RoIs are."""
+    """Boxes with labels; a row is an RoI. The own terms are torchvision's four, and rows are RoIs."""
 
     spec = SPEC
     own = tuple(OWN)
-    rows = "boxes"
+    rows = "RoIs"
     samples_an_image = 16
 
     def __init__(self, options: DetectionOptions, *, exif: bool = True) -> None:
@@ -158,11 +159,21 @@ class Detection(Task[BoxData, Detector]):
         return DetectorValidation(loaders.val, data, asked, autocast)
 
     def answers(self, teacher: Teacher, batch: DetectionBatch) -> tuple[Tensor, Tensor]:
-        """Ask the teacher what stands in the true boxes."""
+        """Ask the teacher what stands in the true boxes, and in as many boxes of the background beside them.
+
+        Background is an answer like the classes, so it is among what is asked about: a teacher that always gives one
+        answer, the commonest class or background, gets at most that answer's share right, which is about a half
+        however common a class is, and of one class too. To beat it a teacher must tell objects from background, or
+        classes from one another.
+        """
         (asked,) = (member.model for member in teacher.members)
         assert isinstance(asked, Detector)
-        logits = teacher(replace(batch, regions=tuple(objects.boxes for objects in batch.targets))).logits
-        own = torch.cat([objects.labels for objects in batch.targets])
+        regions, labels = [], []
+        for number, image, objects in zip(batch.ids.tolist(), batch.images, batch.targets, strict=True):
+            nothing = background_boxes(objects.boxes, (image.shape[1], image.shape[2]), number)
+            regions.append(torch.cat([objects.boxes, nothing]))
+            labels.append(torch.cat([objects.labels, objects.labels.new_zeros(len(nothing))]))
+        logits, own = teacher(replace(batch, regions=tuple(regions))).logits, torch.cat(labels)
         return logits, asked.columns[own] if self.options.keeps_unused else own
 
     def save(self, model: Detector, folder: Path, data: BoxData, recipe: Recipe) -> None:
