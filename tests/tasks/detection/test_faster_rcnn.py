@@ -201,9 +201,41 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**config, "task": None}))
     with pytest.raises(ValueError, match="holds a classifier"):
         load_detector(tmp_path)
-    del config["mean"]
+
+
+DAMAGED = [
+    (lambda it: it.pop("mean"), "mean: expected a value, got none"),
+    (lambda it: it.update(mean=[0, 0]), "mean.2: expected a value, got none"),
+    (lambda it: it.update(std=[1, 1, 0]), "std.2: expected"),
+    (lambda it: it.update(std=[1, 1, "1"]), "std.2: expected"),
+    (lambda it: it.update(mean=[0, 0, float("nan")]), "mean.2: expected"),
+    (lambda it: it.update(width="4"), "width: expected a whole number from 2 to 1,000,000, got '4'"),
+    (lambda it: it.update(image_size=0), "image_size: expected a whole number from 1"),
+    (lambda it: it.update(label_names="abc"), "label_names: expected input should be a valid"),
+    (lambda it: it.update(label_names=["a"]), "category_ids: expected 1 for 1 classes, got 3"),
+    (lambda it: it.update(columns=[0, 1, 2]), "columns: expected 4 for 3 classes, got 3"),
+    (lambda it: it.update(columns=[0, 1, 2, 9]), "columns: expected numbers below width, 4, got 9"),
+    (lambda it: it.update(architecture="resnet18"), "architecture: expected"),
+    (lambda it: it["options"].update(anchor="big"), "options.anchor: expected"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGED, ids=[message[:30] for _, message in DAMAGED])
+def test_a_damaged_config_is_named_by_its_field(tmp_path, change, message):
+    save_detector(detector(), tmp_path, **NAMES, options=OPTIONS)
+    config = json.loads((tmp_path / "config.json").read_text())
+    change(config)
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"config\.json is damaged: KeyError\('mean'\)"):
+    with pytest.raises(ValueError, match=re.escape(f"config.json is damaged: {message}")) as caught:
+        load_detector(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", "null", "[" * 100_000, "\udcff"])
+def test_a_config_of_something_else_is_named(tmp_path, text):
+    save_detector(detector(), tmp_path, **NAMES, options=OPTIONS)
+    (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"config\.json is damaged: "):
         load_detector(tmp_path)
 
 

@@ -10,9 +10,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 from safetensors.torch import save
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN, FasterRCNN_ResNet50_FPN_Weights
@@ -21,7 +23,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from pldistill.files import check_run_files, write_atomically
 from pldistill.models.checkpoints import load_weights, put_weights, read_state
 from pldistill.models.folder import CONFIG, WEIGHTS
-from pldistill.specs import FASTER_RCNN
+from pldistill.specs import FASTER_RCNN, expectation
 from pldistill.tasks.detection.backbones import with_norm
 from pldistill.tasks.detection.faster_rcnn import Detector, Transform, build_detector
 from pldistill.tasks.detection.options import DetectionOptions
@@ -29,6 +31,9 @@ from pldistill.tasks.detection.options import DetectionOptions
 # By backbone and tag. Their logits are by COCO's category ids, with gaps: column 0 is the background.
 PUBLISHED = {"resnet50.coco_v1": FasterRCNN_ResNet50_FPN_Weights.COCO_V1}
 COCO_COLUMNS = 91
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Side = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 def coco_columns() -> dict[str, int]:
@@ -217,20 +222,63 @@ def load_detector(directory: str | Path) -> LoadedDetector:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is no detector's folder: {name} is missing")
     check_run_files(folder, (CONFIG, WEIGHTS))
-    try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if config.get("task") != "detection":
-            raise ValueError(f"{folder} holds a classifier ({config.get('architecture')}), expected a detector")
-        backbone = config["architecture"].removeprefix(FASTER_RCNN)
-        options = DetectionOptions.model_validate(config["options"])
-        about = {name: config[name] for name in ("mean", "std", "columns", "unused")}
-        width, image_size, max_side = (int(config[name]) for name in ("width", "image_size", "max_side"))
-        classes, ids = tuple(config["label_names"]), tuple(config["category_ids"])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / CONFIG} is damaged: {error!r}") from error
+    config = _read_config(folder / CONFIG)
     with torch.random.fork_rng(devices=[]):  # reading a model must not change how the next one starts
-        model = build_detector(backbone, columns=width, options=options)
+        model = build_detector(
+            config.architecture.removeprefix(FASTER_RCNN), columns=config.width, options=config.options
+        )
     load_weights(model, folder / WEIGHTS)
-    model.transform = Transform(image_size, max_side, about["mean"], about["std"])
-    detector = Detector(model, **about).eval()
-    return LoadedDetector(detector, config["architecture"], classes, ids, image_size, max_side)
+    model.transform = Transform(config.image_size, config.max_side, config.mean, config.std)
+    detector = Detector(model, mean=config.mean, std=config.std, columns=config.columns, unused=config.unused).eval()
+    return LoadedDetector(
+        detector,
+        config.architecture,
+        tuple(config.label_names),
+        tuple(config.category_ids),
+        config.image_size,
+        config.max_side,
+    )
+
+
+class _Config(BaseModel):
+    """What `config.json` of a detector's folder holds; arguments as in `LoadedDetector`."""
+
+    model_config = ConfigDict(strict=True)
+
+    architecture: Annotated[str, Field(pattern=f"^{FASTER_RCNN}.")]
+    label_names: Annotated[list[str], Field(min_length=1)]
+    category_ids: list[int]
+    columns: list[Annotated[int, Field(ge=0)]]
+    width: Annotated[int, Field(ge=2, le=1_000_000)]
+    unused: bool
+    mean: tuple[_Finite, _Finite, _Finite]
+    std: tuple[_Positive, _Positive, _Positive]
+    image_size: _Side
+    max_side: _Side
+    options: DetectionOptions
+
+    @model_validator(mode="after")
+    def _agree(self) -> _Config:
+        count = len(self.label_names)
+        for name, values, wanted in (("category_ids", self.category_ids, count), ("columns", self.columns, count + 1)):
+            if len(values) != wanted:
+                raise ValueError(f"{name}: expected {wanted} for {count} classes, got {len(values)}")
+        if max(self.columns) >= self.width:
+            raise ValueError(f"columns: expected numbers below width, {self.width}, got {max(self.columns)}")
+        return self
+
+
+def _read_config(file: Path) -> _Config:
+    content = file.read_bytes()
+    try:
+        config = from_json(content)
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} is damaged: expected an object, got {type(config).__name__}")
+    if config.get("task") != "detection":
+        raise ValueError(f"{file.parent} holds a classifier ({config.get('architecture')}), expected a detector")
+    try:
+        return _Config.model_validate_json(content)
+    except ValidationError as error:
+        raise ValueError(f"{file} is damaged: {expectation(_Config, error)}") from None
