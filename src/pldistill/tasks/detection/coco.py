@@ -25,7 +25,7 @@ Part = Literal["train", "val"]
 # What a part is called, by what is looked for first; a test split scores where there is none for validation.
 NAMES: dict[Part, tuple[tuple[str, ...], ...]] = {
     "train": (("train", "train2017"),),
-    "val": (("val", "val2017", "valid"), ("test", "test2017")),
+    "val": (("val", "val2017", "valid", "validation"), ("test", "test2017")),
 }
 _ROBOFLOW = "_annotations.coco.json"
 _THINNEST = 1 / 64  # pixels; a thinner box can lose its area in float32
