@@ -49,7 +49,7 @@ def predict(
             for line in [_line(prediction) for prediction in predictions] or ["nothing"]:
                 console.print(f"  {_one_line(line)}", soft_wrap=True)
     if draw is not None:
-        _draw(draw, files, images, answers, least, silent=as_json)
+        _draw(draw, files, images, answers, least, silent=as_json, exif=opened.recipe.exif)
     if unreadable:
         raise ValueError(f"{len(unreadable)} of {len(images) + len(unreadable)} files: {'; '.join(unreadable)}")
 
@@ -94,7 +94,14 @@ def _line(prediction: Mapping[str, Any]) -> str:
 
 
 def _draw(
-    folder: Path, files: Sequence[Path], images: Sequence[Path], answers: Sequence[Any], least: float, *, silent: bool
+    folder: Path,
+    files: Sequence[Path],
+    images: Sequence[Path],
+    answers: Sequence[Any],
+    least: float,
+    *,
+    silent: bool,
+    exif: bool,
 ) -> None:
     """Draw the boxes into the images, one file each."""
     from pldistill.data.images import open_image
@@ -102,7 +109,7 @@ def _draw(
 
     folder.mkdir(parents=True, exist_ok=True)
     for file, image, boxes in zip(files, images, answers, strict=True):
-        file.write_bytes(jpeg(draw_boxes(open_image(str(image)), boxes, least)))
+        file.write_bytes(jpeg(draw_boxes(open_image(str(image), exif=exif), boxes, least)))
         if not silent:
             console.print(f"drawn   {file}", soft_wrap=True)
 

@@ -267,15 +267,22 @@ class Task(ABC, Generic[Data, Model]):
         self, recipe: Recipe, data: Data, teacher: Teacher, most: int, place: Placement, autocast: Autocast
     ) -> tuple[int, Tensor]:
         """Ask the teacher about up to `most` validation images, the same in each process: its hits, labels `(N,)`."""
+        logits, labels = self.ask(recipe, data, teacher, most, place, autocast)
+        return int((logits.argmax(dim=1) == labels).sum()), labels
+
+    def ask(
+        self, recipe: Recipe, data: Data, teacher: Teacher, most: int, place: Placement, autocast: Autocast
+    ) -> tuple[Tensor, Tensor]:
+        """What a teacher says of up to `most` validation images: logits `(N, C)` and labels `(N,)`, on the CPU."""
         some = data.val.subset(evenly(len(data.val), max(1, most // self.samples_an_image)).tolist())
         settings = recipe.model_copy(update={"batch_size": min(recipe.batch_size, len(some))})
-        hits, labels = 0, [torch.zeros(0, dtype=torch.int64)]
+        answers = []
         for batch in self.loader(some, settings, data, place.alone(), train=False).epoch(0):
             with autocast():
-                logits, wanted = self.answers(teacher, batch)
-            hits += int((logits.argmax(dim=1) == wanted).sum())
-            labels.append(wanted.cpu())
-        return hits, torch.cat(labels)
+                logits, labels = self.answers(teacher, batch)
+            answers.append((logits.cpu(), labels.cpu()))
+        logits, labels = (torch.cat(parts) for parts in zip(*answers, strict=True))
+        return logits, labels
 
     def choice(self, data: Data) -> str:
         """The figure of an epoch's row that tells the best epoch: the score on the held-out samples where some are.

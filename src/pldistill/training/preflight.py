@@ -6,7 +6,7 @@ to 512 validation images, evenly taken, the same ones always, and one that does 
 
 Chance is the share of the commonest answer among those that are right, at least 1 / C of C answers: what a teacher that
 always gives that answer gets right. In detection the samples are RoIs, and background is an answer among the others
-(`tasks/detection/task.py`). With h of n samples right the p-value is the exact binomial tail
+(`tasks/detection/examine.py`). With h of n samples right the p-value is the exact binomial tail
 
     p = P(X >= h), X ~ B(n, chance)
 

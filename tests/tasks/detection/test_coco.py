@@ -117,6 +117,14 @@ def test_a_file_name_may_have_a_folder(tmp_path):
     assert data.train.paths == (str((tmp_path / "train/deep/1.png").resolve()),)
 
 
+def test_one_file_under_two_names_is_refused(tmp_path):
+    rows = [image(1, name="1.png"), image(2, name="train/1.png"), image(3)]
+    write(tmp_path, content(rows, [box(1, 1, [0, 0, 9, 9])]))
+    (tmp_path / "train" / "train" / "1.png").unlink()
+    with pytest.raises(ValueError, match=r"expected a file of its own for each image, got .*train/1.png for several"):
+        opened(tmp_path)
+
+
 def test_links_are_followed_and_shared_images_counted(tmp_path):
     train = content([image(1), image(2)], [box(1, 1, [0, 0, 9, 9])])
     val = content([image(2), image(3)], [box(1, 2, [0, 0, 9, 9])])

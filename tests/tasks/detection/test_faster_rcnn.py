@@ -193,6 +193,16 @@ def test_torchvisions_call_trains_a_loaded_detector_on_boxes_that_go_with_their_
     assert all(torch.isfinite(value) for value in losses.values())
 
 
+@pytest.mark.parametrize("side", [16, 33, 66])
+def test_what_is_said_of_an_image_does_not_depend_on_the_images_before(side):
+    """Not on one that is padded by half, whose maps seem to be at other strides."""
+    batch = scenes(regions=(torch.tensor([[3.0, 4, 50, 60]]), torch.tensor([[20.0, 30, 60, 60]])))
+    fresh, used = detector().eval(), detector().eval()
+    with torch.no_grad():
+        used.detect([torch.zeros(3, side, side, dtype=torch.uint8)])
+        assert torch.equal(used.answer(batch).logits, fresh.answer(batch).logits)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"is no detector's folder: config\.json is missing"):
         load_detector(tmp_path)

@@ -209,6 +209,9 @@ def _paths(place: _Place, names: Sequence[str]) -> list[str]:
             f"coco: {len(missing)} of the {len(names)} images of {place.file} are missing in "
             f"{', '.join(map(str, place.folders))}: {', '.join(missing[:_SHOWN])}{more}"
         )
+    twice = [path for path, count in Counter(paths).items() if count > 1]
+    if twice:
+        raise ValueError(f"coco: {place.file}: expected a file of its own for each image, got {twice[0]} for several")
     return paths
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -14,11 +15,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+from torchvision.ops.poolers import initLevelMapper
 
 from pldistill.data.dataset import normalize
 from pldistill.models import TaskModel
 from pldistill.specs import unknown
-from pldistill.tasks.detection.backbones import Backbone, build_backbone
+from pldistill.tasks.detection.backbones import STRIDES, Backbone, build_backbone
 from pldistill.tasks.detection.dataset import resize, resized
 from pldistill.tasks.detection.options import DetectionOptions
 from pldistill.types import DetectionBatch, Detections, DetectionTargets, Outputs
@@ -128,6 +130,11 @@ def build_detector(backbone: str, *, columns: int, options: DetectionOptions, pr
         box_score_thresh=options.score_threshold,
         box_detections_per_img=options.detections,
     )
+    # torchvision infers these from the first images it is shown, wrongly where padding is much of them, and keeps them.
+    pool: Any = model.roi_heads.box_roi_pool
+    pool.scales = [1 / stride for stride in STRIDES]
+    first, last = (int(math.log2(stride)) for stride in (STRIDES[0], STRIDES[-1]))
+    pool.map_levels = initLevelMapper(first, last, pool.canonical_scale, pool.canonical_level)
     # What `load_weights` asks of a model: where its head is.
     model.pretrained_cfg = {"classifier": HEADS}  # pyright: ignore[reportArgumentType]
     return model

@@ -25,8 +25,8 @@ from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.tasks.base import Ask, Autocast, Figures, Loaded, Loaders, Pair, Placement, Task, float32, matched
 from pldistill.tasks.detection import SPEC
-from pldistill.tasks.detection.background import background_boxes
 from pldistill.tasks.detection.dataset import BoxData, BoxLoader, BoxSplit, make_box_loader
+from pldistill.tasks.detection.examine import background_boxes, best_look
 from pldistill.tasks.detection.faster_rcnn import Detector, build_detector
 from pldistill.tasks.detection.methods import OWN
 from pldistill.tasks.detection.metrics import DetectorValidation
@@ -159,13 +159,7 @@ class Detection(Task[BoxData, Detector]):
         return DetectorValidation(loaders.val, data, asked, autocast)
 
     def answers(self, teacher: Teacher, batch: DetectionBatch) -> tuple[Tensor, Tensor]:
-        """Ask the teacher what stands in the true boxes, and in as many boxes of the background beside them.
-
-        Background is an answer like the classes, so it is among what is asked about: a teacher that always gives one
-        answer, the commonest class or background, gets at most that answer's share right, which is about a half
-        however common a class is, and of one class too. To beat it a teacher must tell objects from background, or
-        classes from one another.
-        """
+        """Ask the teacher what stands in the true boxes, and in as many boxes of the background beside them."""
         (asked,) = (member.model for member in teacher.members)
         assert isinstance(asked, Detector)
         regions, labels = [], []
@@ -175,6 +169,12 @@ class Detection(Task[BoxData, Detector]):
             labels.append(torch.cat([objects.labels, objects.labels.new_zeros(len(nothing))]))
         logits, own = teacher(replace(batch, regions=tuple(regions))).logits, torch.cat(labels)
         return logits, asked.columns[own] if self.options.keeps_unused else own
+
+    def examine(
+        self, recipe: Recipe, data: BoxData, teacher: Teacher, most: int, place: Placement, autocast: Autocast
+    ) -> tuple[int, Tensor]:
+        """The teacher's hits among RoIs, and their labels, where it does best: see `tasks/detection/examine.py`."""
+        return best_look(*self.ask(recipe, data, teacher, most, place, autocast))
 
     def save(self, model: Detector, folder: Path, data: BoxData, recipe: Recipe) -> None:
         save_detector(
