@@ -136,13 +136,11 @@ def test_a_folder_in_coco_s_form_is_read(capsys, tmp_path):
     )
 
 
-@pytest.mark.parametrize("workers", ["0", "1"])
-def test_an_image_that_is_damaged_behind_its_header_is_named_in_one_line(capsys, tmp_path, workers):
+def test_an_image_that_is_damaged_behind_its_header_is_named_in_one_line(capsys, tmp_path):
     write_coco(open_boxes(DATA), tmp_path / "mine")
     file = next((tmp_path / "mine" / "train").iterdir())
     file.write_bytes(file.read_bytes()[:2000])
     arguments = [word if word != DATA else f"coco:{tmp_path / 'mine'}" for word in TINY]
-    arguments[arguments.index("--workers") + 1] = workers
     asked = ["--method", "ce", "--image-size", "64", "--out", tmp_path / "run"]
     code, out, err = run(capsys, "train", *arguments, *asked)
     assert code == 2
@@ -211,6 +209,53 @@ def test_a_mistake_is_one_plain_line(capsys, tmp_path, monkeypatch, arguments, s
     assert err.count("\n") == 1
     assert "Traceback" not in out + err
     assert list(tmp_path.iterdir()) == []
+
+
+def scaled(content):
+    for row in content["annotations"]:
+        row["bbox"] = [side / 96 for side in row["bbox"]]
+
+
+def cornered(content):
+    for row in content["annotations"]:
+        left, top, width, height = row["bbox"]
+        row["bbox"] = [left, top, left + width, top + height]
+
+
+ANNOTATIONS = [
+    (lambda it: it["annotations"][0].update(iscrowd="0"), "annotation 1 of image 1: iscrowd: expected 0 or 1, got '0'"),
+    (
+        lambda it: it["images"][1].update(width=95),
+        "000000000002.png: expected 95x96 pixels, as its record says, got 9",
+    ),
+    (
+        lambda it: it["images"][1].update(file_name="000000000001.png"),
+        "expected each once, got '000000000001.png' 2",
+    ),
+    (lambda it: it["categories"][1].update(name="A"), "category name: expected each once, got 'A' 2 times"),
+    (scaled, "which looks like normalized boxes"),
+    (cornered, "which looks like left, top, right, bottom (x1, y1, x2, y2)"),
+    (None, "not JSON (recursion limit exceeded"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), ANNOTATIONS, ids=[says[:20] for _, says in ANNOTATIONS])
+def test_a_mistake_in_the_annotations_is_one_plain_line(capsys, tmp_path, change, says):
+    root = tmp_path / "mine"
+    write_coco(open_boxes(DATA), root)
+    file = root / "instances_train.json"
+    content = json.loads(file.read_text())
+    if change is not None:
+        change(content)
+    file.write_text("[" * 100_000 if change is None else json.dumps(content))
+    arguments = [word if word != DATA else f"coco:{root}" for word in CE]
+    code, out, err = run(capsys, "train", *arguments, "--image-size", "64", "--out", tmp_path / "run")
+    assert code == 2
+    assert str(file) in err
+    assert says in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_teacher_of_other_classes_is_refused_before_the_first_step(capsys, trained, tmp_path):
