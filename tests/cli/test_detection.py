@@ -226,7 +226,7 @@ ANNOTATIONS = [
     (lambda it: it["annotations"][0].update(iscrowd="0"), "annotation 1 of image 1: iscrowd: expected 0 or 1, got '0'"),
     (
         lambda it: it["images"][1].update(width=95),
-        "000000000002.png: expected 95x96 pixels, as its record says, got 9",
+        "000000000002.png: expected 95x96 pixels, as in its record, got 9",
     ),
     (
         lambda it: it["images"][1].update(file_name="000000000001.png"),

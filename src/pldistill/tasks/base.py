@@ -267,13 +267,13 @@ class Task(ABC, Generic[Data, Model]):
         self, recipe: Recipe, data: Data, teacher: Teacher, most: int, place: Placement, autocast: Autocast
     ) -> tuple[int, Tensor]:
         """Ask the teacher about up to `most` validation images, the same in each process: its hits, labels `(N,)`."""
-        logits, labels = self.ask(recipe, data, teacher, most, place, autocast)
+        logits, labels = self.validation_answers(recipe, data, teacher, most, place, autocast)
         return int((logits.argmax(dim=1) == labels).sum()), labels
 
-    def ask(
+    def validation_answers(
         self, recipe: Recipe, data: Data, teacher: Teacher, most: int, place: Placement, autocast: Autocast
     ) -> tuple[Tensor, Tensor]:
-        """What a teacher says of up to `most` validation images: logits `(N, C)` and labels `(N,)`, on the CPU."""
+        """A teacher's logits `(N, C)` for up to `most` validation images, and their labels `(N,)`, on the CPU."""
         some = data.val.subset(evenly(len(data.val), max(1, most // self.samples_an_image)).tolist())
         settings = recipe.model_copy(update={"batch_size": min(recipe.batch_size, len(some))})
         answers = []

@@ -208,7 +208,7 @@ def test_missing_images_are_named(tmp_path):
 def test_an_image_of_another_size_is_named_when_it_is_read(tmp_path):
     data = opened(write(tmp_path))
     (tmp_path / "train" / "9.png").write_bytes((tmp_path / "train" / "2.png").read_bytes())
-    with pytest.raises(ValueError, match=r"9.png: expected 20x50 pixels, as its record says, got 40x30"):
+    with pytest.raises(ValueError, match=r"9.png: expected 20x50 pixels, as in its record, got 40x30"):
         data.train.image(2)
 
 

@@ -62,7 +62,9 @@ def test_boxes_lie_on_images_as_they_are_shown(tmp_path, suffix, orientation):
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_a_record_of_the_size_before_turning_is_named(tmp_path, suffix):
     spec = turned_data(tmp_path, suffix, 6, size=(30, 40))
-    said = r"1 of 1 images of .*instances_train.json have another size than it says: 1\..*: expected 30x40 pixels, "
+    said = (
+        r"1 of 1 images of .*instances_train.json have another size than their record: 1\..*: expected 30x40 pixels, "
+    )
     with pytest.raises(ValueError, match=said) as caught:
         open_boxes(spec)
     assert "before its EXIF orientation is applied (exif=false reads it so)" in str(caught.value)
@@ -100,8 +102,8 @@ def test_images_of_another_size_are_named_before_they_are_used(tmp_path):
     with pytest.raises(ValueError, match="another size") as caught:
         open_boxes(f"coco:{tmp_path}")
     said = str(caught.value)
-    assert f"7 of 20 images of {tmp_path / 'instances_train.json'} have another size than it says: " in said
-    assert f"{wrong[0]}.png: expected 40x30 pixels, as its record says, got 30x41; {wrong[1]}.png: " in said
+    assert f"7 of 20 images of {tmp_path / 'instances_train.json'} have another size than their record: " in said
+    assert f"{wrong[0]}.png: expected 40x30 pixels, as in its record, got 30x41; {wrong[1]}.png: " in said
     assert said.endswith("; and 2 more")
 
 

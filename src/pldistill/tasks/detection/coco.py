@@ -34,9 +34,9 @@ _SHOWN = 5  # names in one message
 
 
 class Read(NamedTuple):
-    """The parts that were asked for, their classes by rising id, and how often something odd was found.
+    """The requested parts, their classes by rising id, and how often something odd was found.
 
-    `skipped` says what is wrong with each image of a part that is left out.
+    `skipped` has the reason for each image of a part that is left out.
     """
 
     categories: tuple[Category, ...]
@@ -61,8 +61,8 @@ def coco(
     `test` of the same form stands for it, and where `val` alone is read, PATH may itself be the folder with
     `_annotations.coco.json`. Which training images `train` keeps follows from their ids alone.
 
-    Every image is looked at, and must have the size that its record says, with `exif` turned as its EXIF orientation
-    says, as annotation tools show it. `on_bad_image` "skip" leaves out what cannot be read.
+    Every image is read before it is used, and must have the width and height of its record; with `exif` those after its
+    EXIF orientation is applied, as annotation tools show it. `on_bad_image` "skip" leaves out what cannot be read.
 
     Links are followed, also out of PATH: who may make one there may as well copy the image. A `file_name` that leaves
     PATH is refused. Boxes of no or negative width or height are left out, as torchvision's training does, and counted.

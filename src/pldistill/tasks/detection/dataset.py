@@ -141,7 +141,7 @@ class DrawnBoxes(BoxSplit):
 
 
 class StoredBoxes(BoxSplit):
-    """Images that are read when they are needed: `paths`, one file each; with `exif` turned as EXIF says."""
+    """Images that are read when they are needed: `paths`, one file each; `exif` applies their EXIF orientation."""
 
     def __init__(
         self, paths: Sequence[str], annotations: Annotations, ids: Tensor | None = None, *, exif: bool = True
@@ -163,7 +163,7 @@ class StoredBoxes(BoxSplit):
         height, width = self.sizes[place].tolist()
         if size == (width, height):
             return None
-        wrong = f"expected {width}x{height} pixels, as its record says, got {size[0]}x{size[1]}"
+        wrong = f"expected {width}x{height} pixels, as in its record, got {size[0]}x{size[1]}"
         if check_header(self.paths[place], exif=not self.exif) != (width, height):
             return wrong
         how = "before its EXIF orientation is applied" if self.exif else "after its EXIF orientation is applied"

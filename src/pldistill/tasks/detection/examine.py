@@ -1,4 +1,4 @@
-"""Is a detector's teacher better than chance? It is asked about true boxes, and about background drawn beside them.
+"""Is a detector's teacher better than chance? It classifies true boxes, and boxes of background drawn beside them.
 
 There are two things to know, and a teacher may know either:
 
@@ -10,10 +10,10 @@ Of each look the answers that are right are thinned out evenly until none is mor
 was. So whoever always gives one answer, background or a class, is right in a half at most, however common it is among
 the data's boxes; and so is a teacher with its classes in another order, which knows background alone. The teacher is
 judged by the look in which it exceeds that share by more standard deviations: of two looks, chance passes in up to
-twice as many cases as the level says. A look of one answer tells nothing.
+twice as many cases as the level allows. A look of one answer decides nothing.
 
 Of 40 detectors with drawn weights, on `scenes`, none passed, and 2 where all its classes were made one: drawn features
-may tell textures from flat background. A detector of AP 8.4 that calls every true box background passed by the first.
+may separate textures from flat background. A detector of AP 8.4, at chance by its plain answers, passed by the first.
 """
 
 from __future__ import annotations

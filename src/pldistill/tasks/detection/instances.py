@@ -80,7 +80,7 @@ class Category(NamedTuple):
 
 @dataclass(frozen=True)
 class Instances:
-    """What a file of annotations says.
+    """The content of a file of annotations.
 
     Attributes:
         file: where it was read.
@@ -117,9 +117,9 @@ class Instances:
 
 def positions(wanted: Sequence[int], ids: Sequence[int]) -> np.ndarray:
     """The position of each among the ids, which rise; -1 for what is not there."""
-    known, asked = np.array(ids, dtype=np.int64), np.array(wanted, dtype=np.int64)
-    places = np.searchsorted(known, asked).clip(max=len(known) - 1)
-    return np.where(known[places] == asked, places, -1)
+    known, values = np.array(ids, dtype=np.int64), np.array(wanted, dtype=np.int64)
+    places = np.searchsorted(known, values).clip(max=len(known) - 1)
+    return np.where(known[places] == values, places, -1)
 
 
 def read_instances(file: Path) -> Instances:

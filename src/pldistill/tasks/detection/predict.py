@@ -1,6 +1,6 @@
 """What detectors find, as plain data: in images of one's own, and in the first validation images of a run.
 
-A box is a dict: `box` (left, top, right, bottom in pixels of the image, turned as its EXIF orientation says), `class`,
+A box is a dict: `box` (left, top, right, bottom in pixels of the image after its EXIF orientation), `class`,
 and of one that was found `score`. The best come first.
 """
 
@@ -30,7 +30,7 @@ LEFT = 6
 def detect(folder: Path, images: Sequence[Path | str], *, exif: bool = True) -> list[list[dict[str, Any]]]:
     """Give the boxes that the detector of a finished run finds in each image, in float32 on the CPU.
 
-    With `exif` images are turned as their EXIF orientation says, and boxes are in pixels of them as they are shown.
+    `exif` applies the EXIF orientation of images; boxes are in pixels of the result.
 
     Raises:
         ValueError: for an image that is missing or cannot be read.

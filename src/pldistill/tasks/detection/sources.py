@@ -30,9 +30,9 @@ def open_boxes(
 
     `train=N` keeps N of COCO's training images; of scenes it is how many are drawn. `image_size` is the short side in
     pixels that models see in evaluation, and `max_side` what the long side may have at most; None are 800 and 1333, of
-    scenes their own size. For `evaluation` the validation part alone is read, and the training split is empty. With
-    `exif` images of files are turned as their EXIF orientation says; `on_bad_image` skip leaves those out that cannot
-    be read, where stop refuses them.
+    scenes their own size. For `evaluation` the validation part alone is read, and the training split is empty.
+    `exif` applies the EXIF orientation of images of files; `on_bad_image` skip leaves out those that cannot be read,
+    where stop refuses them.
 
     Raises:
         ValueError: an unknown name or option, sides that are too small, and what `coco` and `scenes` refuse.

@@ -103,7 +103,7 @@ class Detection(Task[BoxData, Detector]):
         )
 
     def open_validation(self, recipe: Recipe, classes: Sequence[str]) -> BoxData:
-        """Open the images that score a detector of these classes, which are told by their names: all of them or some.
+        """Open the images that score a detector of these classes, matched by name: all of them or some.
 
         A class of the detector's that the data has not is none that there is anything to find of.
         """
@@ -159,7 +159,7 @@ class Detection(Task[BoxData, Detector]):
         return DetectorValidation(loaders.val, data, asked, autocast)
 
     def answers(self, teacher: Teacher, batch: DetectionBatch) -> tuple[Tensor, Tensor]:
-        """Ask the teacher what stands in the true boxes, and in as many boxes of the background beside them."""
+        """The teacher's logits for the true boxes and for as many boxes of background beside them, and their labels."""
         (asked,) = (member.model for member in teacher.members)
         assert isinstance(asked, Detector)
         regions, labels = [], []
@@ -174,7 +174,7 @@ class Detection(Task[BoxData, Detector]):
         self, recipe: Recipe, data: BoxData, teacher: Teacher, most: int, place: Placement, autocast: Autocast
     ) -> tuple[int, Tensor]:
         """The teacher's hits among RoIs, and their labels, where it does best: see `tasks/detection/examine.py`."""
-        return best_look(*self.ask(recipe, data, teacher, most, place, autocast))
+        return best_look(*self.validation_answers(recipe, data, teacher, most, place, autocast))
 
     def save(self, model: Detector, folder: Path, data: BoxData, recipe: Recipe) -> None:
         save_detector(

@@ -25,7 +25,7 @@ def verified(split: StoredBoxes, file: Path, on_bad_image: str) -> tuple[StoredB
     decoded, and those that cannot be read are left out. A wrong size is a wrong record, and refused with both.
 
     Raises:
-        ValueError: for images of another size than their record says; with `stop` for images that cannot be read; for a
+        ValueError: for images of another size than their record's; with `stop` for images that cannot be read; for a
             split of which none can be.
     """
     bad, wrong = _look(split, decode=on_bad_image == "skip")
@@ -37,7 +37,7 @@ def verified(split: StoredBoxes, file: Path, on_bad_image: str) -> tuple[StoredB
         )
     if wrong:
         raise ValueError(
-            f"coco: {len(wrong)} of {total} images of {file} have another size than it says: "
+            f"coco: {len(wrong)} of {total} images of {file} have another size than their record: "
             f"{first_few([*wrong.values()])}"
         )
     if not bad:
