@@ -5,10 +5,11 @@ import signal
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pldistill.__main__ import main
-from pldistill.data import loader
+from pldistill.data import loader, make_loader, open_data
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
@@ -63,3 +64,15 @@ def test_memory_that_runs_out(line, monkeypatch, capfd):
     monkeypatch.setattr(loader, "read_batch", read)
     code, said = run(line, capfd)
     assert (code, said.startswith("pldistill: memory ran out: try a smaller --batch-size")) == (1, True)
+
+
+def test_workers_end_with_python_and_do_not_wait_out_their_grace(line, capfd):
+    data = open_data(line[2])
+    show = {"batch_size": 2, "image_size": 8, "augment": None, "seed": 0, "shuffle": False}
+    made = make_loader(data.val, device=torch.device("cpu"), workers=1, **show)
+    before = {worker for worker in loader._STARTED if worker.is_alive()}
+    next(made.epoch(0))
+    (worker,) = {worker for worker in loader._STARTED if worker.is_alive()} - before
+    loader._end_workers()
+    worker.join(loader.GRACE / 2)
+    assert worker.exitcode == 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
+import multiprocessing.process
 import os
 import signal
 from abc import ABC, abstractmethod
@@ -49,7 +52,9 @@ class Workers:
         """
         self._turn = turn = self._turn + 1
         self._keys[:] = keys
+        before = set(multiprocessing.active_children())
         reader = iter(self._reader)
+        _STARTED.update(set(multiprocessing.active_children()) - before)
         for _ in keys:
             if turn != self._turn:
                 raise ValueError("epoch: a later epoch of this loader has begun, so this one cannot go on")
@@ -57,6 +62,17 @@ class Workers:
             if isinstance(item, Exception):
                 raise item
             yield item
+
+
+_STARTED: set[multiprocessing.process.BaseProcess] = set()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End the workers that are left when Python exits, which would wait out their grace."""
+    for worker in _STARTED:
+        if worker.pid is not None and worker.is_alive():
+            os.kill(worker.pid, signal.SIGALRM)
 
 
 class _Caught(torch.utils.data.Dataset):
