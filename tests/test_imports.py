@@ -16,22 +16,24 @@ FILES = sorted(ROOT.rglob("*.py"))
 RULES = {
     "types": set(),
     "specs": set(),
-    "files": set(),
+    "paths": set(),
+    "json_files": {"paths"},
+    "files": {"json_files", "paths"},
     "precision": set(),
     "launch": set(),
     "kernels": set(),
     "losses": {"kernels"},
     "methods": {"losses", "specs", "types"},
-    "recipe": {"methods", "specs", "tasks"},  # of a task what is data: see below
-    "record": {"files", "precision", "tasks"},
+    "recipe": {"json_files", "methods", "paths", "specs", "tasks"},  # of a task what is data: see below
+    "record": {"files", "json_files", "paths", "precision", "recipe", "tasks"},
     "distributed": {"launch", "types"},
-    "data": {"files", "specs", "types"},
-    "models": {"files", "types"},
-    "teachers": {"data", "files", "methods", "models", "recipe", "specs", "types"},
+    "data": {"files", "json_files", "paths", "specs", "types"},
+    "models": {"files", "json_files", "paths", "types"},
+    "teachers": {"data", "files", "json_files", "methods", "models", "paths", "recipe", "specs", "types"},
 }
 RULES["tasks"] = {*RULES["teachers"], "teachers", "distributed", "record"}
 RULES["training"] = {*RULES["tasks"], "tasks", "launch", "losses", "precision"}
-RULES["reports"] = {"files", "losses", "precision", "recipe", "record", "specs", "tasks"}
+RULES["reports"] = {"files", "paths", "losses", "precision", "recipe", "record", "specs", "tasks"}
 RULES["studies"] = {*RULES["training"], "training", "reports"}
 RULES["bench"] = {"losses", "specs"}
 

@@ -100,7 +100,7 @@ def test_reading_a_recipe_file_names_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         read_recipe(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(ValueError, match="expected JSON"):
+    with pytest.raises(ValueError, match=r"bad\.json': expected a JSON object, got '{' \("):
         read_recipe(tmp_path / "bad.json")
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(ValueError, match="expected a JSON object"):

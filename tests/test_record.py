@@ -4,16 +4,20 @@ import json
 import math
 import os
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
+from bad_json import NO_OBJECTS
 from pldistill import record
 from pldistill.files import write_atomically
 from pldistill.record import RunRecord, environment, find_runs, load_run
 
 
 def row(epoch: int, loss: float = 1.5) -> dict:
-    return {"epoch": epoch, "loss": loss, "terms": {"task": {"raw": loss, "weighted": loss}}, "top5": None}
+    terms = {"task": {"raw": loss, "weighted": loss}}
+    return {"epoch": epoch, "loss": loss, "terms": terms, "top5": None, "seconds": 1.0, "images_per_second": 9.0}
 
 
 def test_what_is_written_comes_back(tmp_path):
@@ -21,19 +25,21 @@ def test_what_is_written_comes_back(tmp_path):
     assert not run.folder.exists()
     recipe = {"data": "folder:/tmp/Bäume", "options": {"temperature": 4.0}, "seed": 0, "teacher": None}
     run.write_recipe(recipe)
-    run.write_environment({"torch": "2.4", "dirty": False})
+    environment = {"torch": "2.4", "dirty": False, "world_size": 1, "teacher_sha256": None}
+    run.write_environment(environment)
     for epoch in (1, 2, 3):
         run.append_epoch(row(epoch))
     assert not run.finished
     assert run.read_result() is None
-    run.write_result({"top1_last": 71.25})
+    result = {"top1_last": 71.25, "top1_best": 72.0, "best_epoch": 2, "seconds": 3.0}
+    run.write_result(result)
 
     again = load_run(run.folder)
     assert again.read_recipe() == recipe
-    assert again.read_environment() == {"torch": "2.4", "dirty": False}
+    assert again.read_environment() == environment
     assert again.epochs() == [row(1), row(2), row(3)]
     assert again.finished
-    assert again.read_result() == {"top1_last": 71.25}
+    assert again.read_result() == result
     assert sorted(p.name for p in run.folder.iterdir()) == ["env.json", "metrics.jsonl", "recipe.json", "result.json"]
 
 
@@ -52,8 +58,8 @@ def test_a_file_name_that_is_not_utf8_comes_back(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_non_finite_numbers_are_null(tmp_path, value):
     run = RunRecord(tmp_path)
-    run.append_epoch({"epoch": 1, "terms": {"kd": {"raw": value}}, "list": [value, 2.0]})
-    assert run.epochs() == [{"epoch": 1, "terms": {"kd": {"raw": None}}, "list": [None, 2.0]}]
+    run.append_epoch({**row(1), "terms": {"kd": {"raw": value}}, "list": [value, 2.0]})
+    assert run.epochs() == [{**row(1), "terms": {"kd": {"raw": None}}, "list": [None, 2.0]}]
 
 
 def test_what_json_cannot_hold_is_named_and_nothing_is_written(tmp_path):
@@ -124,12 +130,159 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_readers_name_a_file_that_is_missing_or_broken(tmp_path):
     run = RunRecord(tmp_path)
-    with pytest.raises(ValueError, match=r"recipe\.json: expected this file"):
+    with pytest.raises(ValueError, match=r"recipe\.json: expected a file, got nothing"):
         run.read_recipe()
     (tmp_path / "env.json").write_text("[]")
     with pytest.raises(ValueError, match=r"env\.json: expected a JSON object, got '\[\]'"):
         run.read_environment()
     assert run.epochs() == []
+
+
+FIGURES = {"top1_last": 71.25, "top1_best": 72.0, "best_epoch": 2, "seconds": 3.0}
+READERS = {
+    "recipe.json": RunRecord.read_recipe,
+    "env.json": RunRecord.read_environment,
+    "result.json": RunRecord.read_result,
+    "detections.json": RunRecord.read_detections,
+}
+
+
+@pytest.mark.parametrize("kind", NO_OBJECTS)
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_that_holds_no_object_is_named(tmp_path, name, kind):
+    (tmp_path / name).write_bytes(NO_OBJECTS[kind][0])
+    with pytest.raises(ValueError, match=rf"{name}: expected a JSON object, got ") as error:
+        READERS[name](RunRecord(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", NO_OBJECTS)
+def test_a_row_that_holds_no_object_is_named(tmp_path, kind):
+    good = json.dumps(row(1)).encode() + b"\n"
+    (tmp_path / "metrics.jsonl").write_bytes(good + NO_OBJECTS[kind][0] + b"\n" + good)
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: expected a JSON object, got "):
+        RunRecord(tmp_path).epochs()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "key"),
+    [
+        ("recipe.json", {"options": []}, "options"),
+        ("recipe.json", {"weights": 3}, "weights"),
+        ("recipe.json", {"task": ["detection"]}, "task"),
+        ("recipe.json", {"epochs": "many"}, "epochs"),
+        ("env.json", {"teacher_sha256": None}, "world_size"),
+        ("env.json", {"world_size": 0, "teacher_sha256": None}, "world_size"),
+        ("env.json", {"world_size": 1}, "teacher_sha256"),
+        ("env.json", {"world_size": 1, "teacher_sha256": None, "resumed": {}}, "resumed"),
+        ("env.json", {"world_size": 1, "teacher_sha256": None, "preflight": 1}, "preflight"),
+        ("result.json", {**FIGURES, "seconds": "3"}, "seconds"),
+        ("result.json", {**FIGURES, "top1_last": "71"}, "top1_last"),
+        ("result.json", {**FIGURES, "teacher_top1": [1]}, "teacher_top1"),
+        ("result.json", {name: value for name, value in FIGURES.items() if name != "top1_best"}, "top1_best"),
+        (
+            "result.json",
+            {name: value for name, value in FIGURES.items() if name != "top1_last"},
+            "score: expected one of top1_last",
+        ),
+        ("result.json", {name: value for name, value in FIGURES.items() if name != "best_epoch"}, "best_epoch"),
+        ("result.json", {**FIGURES, "sha256": []}, "sha256"),
+        ("result.json", {**FIGURES, "sha256": {"recipe.json": "x"}}, r"sha256\.recipe\.json"),
+        ("detections.json", {}, "images"),
+        ("detections.json", {"images": [{"file": "../secret.jpg"}]}, r"images\.0\.file"),
+        ("detections.json", {"images": [{"file": "images/../../a.jpg"}]}, r"images\.0\.file"),
+        ("detections.json", {"images": [{"file": "images/a.jpg", "truth": [{"box": [1, 2, 3]}]}]}, r"images\.0\.truth"),
+    ],
+)
+def test_a_key_of_another_kind_or_none_is_named(tmp_path, name, content, key):
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"{name}[,:].*{key}.*, got ") as error:
+        READERS[name](RunRecord(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"epoch": "1"}, "epoch"),
+        ({"epoch": None}, "epoch"),
+        ({"seconds": None}, "seconds"),
+        ({"images_per_second": "9"}, "images_per_second"),
+        ({"terms": []}, "terms"),
+        ({"terms": {"kd": 1.0}}, "terms.kd"),
+        ({"terms": {"kd": {"raw": "x"}}}, "terms.kd.raw"),
+        ({"top1": "50"}, "top1"),
+        ({"holdout_top1": {}}, "holdout_top1"),
+        ({"per_class": {"cat": "x"}}, "per_class.cat"),
+    ],
+)
+def test_a_key_of_a_row_is_named(tmp_path, change, key):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({**row(1), **change}) + "\n")
+    with pytest.raises(ValueError, match=rf"metrics\.jsonl, line 1[,:].*{key}: expected .*, got "):
+        RunRecord(tmp_path).epochs()
+
+
+def test_the_rows_of_a_finished_run_are_as_many_as_its_epochs(tmp_path):
+    run = RunRecord(tmp_path)
+    for epoch in (1, 2):
+        run.append_epoch(row(epoch))
+    run.write_result({**FIGURES, "epochs": 2})
+    assert len(run.epochs()) == 2
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="expected a row for each of the 2 epochs, got 1 whole rows"):
+        run.epochs()
+    path.unlink()
+    with pytest.raises(ValueError, match="expected a row for each of the 2 epochs, got 0 whole rows"):
+        run.epochs()
+
+
+def test_what_a_run_that_is_not_finished_lacks_is_said(tmp_path):
+    run = RunRecord(tmp_path)
+    assert run.problems() == []
+    run.write_recipe({})
+    path = tmp_path / "metrics.jsonl"
+    assert run.problems() == [f"{tmp_path / 'env.json'}: is missing", f"{path}: is missing"]
+    run.write_environment({"world_size": 1, "teacher_sha256": None})
+    for epoch in (1, 2):
+        run.append_epoch(row(epoch))
+    assert run.problems() == []
+    path.write_bytes(path.read_bytes()[:-10])
+    assert run.problems() == [f"{path}: the last line is torn and left out (1 line)"]
+    assert run.epochs() == [row(1)]
+
+
+def test_every_committed_record_is_read_and_lacks_nothing():
+    for run in find_runs([Path(__file__).parents[1] / "docs" / "records"]):
+        assert run.read_recipe()
+        assert run.read_environment()
+        assert run.read_result()["epochs"] == len(run.epochs())
+        run.read_detections()
+        assert run.problems() == []
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_tree_of_too_many_folders_is_refused_at_once(tmp_path, monkeypatch, wide):
+    monkeypatch.setattr(record, "MOST_FOLDERS", 20)
+    for number in range(30):
+        (tmp_path / str(number) if wide else tmp_path.joinpath(*map(str, range(number + 1)))).mkdir()
+    with pytest.raises(ValueError, match="which has more than 20 folders in it"):
+        find_runs([tmp_path])
+
+
+def test_the_folders_of_the_system_are_refused_at_once():
+    began = time.monotonic()
+    for root in ("/proc", "/"):
+        with pytest.raises(ValueError, match="paths: expected a run folder or a folder of runs"):
+            find_runs([root])
+    assert time.monotonic() - began < 20
+
+
+def test_a_source_of_reports_that_is_no_folder_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for name, kind in (("fifo", "is a FIFO"), ("nothing", "does not exist")):
+        with pytest.raises(ValueError, match=f"paths: expected a run folder .*, which {kind}"):
+            find_runs([tmp_path / name])
 
 
 def test_find_runs_takes_runs_and_folders_of_runs_once_each(tmp_path):
@@ -166,6 +319,7 @@ def test_environment_says_what_ran_where(tmp_path):
     assert env["cores"] >= 1
     assert all(env[name] for name in ("python", "torch", "timm", "numpy", "platform"))
     assert env["started"].endswith("+00:00")
+    env["teacher_sha256"] = None  # a run says that too
     RunRecord(tmp_path).write_environment(env)
     assert RunRecord(tmp_path).read_environment() == env
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
+
+from pldistill.json_files import Digest, JsonFile, read_json
+from pldistill.paths import kind_of, require_file
 
 LOCK, HOLDER = ".lock", ".holder.json"
 _WAIT_FOR_CHILDREN = 10.0  # seconds: children of a process that was killed may hold its lock until they notice
@@ -96,8 +100,8 @@ def held(folder: Path) -> Iterator[None]:
     except Timeout:
         raise ValueError(_in_use(folder)) from None
     try:
-        who = {"pid": os.getpid(), "host": platform.node()}
-        write_atomically(folder / HOLDER, json.dumps(who).encode())
+        who = HolderFile(pid=os.getpid(), host=platform.node())
+        write_atomically(folder / HOLDER, who.model_dump_json().encode())
         yield
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
@@ -126,25 +130,33 @@ def refuse_held(folder: Path) -> None:
         raise ValueError(_in_use(folder)) from None
 
 
-def _holder(folder: Path) -> dict[str, Any]:
+class HolderFile(JsonFile):
+    """What .holder.json says of the process that holds a folder."""
+
+    pid: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    host: str
+
+
+def _holder(folder: Path) -> HolderFile | None:
+    """Who holds a folder; None where nothing says so, or what does is not written yet or taken away in between."""
     try:
-        return dict(json.loads((folder / HOLDER).read_bytes()))
-    except (OSError, ValueError, TypeError):  # not written yet, or taken away in between
-        return {}
+        return read_json(folder / HOLDER, HolderFile)
+    except ValueError:
+        return None
 
 
 def _in_use(folder: Path) -> str:
     who = _holder(folder)
-    by = f"process {who['pid']} on {who['host']}" if {"pid", "host"} <= set(who) else "another process"
+    by = "another process" if who is None else f"process {who.pid} on {who.host}"
     return f"out: {str(folder)!r} is in use by {by}"
 
 
-def _is_dead(who: Mapping[str, Any]) -> bool:
+def _is_dead(who: HolderFile | None) -> bool:
     """Whether the holder was a process of this machine that is no more."""
-    if who.get("host") != platform.node() or not isinstance(pid := who.get("pid"), int) or os.name != "posix":
+    if who is None or who.host != platform.node() or os.name != "posix":
         return False
     try:
-        os.kill(pid, 0)
+        os.kill(who.pid, 0)
     except ProcessLookupError:
         return True
     except OSError:
@@ -167,10 +179,17 @@ def check_digest(path: Path, expected: str) -> None:
     Raises:
         ValueError: it is missing, or not what was written.
     """
-    if not path.is_file():
+    if kind_of(path) is None:
         raise ValueError(f"expected {str(path)!r}, which is missing")
+    require_file(path, path.name)
     if (got := sha256(path)) != expected:
         raise ValueError(f"{str(path)!r} is damaged: expected SHA-256 {expected}, got {got}")
+
+
+class DigestsFile(JsonFile):
+    """What result.json says of a run's files: the SHA-256 of each, by its name; runs of old versions say nothing."""
+
+    sha256: dict[str, Digest] | None = None
 
 
 def check_run_files(folder: Path, names: Iterable[str]) -> None:
@@ -184,11 +203,11 @@ def check_run_files(folder: Path, names: Iterable[str]) -> None:
     root, prefix = folder, ""
     if not (folder / "result.json").is_file() and folder.name == "best":
         root, prefix = folder.parent, "best/"
-    try:
-        digests = json.loads((root / "result.json").read_bytes()).get("sha256") or {}
-    except OSError:
+    if kind_of(root / "result.json") is None:
         return
-    except (ValueError, AttributeError) as error:
+    try:
+        digests = read_json(root / "result.json", DigestsFile).sha256 or {}
+    except ValueError as error:
         raise ValueError(f"{str(root / 'result.json')!r} is damaged: {error}") from None
     for name in names:
         if prefix + name in digests:

@@ -5,7 +5,6 @@ What is not in it does not change a run's numbers.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,8 +20,10 @@ from pydantic import (
     model_validator,
 )
 
+from pldistill.json_files import JsonFile, read_checked
 from pldistill.methods import MethodSpec, Option, Ramp, Weight
 from pldistill.methods.spec import parse_ramp
+from pldistill.paths import require_file
 from pldistill.specs import ENSEMBLE, RANDOM, expectation, split_spec, split_weights, teacher_members, unknown
 from pldistill.tasks.registry import DEFAULT, TASKS, find_method, find_task
 from pldistill.tasks.spec import TaskSpec
@@ -303,7 +304,9 @@ class Recipe(BaseModel):
     def _complete(cls, given: Any) -> Any:
         """Write the defaults of the task and the method out, so that a stored recipe says all that it did."""
         task = given.get("task", DEFAULT) if isinstance(given, dict) else None
-        if task not in TASKS or not isinstance(given.get("method"), str):
+        if not isinstance(task, str) or task not in TASKS or not isinstance(given.get("method"), str):
+            return given
+        if not all(isinstance(given.get(name) or {}, dict) for name in ("task_options", "options", "weights")):
             return given
         spec = find_method(given["method"], task)
         weights = {name: parse_weight(value) for name, value in (given.get("weights") or {}).items()}
@@ -373,21 +376,29 @@ def completed(stored: dict[str, Any]) -> dict[str, Any]:
     return {**complete, "task_options": {**task.option_defaults, **complete["task_options"]}}
 
 
+class RecipeFile(JsonFile):
+    """What any recipe.json must hold, whatever version wrote it; `make_recipe` refuses what is wrong in this one's."""
+
+    data: str | None = None
+    student: str | None = None
+    method: str | None = None
+    teacher: str | None = None
+    task: str = DEFAULT
+    task_options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
+    weights: dict[str, Any] = Field(default_factory=dict)
+    epochs: int | None = None
+    seed: int | None = None
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
     """Read the fields of a recipe file.
 
     Raises:
-        ValueError: if the file is missing or holds no JSON object.
+        ValueError: if the file is missing, is no regular file, or holds no JSON object of a recipe's fields.
     """
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"recipe: expected a file, got {str(path)!r}, which does not exist") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"recipe: expected JSON in {str(path)!r}: {error}") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"recipe: expected a JSON object in {str(path)!r}, got {type(fields).__name__}")
-    return fields
+    require_file(path, "recipe")
+    return read_checked(path, RecipeFile, f"recipe {str(path)!r}")
 
 
 def check(recipe: Recipe) -> None:

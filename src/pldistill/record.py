@@ -28,10 +28,25 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, model_validator
 
 from pldistill.files import check_digest, sha256, write_atomically
-from pldistill.tasks.registry import DEFAULT, METRICS, find_task, task_of
+from pldistill.json_files import (
+    Count,
+    Digest,
+    JsonFile,
+    Number,
+    parse_object,
+    read_checked,
+    read_object,
+    read_regular,
+    validate,
+)
+from pldistill.paths import kind_of, require_folder
+from pldistill.recipe import RecipeFile
+from pldistill.tasks.registry import DEFAULT, METRICS, TASKS, find_task, task_of
 
 if TYPE_CHECKING:
     import torch
@@ -40,14 +55,124 @@ if TYPE_CHECKING:
 # The files of a record beside its result, and those of the model: what result.json has the SHA-256 of.
 TEXTS = ("recipe.json", "env.json", "metrics.jsonl", "detections.json")
 MODEL = ("model.safetensors", "config.json")
+MOST_FOLDERS = 10_000  # that `find_runs` looks into below one path
+_RUNS = "a run folder or a folder of runs (recipe.json inside)"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "accelerate", "pldistill")
+
+
+class EnvironmentFile(JsonFile):
+    """What env.json must hold; `environment` makes the rest."""
+
+    world_size: Annotated[int, Field(ge=1)]
+    teacher_sha256: str | None
+    teacher_cache: dict[str, Any] | None = None
+    precision: str | None = None
+    preflight: dict[str, Any] | None = None
+    resumed: list[dict[str, Any]] = Field(default_factory=list)
+    cpu: str | None = None
+    cores: int | None = None
+    threads: int | None = None
+    device: str | None = None
+    device_name: str | None = None
+    started: str | None = None
+
+
+class _WithFigures(JsonFile):
+    """A file with the tasks' figures, under the names that the tasks give them."""
+
+    @model_validator(mode="after")
+    def _figures_are_numbers(self) -> Any:
+        names = _figure_names()
+        for name, value in (self.model_extra or {}).items():
+            if name in names and (isinstance(value, bool) or not isinstance(value, (int, float, type(None)))):
+                raise ValueError(f"{name}: expected a number or null, got {value!r}")
+        return self
+
+
+class TermFile(JsonFile):
+    """A term of the loss in an epoch."""
+
+    raw: Number | None = None
+    weighted: Number | None = None
+
+
+class EpochFile(_WithFigures):
+    """What a line of metrics.jsonl must hold, beside the task's figures."""
+
+    epoch: Annotated[int, Field(ge=1)]
+    seconds: Number
+    images_per_second: Number
+    lr: Number | None = None
+    loss: Number | None = None
+    train_top1: Number | None = None
+    terms: dict[str, TermFile] = Field(default_factory=dict)
+    per_class: dict[str, Number | None] | None = None
+
+
+class ResultFile(_WithFigures):
+    """What result.json must hold, beside the task's figures: its score after the last epoch and after the best."""
+
+    seconds: Number
+    best_epoch: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    images_per_second: Number | None = None
+    parameters: Count | None = None
+    teacher_parameters: Count | None = None
+    method: str | None = None
+    student: str | None = None
+    teacher: str | None = None
+    data: str | None = None
+    seed: int | None = None
+    per_class: dict[str, Number | None] | None = None
+    sha256: dict[str, Digest] | None = None
+
+    @model_validator(mode="after")
+    def _has_a_score(self) -> ResultFile:
+        figures = self.model_extra or {}
+        best = f"{task_of(figures).score}_best"
+        if best not in figures:
+            raise ValueError(f"{best}: expected a number or null, got none")
+        return self
+
+
+class _Box(JsonFile):
+    """A box in an image: left, top, right and bottom in pixels."""
+
+    box: Annotated[list[Number], Field(min_length=4, max_length=4)]
+    name: str = Field(alias="class")
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class _SeenImage(JsonFile):
+    """What was found in an image, which lies below the run's folder."""
+
+    file: Annotated[str, Field(pattern=r"^images/[^/\\]+$")]
+    truth: list[_Box]
+    student: list[_Box]
+    teacher: list[_Box] | None
+
+
+class DetectionsFile(JsonFile):
+    """What detections.json must hold."""
+
+    images: list[_SeenImage]
+
+
+def _figure_names() -> set[str]:
+    """The names that the figures of all tasks have in an epoch's line or in result.json."""
+    names = {"holdout_last", "holdout_best", "holdout_loss"}
+    for task in TASKS.values():
+        score = task.score
+        names |= {*task.metrics, *(task.result_key(name) for name in task.metrics)}
+        names |= {f"{score}_best", f"teacher_{score}", f"holdout_{score}"}
+    return names
 
 
 class RunRecord:
     """A run folder, for writing or for reading. Files alone: nothing is created before the first write.
 
-    `folder` is where the four files of this module live. Readers raise ValueError, naming the file, where one is
-    missing or is not the JSON object it should be.
+    `folder` is where the four files of this module live. Readers raise ValueError, naming the file and the key, where
+    one is missing or does not hold what it should.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -62,7 +187,7 @@ class RunRecord:
 
     def read_recipe(self) -> dict[str, Any]:
         """What the run was asked to do."""
-        return _read_object(self.folder / "recipe.json")
+        return self._read("recipe.json", RecipeFile)
 
     def write_environment(self, env: dict[str, Any]) -> None:
         """Write env.json, atomically."""
@@ -70,7 +195,7 @@ class RunRecord:
 
     def read_environment(self) -> dict[str, Any]:
         """What the run ran on: the dict that `environment` made."""
-        return _read_object(self.folder / "env.json")
+        return self._read("env.json", EnvironmentFile)
 
     def write_result(self, result: dict[str, Any], files: Iterable[str] = ()) -> None:
         """Write result.json, atomically: from here on the run is finished.
@@ -92,7 +217,7 @@ class RunRecord:
         """
         if not self.finished:
             return None
-        result = _read_object(self.folder / "result.json")
+        result = self._read("result.json", ResultFile)
         digests = result.get("sha256") or {}
         if "result.json" in digests and (got := _own_digest(result)) != digests["result.json"]:
             path = str(self.folder / "result.json")
@@ -109,10 +234,14 @@ class RunRecord:
     def read_detections(self) -> dict[str, Any] | None:
         """What was found in some images, None where the run left nothing of the kind."""
         path = self.folder / "detections.json"
-        if not path.is_file():
+        if kind_of(path) is None:
             return None
-        found = _read_object(path)
-        return {"images" if key == "pictures" else key: value for key, value in found.items()}  # as older runs wrote it
+        found = read_object(path)
+        found = {
+            "images" if key == "pictures" else key: value for key, value in found.items()
+        }  # as older runs wrote it
+        validate(found, DetectionsFile, str(path))
+        return found
 
     @property
     def begun(self) -> bool:
@@ -139,10 +268,34 @@ class RunRecord:
     def epochs(self) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl in order, none where the file is not there yet.
 
-        A torn last line is dropped; a bad line elsewhere, and rows that do not count their epochs from 1 on, raise
-        ValueError naming the file and the line.
+        A torn last line, as a power cut leaves it in a run that is not finished, is dropped; `problems` says so.
+
+        Raises:
+            ValueError: naming the file and the line: a bad line elsewhere, rows that do not count their epochs from 1
+                on, and of a finished run fewer or more rows than its epochs.
         """
-        return [self._row(line, number) for number, line in enumerate(self._whole_lines(), start=1)]
+        rows = [self._row(line, number) for number, line in enumerate(self._whole_lines(), start=1)]
+        if self.finished:
+            planned = self._read("result.json", ResultFile).get("epochs")
+            if planned is not None and len(rows) != planned:
+                path = self.folder / "metrics.jsonl"
+                raise ValueError(f"{path}: expected a row for each of the {planned} epochs, got {len(rows)} whole rows")
+        return rows
+
+    def problems(self) -> list[str]:
+        """What is missing or torn in the folder of a run that is not finished, one line each; of a sound one nothing.
+
+        Of a run that was killed this is no damage, and it goes on.
+        """
+        problems = []
+        if not self.finished and (torn := len(self._lines()) - len(self._whole_lines())):
+            problems.append(f"{self.folder / 'metrics.jsonl'}: the last line is torn and left out ({torn} line)")
+        problems += [
+            f"{self.folder / name}: is missing"
+            for name in ("env.json", "metrics.jsonl")
+            if self.begun and kind_of(self.folder / name) is None
+        ]
+        return problems
 
     def truncate(self, epochs: int) -> None:
         """Keep the first `epochs` rows, atomically: what a resumed run does with rows later than its checkpoint.
@@ -160,46 +313,53 @@ class RunRecord:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / name, data)
 
+    def _read(self, name: str, model: type[JsonFile]) -> dict[str, Any]:
+        return read_checked(self.folder / name, model)
+
+    def _lines(self) -> list[bytes]:
+        path = self.folder / "metrics.jsonl"
+        return [] if kind_of(path) is None else read_regular(path, str(path)).splitlines(keepends=True)
+
     def _whole_lines(self) -> list[bytes]:
         """The lines of metrics.jsonl without a last one that lost its end or its content."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+        lines = self._lines()
         if lines and not (lines[-1].endswith(b"\n") and _parses(lines[-1])):
             lines.pop()
         return lines
 
     def _row(self, line: bytes, number: int) -> dict[str, Any]:
-        if not _parses(line):
-            path = self.folder / "metrics.jsonl"
-            raise ValueError(f"{path}, line {number}: expected a JSON object, got {_shown(line)}")
-        row = json.loads(line)
-        if row.get("epoch", number) != number:
-            path = self.folder / "metrics.jsonl"
-            raise ValueError(f"{path}, line {number}: expected the row of epoch {number}, got that of {row['epoch']!r}")
+        where = f"{self.folder / 'metrics.jsonl'}, line {number}"
+        row = parse_object(line, where)
+        validate(row, EpochFile, where)
+        if row["epoch"] != number:
+            raise ValueError(f"{where}: expected the row of epoch {number}, got that of {row['epoch']!r}")
         return row
 
 
 def load_run(path: Path | str) -> RunRecord:
     """The record in the run folder `path`; ValueError where there is none."""
+    what = "a run folder (one that holds recipe.json)"
+    require_folder(path, "path", what)
     record = RunRecord(path)
     if not record.begun:
-        raise ValueError(f"path: expected a run folder (one that holds recipe.json), got {str(path)!r}")
+        raise ValueError(f"path: expected {what}, got {str(path)!r}")
     return record
 
 
 def find_runs(paths: Iterable[Path | str]) -> list[RunRecord]:
     """The records in `paths`, each a run folder or a folder with run folders somewhere below it.
 
-    In the order given and by name below it; a folder that is reached twice counts once.
-    Raises ValueError naming a path that holds no run.
+    In the order given and by name below it; a folder that is reached twice counts once. Links are followed.
+
+    Raises:
+        ValueError: naming a path that is no folder, that holds no run, or that has more than 10,000 folders in it.
     """
     found: dict[Path, RunRecord] = {}
     for path in paths:
+        require_folder(path, "paths", _RUNS)
         below = _run_folders(Path(path))
         if not below:
-            raise ValueError(
-                f"paths: expected a run folder or a folder of runs (recipe.json inside), got {str(path)!r}"
-            )
+            raise ValueError(f"paths: expected {_RUNS}, got {str(path)!r}, which has none")
         for folder in below:
             found.setdefault(folder.resolve(), RunRecord(folder))
     return list(found.values())
@@ -264,36 +424,32 @@ def _finite(value: Any, where: str) -> Any:
     raise ValueError(f"{where}: expected what JSON can hold, got {type(value).__name__}: {value!r}")
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path}: expected this file of a run record, there is none")
-    content = path.read_bytes()
-    if not _parses(content):
-        raise ValueError(f"{path}: expected a JSON object, got {_shown(content)}")
-    return json.loads(content)
-
-
 def _parses(content: bytes) -> bool:
     try:
-        return isinstance(json.loads(content), dict)
-    except ValueError:  # also undecodable bytes
+        parse_object(content, "")
+    except ValueError:
         return False
-
-
-def _shown(content: bytes) -> str:
-    return repr(content[:60].decode("utf-8", errors="replace")) + ("..." if len(content) > 60 else "")
+    return True
 
 
 def _run_folders(root: Path) -> list[Path]:
     """Run folders at or below `root`, sorted; links are followed, a run folder is not searched further."""
     found, seen = [], set()
     for folder, below, files in os.walk(root, followlinks=True):
-        place = Path(folder).resolve()
+        try:
+            status = os.stat(folder)  # noqa: PTH116 (in a large tree a Path each is half of the time)
+        except OSError:  # gone in between
+            continue
+        place = (status.st_dev, status.st_ino)
         if place in seen or "recipe.json" in files:
             below.clear()
         if place not in seen and "recipe.json" in files:
             found.append(Path(folder))
         seen.add(place)
+        if len(seen) + len(below) > MOST_FOLDERS:
+            raise ValueError(
+                f"paths: expected {_RUNS}, got {str(root)!r}, which has more than {MOST_FOLDERS:,} folders in it"
+            )
     return sorted(found)
 
 

@@ -26,6 +26,7 @@ from pldistill.tasks.base import make_task
 from pldistill.training.timing import Rates
 from tiny_detectors import NET, distilled
 
+RESULT = {"top1_last": 50.0, "top1_best": 50.0, "best_epoch": 1}
 RATES = Rates(image=3e-3, step=1e-2, validation=1e-3, teacher=2e-3)
 
 
@@ -103,7 +104,7 @@ def test_a_run_that_is_begun_has_less_left(tmp_path: Path) -> None:
     whole = seconds_of(run, data, RATES)
     run.folder.mkdir(parents=True)
     for epoch in range(1, 51):
-        run.record.append_epoch({"epoch": epoch})
+        run.record.append_epoch({"epoch": epoch, "seconds": 1.0, "images_per_second": 1.0})
     once = 10_000 * 2e-3
     assert seconds_of(run, data, RATES) - once == pytest.approx(200 / 250 * (whole - once))
 
@@ -113,7 +114,7 @@ def test_a_finished_run_shows_its_own_time_and_is_not_timed(tmp_path: Path) -> N
     for run in layout.runs[:2]:
         run.folder.mkdir(parents=True)
         run.record.write_recipe(run.recipe.to_dict())
-        run.record.write_result({"seconds": 61.0})
+        run.record.write_result({**RESULT, "seconds": 61.0})
     clock = Clock()
     timer = Timer(clock)
     lines = said(layout, timer, clock)
@@ -121,7 +122,7 @@ def test_a_finished_run_shows_its_own_time_and_is_not_timed(tmp_path: Path) -> N
     assert [line.split()[-5:] for line in lines[:2]] == [["1", "min", "1", "s", "finished"]] * 2
     assert "1 of 1 runs timed" in lines[-1]
     layout.runs[2].folder.mkdir(parents=True)
-    layout.runs[2].record.write_result({"seconds": 1.0})
+    layout.runs[2].record.write_result({**RESULT, "seconds": 1.0})
     assert said(layout)[-1] == "left: nothing, all 3 runs are finished"
 
 

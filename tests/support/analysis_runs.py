@@ -25,13 +25,15 @@ def make_run(
     asked = {"data": "digits", "student": "resnet8", "method": method, "teacher": None, "options": {}, "seed": 0}
     asked |= {"weights": {"task": 1.0}, "epochs": len(top1), "lr": 0.05} | recipe
     run.write_recipe(asked)
-    run.write_environment({"torch": "2.4.0", "device_name": "a CPU", "world_size": 1} | (env or {}))
+    machine = {"torch": "2.4.0", "device_name": "a CPU", "world_size": 1, "teacher_sha256": None}
+    run.write_environment(machine | (env or {}))
     (folder / "metrics.jsonl").unlink(missing_ok=True)  # of one that was made here before
     kl = None if asked["teacher"] is None else 0.5
     for epoch, accuracy in enumerate(top1, start=1):
         term = {"raw": 2.0 / epoch, "weighted": 2.0 / epoch}
         row = {"epoch": epoch, "lr": 0.05, "terms": {method: term}, "loss": 2.0 / epoch, "train_top1": accuracy + 1}
         row |= {"top1": accuracy, "top5": None, "val_loss": 3.0 / epoch, "kl": kl, "images_per_second": 100.0}
+        row |= {"seconds": 1.0}
         run.append_epoch(row)
     if finished:
         done = {"method": method, "student": asked["student"], "teacher": asked["teacher"], "data": asked["data"]}

@@ -23,7 +23,8 @@ def make_detector(folder: Path, ap: float, *, images: bool = True, **given: Any)
     if fields.get("finished", True):
         run.truncate(0)
         term = {"raw": 1.0, "weighted": 1.0}
-        run.append_epoch({"epoch": 1, "terms": {"loss_classifier": term}, "loss": 1.0, **{n: result[n] for n in BOXES}})
+        row = {"epoch": 1, "terms": {"loss_classifier": term}, "loss": 1.0, "seconds": 1.0, "images_per_second": 1.0}
+        run.append_epoch({**row, **{n: result[n] for n in BOXES}})
     if images:
         leave_images(run, teacher=fields.get("teacher") is not None)
     return run

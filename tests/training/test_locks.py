@@ -165,7 +165,7 @@ def test_several_processes_hold_a_folder_together_and_the_first_speaks(tmp_path,
 def test_rows_that_do_not_count_from_one_are_refused_by_name(tmp_path):
     run = RunRecord(tmp_path)
     for epoch in (1, 2, 2):
-        run.append_epoch({"epoch": epoch})
+        run.append_epoch({"epoch": epoch, "seconds": 1.0, "images_per_second": 1.0})
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 3: expected the row of epoch 3, got that of 2"):
         run.epochs()
 

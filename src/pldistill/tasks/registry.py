@@ -67,4 +67,4 @@ def task_of(result: Mapping[str, Any]) -> TaskSpec:
         if len(having) == 1 or result[spec.result_key(spec.score)] is not None:
             return spec
     scores = ", ".join(spec.result_key(spec.score) for spec in TASKS.values())
-    raise ValueError(f"result: expected one of {scores}, got {', '.join(result) or 'nothing'}")
+    raise ValueError(f"score: expected one of {scores}, got {', '.join(result) or 'nothing'}")
