@@ -79,7 +79,10 @@ def test_an_unknown_tag_is_refused_with_the_known():
         ({"num_classes": 10, "image_size": 0}, "image_size must be at least 1 pixel, got 0"),
         ({"num_classes": 10, "pretrained": True, "checkpoint": "a.pth"}, "not both"),
         ({"num_classes": 10, "new_head": True}, "new_head=True needs pretrained=True or a checkpoint"),
-        ({"num_classes": 10, "checkpoint": "nowhere.pth"}, r"checkpoint nowhere\.pth does not exist"),
+        (
+            {"num_classes": 10, "checkpoint": "nowhere.pth"},
+            r"checkpoint: expected a file, got 'nowhere\.pth', which does not exist",
+        ),
         ({"num_classes": 10, "pretrained": True}, "'resnet8' has no published weights"),
     ],
 )

@@ -1,6 +1,7 @@
 """Checkpoints as people have them, written here byte for byte in their layouts; and those that must be refused."""
 
 import argparse
+import os
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import checkpoint_filter_fn
 
+from bad_json import NO_OBJECTS
 from pldistill.models import build, load_weights, save_folder
 from pldistill.models.checkpoints import NUMBERS
 
@@ -169,11 +172,123 @@ def test_nothing_stays_allowed_after_loading(tmp_path, source):
         torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.pth", b"<html>404</html>"), ("a.pth", b""), ("a.safetensors", b"x")])
-def test_a_damaged_file_is_refused(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{name[:3]}.* (not a readable|refused)") as error:
-        load_weights(fresh(2), tmp_path / name)
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 1234\n" % (b"0" * 64)
+PAGE = b"\n<!DOCTYPE html><html><body>Sign in</body></html>"
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pt", "safetensors"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "expected weights, got an empty file"),
+        (POINTER, "expected weights, got a Git LFS pointer; `git lfs pull` fetches the file"),
+        (PAGE, "expected weights, got an HTML page"),
+        (b"<html>404</html>", "expected weights, got an HTML page"),
+        (b"x", "(not a readable|was refused)"),
+        (b"\xff" * 4096, "(not a readable|was refused)"),
+        (b"{}" * 400, "(not a readable|was refused)"),
+    ],
+)
+def test_what_is_saved_in_place_of_weights_is_named(tmp_path, suffix, content, says):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"checkpoint .*a\.{suffix}.* {says}") as error:
+        load_weights(fresh(2), path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"{", b"[]", b"null", b'{"a": 3}', b"[" * 100_000, b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": 1}}'],
+)
+def test_a_damaged_header_of_safetensors_is_refused(tmp_path, header):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ValueError, match=r"a\.safetensors is not a readable safetensors file: ") as error:
+        load_weights(fresh(2), path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickled_model_is_named(tmp_path, source, zipped):
+    path = tmp_path / "a.pth"
+    torch.save(source, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match=r"holds a pickled model, not weights: save its state_dict\(\)") as error:
+        load_weights(fresh(2), path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_script_is_refused_in_a_line(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), path)
+    with pytest.raises(ValueError, match=r"a\.pt: expected weights, got a TorchScript archive") as error:
+        load_weights(fresh(2), path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        (
+            "https://example.org/resnet8.pth",
+            "got the address 'https://?example.org/resnet8.pth': nothing is downloaded",
+        ),
+        ("fifo.pth", "which is a FIFO"),
+        ("nowhere.pth", "which does not exist"),
+    ],
+)
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, monkeypatch, address, says):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("fifo.pth")
+    with pytest.raises(ValueError, match=rf"checkpoint: expected a file, .*{says}"):
+        load_weights(fresh(2), address)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_file_without_the_counters_of_batchnorm_loads(tmp_path, layout):
+    """As torch before 0.4.1 wrote it; the model's counters stay, as with `load_state_dict`."""
+    source, model = fresh(1), fresh(2)
+    source.bn1.num_batches_tracked.fill_(5)
+    old = {name: value for name, value in source.state_dict().items() if not name.endswith("num_batches_tracked")}
+    torch.save(LAYOUTS[layout](old), tmp_path / "a.pth")
+    load_weights(model, tmp_path / "a.pth")
+    assert same(model, {**model.state_dict(), **old})
+    assert model.bn1.num_batches_tracked == 0
+    del old["bn1.running_mean"]
+    torch.save(old, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="2 missing"):
+        load_weights(model, tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2"])
+def test_position_embeddings_of_another_image_size_are_resampled_as_timm_does(tmp_path, caplog, name):
+    source = timm.create_model(name, num_classes=10, img_size=96)
+    torch.save({"model": prefixed(source.state_dict(), "module.")}, tmp_path / "a.pth")
+    model = build(name, num_classes=10, image_size=64, checkpoint=tmp_path / "a.pth")
+    expected = checkpoint_filter_fn(source.state_dict(), model)
+    assert expected["pos_embed"].shape != source.pos_embed.shape
+    assert same(model, expected)
+    (line,) = caplog.messages
+    assert f"checkpoint {tmp_path / 'a.pth'}: 1 position embedding of another image size resampled (pos_embed: " in line
+    caplog.clear()
+    build(name, num_classes=10, image_size=96, checkpoint=tmp_path / "a.pth")
+    assert not caplog.messages
+
+
+def test_a_position_embedding_of_another_width_is_refused(tmp_path):
+    source = timm.create_model("test_vit", num_classes=10, img_size=96).state_dict()
+    torch.save({**source, "pos_embed": torch.ones(1, 37, 5)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"of another shape \(pos_embed"):
+        build("test_vit", num_classes=10, image_size=64, checkpoint=tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("kind", NO_OBJECTS)
+def test_a_configuration_that_is_no_object_is_named(tmp_path, source, kind):
+    save_folder(source, tmp_path, classes="abcdefghij", mean=(0.5,) * 3, std=(0.2,) * 3, image_size=32)
+    (tmp_path / "config.json").write_bytes(NO_OBJECTS[kind][0])
+    with pytest.raises(ValueError, match=r"config\.json: expected a JSON object, got ") as error:
+        load_weights(fresh(2), tmp_path)
     assert "\n" not in str(error.value)
 
 

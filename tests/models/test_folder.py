@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 
+from bad_json import NO_OBJECTS
 from pldistill import record
 from pldistill.models import build, load_folder, save_folder
 
@@ -124,14 +125,44 @@ def test_a_missing_file_is_named(tmp_path, missing):
         load_folder(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[]", "{}", '{"architecture": "resnet8"}', '{"architecture": 1, "pretrained_cfg": {}}']
-)
-def test_a_damaged_configuration_is_named(tmp_path, text):
+@pytest.mark.parametrize("kind", NO_OBJECTS)
+def test_a_configuration_that_is_no_object_is_named(tmp_path, kind):
     save(trained("resnet8"), tmp_path)
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.json is damaged or not timm's layout"):
+    (tmp_path / "config.json").write_bytes(NO_OBJECTS[kind][0])
+    with pytest.raises(ValueError, match=r"config\.json is damaged or not timm's layout: expected a JSON object"):
         load_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"architecture": 1}, "key architecture: expected a text, got 1"),
+        ({"architecture": None}, "key architecture: expected a text, got None"),
+        ({"pretrained_cfg": {}}, "key pretrained_cfg.mean: expected a value, got none"),
+        ({"pretrained_cfg": {"mean": [0.5], "std": [1, 1, 1], "input_size": [3, 8, 8]}}, "key pretrained_cfg.mean: "),
+        (
+            {"pretrained_cfg": {"mean": [0, 0, 0], "std": [1, 0, 1], "input_size": [3, 8, 8]}},
+            "key pretrained_cfg.std.1: ",
+        ),
+        ({"pretrained_cfg": {"mean": [0, 0, 0], "std": [1, 1, 1], "input_size": 8}}, "expected a list, got 8"),
+        ({"num_classes": 10**15}, "key num_classes: expected less than or equal to 10000000"),
+        ({"num_classes": -1}, "key num_classes: expected greater than or equal to 1, got -1"),
+        ({"num_classes": 4}, "expected as many label_names as num_classes, got 3 and 4"),
+        ({"label_names": "abc"}, "key label_names: expected a list, got 'abc'"),
+        ({"label_names": [["a"], "b", "c"]}, "key label_names.0"),
+        ({"model_args": [1]}, "key model_args: expected an object, got [1]"),
+        ({"model_args": {"nonsense": 3}}, "expected arguments of resnet8, got {'nonsense': 3}: "),
+        ({"pldistill": 3}, "key pldistill: expected an object, got 3"),
+    ],
+)
+def test_a_key_of_a_configuration_is_named(tmp_path, change, says):
+    save(trained("resnet8"), tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ValueError, match=r"config\.json is damaged or not timm's layout[,:]") as error:
+        load_folder(tmp_path)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_an_unknown_architecture_and_foreign_weights_are_refused(tmp_path):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from bad_json import NO_OBJECTS
 from pldistill.data import open_data, training_augment
 from pldistill.teachers import cache
 from pldistill.teachers.cache import open_cached, with_cache
@@ -90,11 +91,45 @@ def test_a_damaged_file_is_named(store, tmp_path, name):
         opened(other)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 2}', '{"format": 1, "about": {"teacher": "t"}}'])
-def test_a_header_that_is_not_one_is_named(tmp_path, content):
-    (tmp_path / cache.HEADER).write_text(content)
-    with pytest.raises(ValueError, match=r"header\.json: expected a header of format 1; make the teacher cache anew"):
+@pytest.mark.parametrize("kind", NO_OBJECTS)
+def test_a_header_that_is_no_object_is_named(tmp_path, kind):
+    (tmp_path / cache.HEADER).write_bytes(NO_OBJECTS[kind][0])
+    with pytest.raises(ValueError, match=r"header\.json: expected a JSON object, got .*; make the teacher cache anew"):
         cache.read_header(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"format": 2}, "key format: expected 1, got 2"),
+        ({"about": []}, "key about: expected an object, got []"),
+        ({"about": {"teacher": "t"}}, "key about.teacher_sha256: expected a value, got none"),
+        ({"about": {"views": 10**12}}, "key about.views: expected less than or equal to 1000000, got 1000000000000"),
+        ({"about": {"places": 101}}, "key about: places: expected at most the 100 classes, got 101"),
+        ({"about": {"temperature": 0}}, "key about.temperature: expected greater than 0, got 0"),
+        ({"about": {"classes": "100"}}, "key about.classes: expected a whole number, got '100'"),
+        ({"about": {"later": 1}}, "key about.later: "),
+        ({"whole": {"view-0000.bin": "../x"}}, "key whole.view-0000.bin: expected a text of the pattern"),
+        (
+            {"under_way": {"view-0000.bin": -1}},
+            "key under_way.view-0000.bin: expected greater than or equal to 0, got -1",
+        ),
+    ],
+)
+def test_a_key_of_a_header_is_named(store, tmp_path, change, says):
+    content = json.loads((store / cache.HEADER).read_text())
+    if "views" in str(change) or "teacher" not in str(change):
+        change = {key: content[key] | value if isinstance(value, dict) else value for key, value in change.items()}
+    (tmp_path / cache.HEADER).write_text(json.dumps({**content, **change}))
+    with pytest.raises(ValueError, match=r"header\.json, key") as error:
+        cache.read_header(tmp_path)
+    assert says in str(error.value)
+
+
+def test_what_is_no_folder_is_no_teacher_cache(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=r"teacher_cache: expected a teacher cache .*, which is a file"):
+        cache.read_header(tmp_path / "file")
 
 
 def test_a_header_says_what_the_answers_depend_on(few):

@@ -109,7 +109,7 @@ def test_a_recipe_refuses_what_its_text_shows_to_be_wrong(change, says):
     [
         ("runs/nowhere", "expected a run folder or a model's name, got 'runs/nowhere', which is no folder"),
         ("random:resnet21", "unknown model 'resnet21'"),
-        ("resnet8@nowhere.pt", "nowhere.pt does not exist"),
+        ("resnet8@nowhere.pt", "'nowhere.pt', which does not exist"),
         ("ensemble:random:resnet8+resnet50", "must name its weights"),
         ("resnet18.a1_in1k", "expected the data's 10 classes, got 1000; --class-map"),
     ],

@@ -1,5 +1,6 @@
 """A teacher cache is made or resumed to the same bytes, takes what it said, and is left alone once it is complete."""
 
+import json
 import os
 import shutil
 import signal
@@ -47,6 +48,17 @@ def test_a_plug_that_is_pulled_costs_what_was_not_yet_synced(store, teacher, tmp
         make(teacher, tmp_path / "store", Watch(140, kill))
     part = tmp_path / "store" / ".view-0001.bin.part"
     part.write_bytes(part.read_bytes() + b"torn")
+    make(teacher, tmp_path / "store", callback := Watch())
+    assert callback.done == 100
+    assert files(tmp_path / "store") == files(store)
+
+
+def test_a_header_that_says_more_than_was_written_is_not_believed(store, teacher, tmp_path):
+    with pytest.raises(Killed):
+        make(teacher, tmp_path / "store", Watch(140, kill))
+    path = tmp_path / "store" / cache.HEADER
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "under_way": {"view-0001.bin": 90, "../other": 3}}))
     make(teacher, tmp_path / "store", callback := Watch())
     assert callback.done == 100
     assert files(tmp_path / "store") == files(store)

@@ -7,8 +7,11 @@ scalars. These, and nothing else, are let through torch's restricted unpickler.
 from __future__ import annotations
 
 import argparse
-import json
+import logging
 import pickle
+import pickletools
+import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pldistill.files import check_run_files
+from pldistill.json_files import JsonFile, read_json
+from pldistill.paths import kind_of, require_file
 
 # where a training checkpoint keeps its weights; averaged ones first, as timm does
 NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -29,6 +34,9 @@ PREFIXES = ("module.", "_orig_mod.", STUDENT, "model.")
 NUMBERS = [np.dtype(kind) for kind in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")]
 REFUSED = "WeightsUnpickler error: "  # where torch's own message gives its reason
 SHOWN = 3  # names of a kind in an error
+COUNTER = "num_batches_tracked"  # of a BatchNorm, since version 2 of its state
+POSITIONS = ("pos_embed", "rel_pos", "relative_position")  # in the names of what depends on the size of the image
+LFS, PAGES = b"version https://git-lfs", (b"<!doctype html", b"<html")
 
 
 def load_weights(model: nn.Module, checkpoint: str | Path, *, new_head: bool = False) -> None:
@@ -46,9 +54,12 @@ def load_weights(model: nn.Module, checkpoint: str | Path, *, new_head: bool = F
     Raises:
         ValueError: no such file, a file that holds more than weights and options, a head of other size, or names and
             shapes that differ (the first few are shown). The model is then unchanged.
+
+    Position embeddings of another image size are resampled by timm's own function, which is logged. A BatchNorm's
+    `num_batches_tracked` may be missing, as in files of torch before 0.4.1.
     """
     path = Path(checkpoint)
-    if path.is_dir():
+    if kind_of(path) == "a folder":
         _check_architecture(model, path)
         check_run_files(path, ("config.json", "model.safetensors"))
         path = path / "model.safetensors"
@@ -58,7 +69,7 @@ def load_weights(model: nn.Module, checkpoint: str | Path, *, new_head: bool = F
 def put_weights(model: nn.Module, given: dict[str, Tensor], path: Path, *, new_head: bool = False) -> None:
     """Put a state dict read from `path` into `model`, as `load_weights` does."""
     own = model.state_dict()
-    state = _plain(given, own)
+    state = _resized(model, _with_counters(_plain(given, own), own), own, path)
     heads = tuple(f"{head}." for head in classifier_names(model))
     if new_head:
         state = {name: value for name, value in state.items() if not name.startswith(heads)}
@@ -76,7 +87,7 @@ def head_size(model: nn.Module, checkpoint: str | Path) -> int:
         ValueError: as `load_weights`, or no head of this model's in the file.
     """
     path = Path(checkpoint)
-    path = path / "model.safetensors" if path.is_dir() else path
+    path = path / "model.safetensors" if kind_of(path) == "a folder" else path
     state = _plain(read_state(path), model.state_dict())
     for head in classifier_names(model):
         if f"{head}.weight" in state:
@@ -98,17 +109,22 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def read_file(path: Path) -> Any:
     """What a safetensors or torch file holds; ValueError where it is missing, damaged or not only data."""
-    if not path.is_file():
-        raise ValueError(f"checkpoint {path} does not exist")
+    require_file(path, "checkpoint")
+    _refuse_other_kinds(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
             raise ValueError(f"checkpoint {path} is not a readable safetensors file: {_line(error)}") from error
     try:
         with torch.serialization.safe_globals(_allowed()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        if _holds_modules(path):
+            raise ValueError(
+                f"checkpoint {path} holds a pickled model, not weights: save its state_dict() (torch.save("
+                "model.state_dict(), FILE), where its classes can be imported)"
+            ) from error
         reason = str(error).partition(REFUSED)[2].partition("Please use")[0].strip().partition("\n")[0]
         raise ValueError(
             f"checkpoint {path} was refused: it is no torch file of tensors, plain values, argparse.Namespace and "
@@ -116,6 +132,44 @@ def read_file(path: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, IndexError, TypeError) as error:
         raise ValueError(f"checkpoint {path} is not a readable torch file: {_line(error)}") from error
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Name what is often saved in place of weights."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    start = head.lstrip().lower()
+    for kind, found in (
+        ("an empty file", not head),
+        ("a Git LFS pointer; `git lfs pull` fetches the file it stands for", head.startswith(LFS)),
+        ("an HTML page, as a link to a download shows it", start.startswith(PAGES)),
+        ("a TorchScript archive, which holds code: save its state_dict()", _is_script(path)),
+    ):
+        if found:
+            raise ValueError(f"checkpoint {path}: expected weights, got {kind}")
+
+
+def _is_script(path: Path) -> bool:
+    """Whether a file is a zip archive that holds TorchScript."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # another kind of file
+        return False
+
+
+def _holds_modules(path: Path) -> bool:
+    """Whether what torch refused in a file are layers of torch: a whole model was pickled."""
+    try:
+        if zipfile.is_zipfile(path):
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        else:  # as torch wrote files before 1.6: three small pickles, then the object's own
+            with path.open("rb") as file:
+                codes = [code for _ in range(4) for code in pickletools.genops(file)]
+            names = [str(argument) for code, argument, _ in codes if code.name == "GLOBAL"]
+    except (ValueError, RuntimeError, pickle.UnpicklingError, EOFError, OSError):  # no file of torch's
+        return False
+    return any(name.startswith("torch.nn.modules.") for name in names)
 
 
 def _line(error: Exception) -> str:
@@ -168,11 +222,46 @@ def _plain(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Ten
     return state
 
 
+def _with_counters(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add what files of torch before 0.4.1 lack, as torch does: the model's own counters of a BatchNorm's batches."""
+    counters = {name: value for name, value in own.items() if name.rpartition(".")[2] == COUNTER and name not in state}
+    lacking = {name: value for name, value in counters.items() if name.removesuffix(COUNTER) + "running_mean" in state}
+    return {**state, **lacking}
+
+
+def _resized(model: nn.Module, state: dict[str, Tensor], own: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Resample the position embeddings of another image size as timm does for its own weights, and log it."""
+    other = {name: value.shape for name, value in state.items() if name in own and value.shape != own[name].shape}
+    names = [name for name in other if any(part in name for part in POSITIONS)]
+    resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if not names or resample is None:
+        return state
+    try:
+        resampled = resample(dict(state), model)
+    except (RuntimeError, ValueError, AssertionError):  # the shapes are then refused as they are
+        return state
+    fitting = {name: resampled[name] for name in names if name in resampled}
+    fitting = {name: value for name, value in fitting.items() if value.shape == own[name].shape}
+    if fitting:
+        first = next(iter(fitting))
+        logging.getLogger(__name__).warning(
+            f"checkpoint {path}: {len(fitting)} position embedding{'s' * (len(fitting) > 1)} of another image size "
+            f"resampled ({first}: {tuple(other[first])} to {tuple(fitting[first].shape)})"
+        )
+    return {**state, **fitting}
+
+
+class ArchitectureFile(JsonFile):
+    """What a config.json says of the model that the weights beside it are of."""
+
+    architecture: str
+
+
 def _check_architecture(model: nn.Module, folder: Path) -> None:
     config = folder / "config.json"
-    if not config.is_file():
+    if kind_of(config) is None:
         raise ValueError(f"checkpoint folder {folder} has no config.json: it is no run folder")
-    found = json.loads(config.read_text(encoding="utf-8")).get("architecture")
+    found = read_json(config, ArchitectureFile).architecture
     expected = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
     if expected is not None and found != expected:
         raise ValueError(f"checkpoint folder {folder} holds a {found}, expected a {expected}")

@@ -9,17 +9,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import timm
 import torch
+from pydantic import Field
 from safetensors.torch import save
 from timm.models import is_model
 from torch import nn
 
 from pldistill.files import check_run_files, write_atomically
+from pldistill.json_files import JsonFile, Number, read_json
 from pldistill.models.build import pretrained_cfg
 from pldistill.models.checkpoints import load_weights
+from pldistill.paths import kind_of
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # these speak of the weights that the model may have started from
@@ -28,6 +31,32 @@ OF_THE_SOURCE = {
     "label_names", "label_descriptions", "test_input_size", "test_crop_pct", "test_pool_size", "min_input_size",
     "pool_size", "description", "origin_url", "paper_name", "paper_ids", "notes", "architecture",
 }  # fmt: skip
+
+
+_Classes = Annotated[int, Field(ge=1, le=10_000_000)]
+_Side = Annotated[int, Field(ge=1, le=16_384)]
+_Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class PretrainedCfgFile(JsonFile):
+    """What timm's `pretrained_cfg` in a config.json must hold."""
+
+    mean: Annotated[list[Number], Field(min_length=3, max_length=3)]
+    std: Annotated[list[_Deviation], Field(min_length=3, max_length=3)]
+    input_size: Annotated[list[_Side], Field(min_length=3, max_length=3)]
+    num_classes: _Classes | None = None
+    fixed_input_size: bool = False
+
+
+class ConfigFile(JsonFile):
+    """What a config.json in timm's layout must hold."""
+
+    architecture: str
+    pretrained_cfg: PretrainedCfgFile
+    num_classes: _Classes | None = None
+    label_names: list[str | int] | None = None
+    model_args: dict[str, Any] | None = None
+    pldistill: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,25 +168,29 @@ def load_folder(directory: str | Path) -> LoadedFolder:
     """
     folder = Path(directory)
     for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
+        if kind_of(folder / name) is None:
             raise ValueError(f"{folder} is no model folder: {name} is missing")
     check_run_files(folder, (CONFIG, WEIGHTS))
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        architecture, cfg = config["architecture"], config["pretrained_cfg"]
-        num_classes = int(config.get("num_classes", cfg["num_classes"]))
-        mean, std, image_size = tuple(cfg["mean"]), tuple(cfg["std"]), int(cfg["input_size"][-1])
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / CONFIG} is damaged or not timm's layout: {error!r}") from error
+    where = f"{folder / CONFIG} is damaged or not timm's layout"
+    config = read_json(folder / CONFIG, ConfigFile, where)
+    architecture, cfg = config.architecture, config.pretrained_cfg
+    num_classes, image_size = config.num_classes or cfg.num_classes, cfg.input_size[-1]
+    names = config.label_names or range(num_classes or 0)
+    if num_classes is None or len(names) != num_classes:
+        raise ValueError(f"{where}: expected as many label_names as num_classes, got {len(names)} and {num_classes}")
     if not is_model(architecture):
         raise ValueError(f"{folder / CONFIG} names the unknown architecture {architecture!r}")
-    arguments = dict(config.get("model_args") or {})
-    if cfg.get("fixed_input_size"):
+    arguments = dict(config.model_args or {})
+    if cfg.fixed_input_size:
         arguments.setdefault("img_size", image_size)
     with torch.random.fork_rng(devices=[]):  # reading a model must not change how the next one starts
-        model = timm.create_model(architecture, **{**arguments, "num_classes": num_classes})
+        try:
+            model = timm.create_model(architecture, **{**arguments, "num_classes": num_classes})
+        except (TypeError, ValueError, AssertionError, RuntimeError, KeyError, AttributeError) as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise ValueError(f"{where}: expected arguments of {architecture}, got {arguments!r}: {reason}") from error
     load_weights(model, folder / WEIGHTS)
-    names = config.get("label_names") or range(num_classes)
     classes = tuple(str(name) for name in names)
-    extra = config.get("pldistill") or {}
+    extra = config.pldistill or {}
+    mean, std = tuple(cfg.mean), tuple(cfg.std)
     return LoadedFolder(model.eval(), architecture, classes, mean, std, image_size, extra)

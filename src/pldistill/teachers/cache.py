@@ -29,21 +29,23 @@ so that at T the softmax of what is read is, in the stored places, the teacher's
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from pldistill.data import Augment, Dataset
 from pldistill.files import sha256, write_atomically
+from pldistill.json_files import Count, Digest, JsonFile, read_object, validate
 from pldistill.methods import METHODS
-from pldistill.recipe import Recipe, make_recipe
+from pldistill.paths import kind_of, require_file, require_folder
+from pldistill.recipe import MANY, Recipe, make_recipe
 from pldistill.specs import teacher_members
 from pldistill.teachers.live import Teacher, open_teacher
 from pldistill.types import Batch, Outputs
@@ -135,8 +137,10 @@ def _column(records: Tensor, start: int, count: int, dtype: torch.dtype) -> Tens
     return column.view(dtype)
 
 
-@dataclass(frozen=True)
-class CacheMetadata:
+_Whole = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
+class CacheMetadata(JsonFile):
     """What a teacher cache says of itself: all that its answers depend on.
 
     Attributes:
@@ -162,26 +166,34 @@ class CacheMetadata:
         batch_size: images asked about at a time.
     """
 
+    model_config = ConfigDict(extra="forbid")
+
     teacher: str
-    teacher_sha256: str
+    teacher_sha256: Digest
     models: list[dict[str, Any]]
-    parameters: int
+    parameters: Count
     data: str
     train_sha256: str
     validation_sha256: str
-    images: int
-    validation_images: int
-    classes: int
-    image_size: int
+    images: Annotated[int, Field(ge=1, le=2**40)]
+    validation_images: Annotated[int, Field(ge=1, le=2**40)]
+    classes: _Whole
+    image_size: _Whole
     augment: dict[str, Any]
-    seed: int
-    views: int
-    places: int
-    temperature: float
+    seed: Count
+    views: Annotated[int, Field(ge=1, le=MANY)]
+    places: _Whole
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     tail: str
     amp: str
     device: str
-    batch_size: int
+    batch_size: _Whole
+
+    @model_validator(mode="after")
+    def _places_are_classes(self) -> CacheMetadata:
+        if self.places > self.classes:
+            raise ValueError(f"places: expected at most the {self.classes} classes, got {self.places}")
+        return self
 
     @property
     def form(self) -> RecordFormat:
@@ -205,6 +217,15 @@ def view_file(view: int) -> str:
     return f"view-{view:04d}.bin"
 
 
+class HeaderFile(JsonFile):
+    """What header.json must hold."""
+
+    format: Literal[1]
+    about: CacheMetadata
+    whole: dict[str, Digest]
+    under_way: dict[str, Count]
+
+
 @dataclass(frozen=True)
 class Header:
     """A cache's header: what it is about, the SHA-256 of each file that is whole, and the one that is being written."""
@@ -216,8 +237,8 @@ class Header:
     def write(self, folder: Path) -> None:
         """Put it in place, atomically."""
         whole = {name: self.whole[name] for name in self.about.sizes() if name in self.whole}
-        content = {"format": FORMAT, "about": asdict(self.about), "whole": whole, "under_way": self.under_way}
-        write_atomically(folder / HEADER, (json.dumps(content, indent=2) + "\n").encode())
+        content = HeaderFile(format=FORMAT, about=self.about, whole=whole, under_way=dict(self.under_way))
+        write_atomically(folder / HEADER, (content.model_dump_json(indent=2) + "\n").encode())
 
 
 def read_header(folder: Path) -> Header:
@@ -226,17 +247,18 @@ def read_header(folder: Path) -> Header:
     Raises:
         ValueError: where there is none, or one of another format.
     """
-    path = folder / HEADER
-    if not path.is_file():
-        raise ValueError(f"teacher_cache: expected a teacher cache that `pldistill cache` made, got {str(folder)!r}")
+    path, what = folder / HEADER, "a teacher cache that `pldistill cache` made"
+    require_folder(folder, "teacher_cache", what)
+    if kind_of(path) is None:
+        raise ValueError(f"teacher_cache: expected {what}, got {str(folder)!r}")
     try:
-        content = json.loads(path.read_bytes())
-        if content["format"] != FORMAT:
-            raise KeyError(content["format"])
-        about: Any = {_OLD_NAMES.get(name, name): value for name, value in content["about"].items()}
-        return Header(CacheMetadata(**about), dict(content["whole"]), dict(content["under_way"]))
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{path}: expected a header of format {FORMAT}; make the teacher cache anew") from None
+        content = read_object(path)
+        if isinstance(about := content.get("about"), dict):
+            content["about"] = {_OLD_NAMES.get(name, name): value for name, value in about.items()}
+        header = validate(content, HeaderFile, str(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; make the teacher cache anew") from None
+    return Header(header.about, header.whole, header.under_way)
 
 
 def is_complete(folder: Path) -> bool:
@@ -260,8 +282,9 @@ def open_store(folder: Path) -> CacheMetadata:
                 f"teacher_cache {str(folder)!r} is not finished: the line of `pldistill cache` that began it goes on"
             )
         path = folder / name
-        if not path.is_file():
+        if kind_of(path) is None:
             raise ValueError(f"teacher_cache: expected {str(path)!r}, which is missing")
+        require_file(path, "teacher_cache")
         if path.stat().st_size != size or (found := sha256(path)) != header.whole[name]:
             found = f"{path.stat().st_size} bytes" if path.stat().st_size != size else found
             expected = f"{size} bytes" if found.endswith("bytes") else f"SHA-256 {header.whole[name]}"
@@ -320,7 +343,7 @@ class CachedTeacher(Teacher):
         return self.about.parameters
 
     def record(self) -> dict[str, Any]:
-        return {**super().record(), "teacher_cache": asdict(self.about)}
+        return {**super().record(), "teacher_cache": self.about.model_dump()}
 
     def to(self, device: torch.device, layout: torch.memory_format) -> None:
         """Answer on this device, which is given a view's records when the view's first batch comes."""

@@ -275,8 +275,8 @@ def _begin(out: Path, about: CacheMetadata) -> Header:
     """The header to go on from: what is whole and sound, and what was begun. Refuses a disk without room."""
     if not is_new(out):
         header = cache.read_header(out)
-        for name, ours in asdict(about).items():
-            if (theirs := asdict(header.about)[name]) != ours:
+        for name, ours in about.model_dump().items():
+            if (theirs := getattr(header.about, name)) != ours:
                 raise ValueError(
                     f"out: {str(out)!r} holds another teacher cache: expected {name} {ours!r}, got {theirs!r}"
                 )
@@ -286,7 +286,11 @@ def _begin(out: Path, about: CacheMetadata) -> Header:
             for name, digest in header.whole.items()
             if (path := out / name).is_file() and path.stat().st_size == sizes[name] and cache.sha256(path) == digest
         }
-        begun = {name: done for name, done in header.under_way.items() if (out / f".{name}.part").is_file()}
+        begun = {
+            name: done
+            for name, done in header.under_way.items()
+            if name in sizes and _holds(out / f".{name}.part", done, sizes[name], about, name)
+        }
         header = Header(about, whole, begun)
     else:
         header = Header(about, {}, {})
@@ -295,6 +299,12 @@ def _begin(out: Path, about: CacheMetadata) -> Header:
     if needed > free:
         raise ValueError(f"out: expected {needed:,} bytes free for {str(out)!r}, got {free:,}")
     return header
+
+
+def _holds(part: Path, done: int, size: int, about: CacheMetadata, name: str) -> bool:
+    """Whether a file that was begun has the records that the header says, and is no longer than it will be."""
+    form = about.validation_form if name == cache.VALIDATION else about.form
+    return part.is_file() and done * form.dtype.itemsize <= min(part.stat().st_size, size)
 
 
 def _done(files: list[_File], header: Header) -> int:
