@@ -3,13 +3,17 @@
 import hashlib
 import io
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import save
 
 import pldistill
+from bad_json import NO_OBJECTS
 from pldistill.recipe import make_recipe
 from pldistill.training import checkpoint
+from pldistill.training.loop import Loop
 from pldistill.training.state import decode, encode
 from tiny_runs import CE, KillAt, Killed, SilentCallback, assert_same_run, distill
 
@@ -81,6 +85,79 @@ def test_other_bytes_are_refused(data):
         decode(data)
 
 
+def tree(content):
+    """A state's bytes with another tree in them."""
+    return save({}, metadata={"tree": content})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"tensor": 3}',
+        '{"tensor": []}',
+        '{"dict": 3}',
+        '{"dict": [[[], 1]]}',
+        '{"dict": [1]}',
+        '{"odd": []}',
+        "{}",
+        '{"list": 3}',
+        '{"list": [' * 100_000,
+        '{"list": [' * 500 + "]}" * 500,
+        "9" * 5000,
+    ],
+    ids=lambda content: content[:12],
+)
+def test_a_tree_of_another_form_is_refused_in_a_line(content):
+    if content == "[]":  # a list is what no state is, but is one of JSON
+        assert decode(tree(content)) == []
+        return
+    with pytest.raises(ValueError, match="expected a state of a run") as error:
+        decode(tree(content))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize("data", [b"", b"x" * 64, b"(" * 1000, encode([1, 2]), encode({"x": 1})[:-4]])
+def test_a_state_with_the_right_sum_and_another_content_is_refused_in_a_line(tmp_path, suffix, data):
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"step-00000001-{digest[:8]}.{suffix}"
+    (tmp_path / name).write_bytes(data)
+    (tmp_path / checkpoint.INDEX).write_text(json.dumps({"file": name, "sha256": digest, "step": 1}))
+    with pytest.raises(ValueError, match=rf"checkpoint: '.*{name}': expected a ") as error:
+        checkpoint.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", NO_OBJECTS)
+def test_an_index_that_is_no_object_is_named(tmp_path, kind):
+    (tmp_path / checkpoint.INDEX).write_bytes(NO_OBJECTS[kind][0])
+    with pytest.raises(ValueError, match=r"index\.json' is damaged: expected a JSON object, got ") as error:
+        checkpoint.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"file": None}, "file"),
+        ({"file": "../step-00000001-01234567.pt"}, "file"),
+        ({"file": "/etc/passwd"}, "file"),
+        ({"sha256": "0"}, "sha256"),
+        ({"step": -1}, "step"),
+        ({"step": "1"}, "step"),
+        ({"before": []}, "before"),
+        ({"before": {"file": "step-00000001-01234567.pt"}}, "before.sha256"),
+    ],
+)
+def test_a_key_of_an_index_is_named(tmp_path, change, key):
+    index = {"file": "step-00000001-01234567.pt", "sha256": "0" * 64, "step": 1}
+    (tmp_path / checkpoint.INDEX).write_text(json.dumps({**index, **change}))
+    with pytest.raises(ValueError, match=rf"index\.json' is damaged, key {key}: expected .*, got "):
+        checkpoint.load(tmp_path)
+
+
 def flip(path, place=None):
     data = bytearray(path.read_bytes())
     data[len(data) // 2 if place is None else place] ^= 1
@@ -140,7 +217,8 @@ def test_a_damaged_index_is_said_and_made_anew(two):
     assert checkpoint.load(two, notes.append)["x"] == 3
     assert checkpoint.load(two, notes.append)["x"] == 3
     (note,) = notes
-    assert "index.json' is damaged; the run goes on from step-00000003" in note
+    assert "index.json' is damaged: expected a JSON object, got '{' (" in note
+    assert "; the run goes on from step-00000003" in note
 
 
 def test_an_index_without_states_is_refused(two):
@@ -233,3 +311,55 @@ def test_a_checkpoint_is_of_its_recipe(tmp_path, every_step):
         pldistill.train(make_recipe(changed), out=tmp_path / "run", resume=True, device="cpu")
     path.write_text(json.dumps(recipe.to_dict()))
     pldistill.train(recipe, out=tmp_path / "run", resume=True, device="cpu")
+
+
+def replace_state(folder, change):
+    """Put another state in the newest one's place, with the right sum and index."""
+    state = checkpoint.load(folder)
+    change(state)
+    for path in folder.iterdir():
+        path.unlink()
+    checkpoint.save(folder, state, step=99)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda state: state.pop("epoch"), "checkpoint: expected an epoch from 0 to 3 in its state, got None"),
+        (lambda state: state.update(epoch=-1), "checkpoint: expected an epoch from 0 to 3 in its state, got -1"),
+        (lambda state: state.update(epoch="2"), "checkpoint: expected an epoch from 0 to 3 in its state, got '2'"),
+        (lambda state: state.pop("tally"), "does not fit the run: KeyError: 'tally'"),
+        (lambda state: state.update(tally=3), "does not fit the run: "),
+        (lambda state: state.update(rng=torch.ones(3)), "does not fit the run: "),
+        (lambda state: state.update(optimizer={}), "does not fit the run: "),
+        (lambda state: state["distiller"].popitem(), "does not fit the run: RuntimeError: "),
+        (
+            lambda state: state["distiller"].update({"student.model.conv1.weight": torch.ones(2)}),
+            "does not fit the run",
+        ),
+        (lambda state: state.update(distiller=[1]), "does not fit the run: "),
+        (lambda state: state.update(recipe=[1]), "checkpoint: expected a dict as recipe in its state, got [1]"),
+        (lambda state: state["recipe"].update(student="resnet20"), "its checkpoint is of a run with 'resnet20'"),
+    ],
+    ids=str,
+)
+def test_another_run_s_state_with_the_right_sum_is_refused_in_a_line(stopped, tmp_path, change, says):
+    run = tmp_path / "run"
+    shutil.copytree(stopped, run)
+    replace_state(run / "checkpoint", change)
+    rows = (run / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"\S") as error:
+        pldistill.train(make_recipe(CE), out=run, resume=True, device="cpu")
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+    assert (run / "metrics.jsonl").read_bytes() == rows
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of a run that ended in its third epoch; nobody writes to it."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "LOOK_EVERY", -1.0)
+        killed(make_recipe(CE), folder)
+    return folder

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pldistill import __version__
 from pldistill.cli import lists, runs, studies
@@ -15,8 +16,21 @@ from pldistill.recipe import Recipe, make_recipe, read_recipe
 from pldistill.tasks.registry import DEFAULT
 from pldistill.tasks.spec import Metric
 
+
+class Verbs(TyperGroup):
+    """The verbs. They read no terminal: an EOFError is a file's, not the Ctrl-D that Typer takes it for."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb; an EOFError becomes a ValueError."""
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:
+            raise ValueError(f"a file ends too soon: {error or 'EOFError'}") from error
+
+
 app = typer.Typer(
     name="pldistill",
+    cls=Verbs,
     help="Distill a large classifier into a small one, by Plackett-Luce distillation and what it is compared with.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -29,7 +29,6 @@ a class of which the teacher holds no opinion: to train on the classes that it k
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 from abc import ABC, abstractmethod
@@ -45,7 +44,9 @@ from torch.nn import functional
 from pldistill import models
 from pldistill.data import Dataset
 from pldistill.data.sampling import key
+from pldistill.json_files import read_object
 from pldistill.models import NormalizedModel, TaskModel
+from pldistill.paths import require_file
 from pldistill.recipe import Recipe
 from pldistill.specs import RANDOM, split_weights, teacher_members, unknown
 from pldistill.teachers.factory import build_own, is_factory
@@ -111,16 +112,9 @@ def read_class_map(
 
 
 def _pairs(path: str) -> list[tuple[str, str | int]]:
-    """The file's entries as they stand: a plain dictionary would hide a key that is there twice."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        entries = json.loads(text, object_pairs_hook=list)
-    except FileNotFoundError:
-        raise ValueError(f"class_map: expected a file, got {path!r}, which does not exist") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"class_map: expected JSON in {path!r}: {error}") from None
-    if not text.lstrip().startswith("{"):
-        raise ValueError(f"class_map: expected a JSON object in {path!r}, got {type(entries).__name__}")
+    """The file's entries as they stand."""
+    require_file(path, "class_map")
+    entries = list(read_object(Path(path), f"class_map: {path!r}").items())
     for their_class, value in entries:
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise ValueError(

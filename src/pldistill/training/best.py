@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pldistill.files import write_atomically
+from pldistill.json_files import read_object
 from pldistill.recipe import Recipe
 from pldistill.record import MODEL, RunRecord
 from pldistill.tasks.base import Task
@@ -82,8 +83,8 @@ class BestEpoch:
 def read_epoch(folder: Path) -> dict[str, Any] | None:
     """Which epoch's model a run's folder keeps as the best, with its score; None where it keeps none."""
     try:
-        return json.loads((folder / FOLDER / EPOCH).read_bytes())
-    except (OSError, ValueError):
+        return read_object(folder / FOLDER / EPOCH)
+    except ValueError:
         return None
 
 

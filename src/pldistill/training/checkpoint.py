@@ -10,20 +10,37 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
+import pickle
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from pldistill.files import write_atomically
+from pldistill.json_files import Count, JsonFile, read_json, read_regular
+from pldistill.paths import kind_of
 from pldistill.training import state as states
 
 INDEX = "index.json"
 _OURS = re.compile(r"\.?step-\d{8,}(-[0-9a-f]{8})?\.(pt|safetensors)(\.part)?|\.index\.json\.part")
 _NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{8})\.(pt|safetensors)")
+
+
+class EntryFile(JsonFile):
+    """A state that the index names. Its SHA-256, or the beginning of it, as its file's name has that."""
+
+    file: Annotated[str, Field(pattern=r"^step-\d{8,}(-[0-9a-f]{8})?\.(pt|safetensors)$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
+    step: Count
+
+
+class IndexFile(EntryFile):
+    """What index.json must hold: the newest state, and the one before it."""
+
+    before: EntryFile | None = None
 
 
 def save(folder: Path, state: dict[str, Any], *, step: int) -> None:
@@ -37,11 +54,11 @@ def save(folder: Path, state: dict[str, Any], *, step: int) -> None:
     name = f"step-{step:08d}-{digest[:8]}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        before = [entry for entry in _read_index(folder) if entry["file"] != name][:1]
+        before = [entry for entry in _read_index(folder) if entry.file != name][:1]
     except ValueError:
         before = []  # a new index takes its place
     write_atomically(folder / name, data)
-    _write_index(folder, [{"file": name, "sha256": digest, "step": step}, *before])
+    _write_index(folder, [EntryFile(file=name, sha256=digest, step=step), *before])
 
 
 def load(folder: Path, warn: Callable[[str], None] | None = None) -> dict[str, Any] | None:
@@ -62,12 +79,12 @@ def load(folder: Path, warn: Callable[[str], None] | None = None) -> dict[str, A
         entries, wrong = _by_name(folder), [str(error)]
     for place, entry in enumerate(entries):
         try:
-            state = _read(folder / entry["file"], entry["sha256"])
+            state = _read(folder / entry.file, entry.sha256)
         except ValueError as error:
             wrong.append(str(error))
             continue
         if wrong and warn is not None:
-            warn(f"{wrong[0]}; the run goes on from {entry['file']}")
+            warn(f"{wrong[0]}; the run goes on from {entry.file}")
             _write_index(folder, entries[place:])
         return state
     if wrong:
@@ -77,48 +94,52 @@ def load(folder: Path, warn: Callable[[str], None] | None = None) -> dict[str, A
 
 def _read(path: Path, expected: str) -> dict[str, Any]:
     """Read one state; `expected` may be the beginning of its SHA-256."""
-    if not path.is_file():
+    if kind_of(path) is None:
         raise ValueError(f"checkpoint: expected {str(path)!r}, which is missing")
-    data = path.read_bytes()
+    data = read_regular(path, f"checkpoint {str(path)!r}")
     digest = hashlib.sha256(data).hexdigest()
     if not digest.startswith(expected):
         raise ValueError(f"checkpoint: {str(path)!r} is damaged: expected SHA-256 {expected}, got {digest}")
-    if path.suffix == ".pt":
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    return states.decode(data)
-
-
-def _read_index(folder: Path) -> list[dict[str, Any]]:
-    """The checkpoints that the index names, the newest first; ValueError where it is damaged."""
     try:
-        newest = json.loads((folder / INDEX).read_bytes())
-        entries = [newest, *([newest["before"]] if "before" in newest else [])]
-        return [{"file": str(e["file"]), "sha256": _digest(e["sha256"]), "step": int(e["step"])} for e in entries]
-    except FileNotFoundError:
+        state = _load_old(data) if path.suffix == ".pt" else states.decode(data)
+    except ValueError as error:
+        raise ValueError(f"checkpoint: {str(path)!r}: {error}") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"checkpoint: {str(path)!r}: expected a dict of a run's state, got {type(state).__name__}")
+    return state
+
+
+def _load_old(data: bytes) -> Any:
+    """A state as older runs wrote it: a torch file."""
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"expected a state of a run, got {len(data)} bytes that are none: {reason}") from None
+
+
+def _read_index(folder: Path) -> list[EntryFile]:
+    """The checkpoints that the index names, the newest first; ValueError where it is damaged."""
+    path = folder / INDEX
+    if kind_of(path) is None:
         return []
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"checkpoint: {str(folder / INDEX)!r} is damaged") from None
+    index = read_json(path, IndexFile, f"checkpoint: {str(path)!r} is damaged")
+    return [index, *([] if index.before is None else [index.before])]
 
 
-def _by_name(folder: Path) -> list[dict[str, Any]]:
+def _by_name(folder: Path) -> list[EntryFile]:
     """The checkpoints that are there, the newest first; their names have the beginning of their SHA-256."""
     names = [name for path in folder.iterdir() if (name := _NAME.fullmatch(path.name))]
     parts = sorted(((int(name[1]), name[2], name[0]) for name in names), reverse=True)
-    return [{"file": name, "sha256": digest, "step": step} for step, digest, name in parts]
+    return [EntryFile(file=name, sha256=digest, step=step) for step, digest, name in parts]
 
 
-def _digest(text: str) -> str:
-    if not re.fullmatch("[0-9a-f]{8,64}", text):
-        raise ValueError(f"expected a SHA-256, got {text!r}")
-    return text
-
-
-def _write_index(folder: Path, entries: Sequence[dict[str, Any]]) -> None:
+def _write_index(folder: Path, entries: Sequence[EntryFile]) -> None:
     """Put the index in place; what it does not name of our files goes."""
     newest, *older = entries
-    index = {**newest, "before": older[0]} if older else newest
-    write_atomically(folder / INDEX, json.dumps(index).encode())
-    named = {entry["file"] for entry in entries[:2]}
+    index = IndexFile(file=newest.file, sha256=newest.sha256, step=newest.step, before=older[0] if older else None)
+    write_atomically(folder / INDEX, index.model_dump_json(exclude_none=True).encode())
+    named = {entry.file for entry in entries[:2]}
     for path in folder.iterdir():
         if path.is_file() and path.name not in named and _OURS.fullmatch(path.name):
             path.unlink()

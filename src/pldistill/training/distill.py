@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from pldistill import launch
 from pldistill.data.sampling import key
 from pldistill.files import check_run_files, write_atomically
 from pldistill.models import TaskModel
+from pldistill.models.checkpoints import put_weights, read_state
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import RunRecord
 from pldistill.specs import unknown
@@ -109,7 +110,8 @@ def distill(
     with claim(run, recipe, resume) as begun:
         if begun is None:
             check_run_files(run.folder, ["model.safetensors"])
-            student.load_state_dict(load_file(run.folder / "model.safetensors"))
+            path = run.folder / "model.safetensors"
+            put_weights(student, read_state(path), path)
             return Run(run)
         data = OwnData(task.try_both(accelerator.device))
         shown = SilentCallback() if callback is None else callback

@@ -320,12 +320,26 @@ def restore_state(loop: Loop) -> None:
     warn = loop.callback.warn if distributed.is_main_process() else None  # the first process mends the index
     state = checkpoint.load(loop.record.folder / "checkpoint", warn)
     if state is not None and "recipe" in state:  # older checkpoints do not say
+        if not isinstance(state["recipe"], dict):
+            raise ValueError(f"checkpoint: expected a dict as recipe in its state, got {state['recipe']!r}")
         _check_recipe(loop.record, state["recipe"])
+    epoch = 0 if state is None else state.get("epoch")
+    if not isinstance(epoch, int) or not 0 <= epoch <= loop.recipe.epochs:
+        raise ValueError(f"checkpoint: expected an epoch from 0 to {loop.recipe.epochs} in its state, got {epoch!r}")
     if distributed.is_main_process():
         loop.record.epochs()
-        loop.record.truncate(state["epoch"] if state is not None else 0)
-    if state is None:
-        return
+    if state is not None:
+        try:
+            _put_state(loop, state)
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            folder, reason = loop.record.folder / "checkpoint", " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(f"checkpoint: {str(folder)!r} does not fit the run: {reason}") from error
+    if distributed.is_main_process():  # nothing is cut off before the state is found to fit
+        loop.record.truncate(epoch)
+
+
+def _put_state(loop: Loop, state: dict[str, Any]) -> None:
+    """Put a checkpoint's state into the loop."""
     own = state if distributed.is_main_process() else state["others"][distributed.rank() - 1]
     loop.epoch = state["epoch"]
     loop.tally.load_state_dict(own["tally"])

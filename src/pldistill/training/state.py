@@ -46,8 +46,9 @@ def decode(data: bytes) -> Any:
         size = int.from_bytes(data[:8], "little")
         tree = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][_TREE])
         return _unpack(tree, load(data))
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"expected a state of a run, got {len(data)} bytes that are none: {error}") from None
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"expected a state of a run, got {len(data)} bytes that are none: {reason}") from None
 
 
 def _pack(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
