@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pldistill import distributed, launch, precision
 from pldistill.methods.base import Method
 from pldistill.methods.spec import at_epoch
+from pldistill.models import NormalizedModel
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.tasks.base import Placement, Task, make_task
@@ -21,6 +22,7 @@ from pldistill.teachers.live import Teacher
 from pldistill.training.distiller import Distiller
 from pldistill.training.loop import Callback, Loop
 from pldistill.training.optim import make_optimizer
+from pldistill.training.single_images import check_single_images
 from pldistill.types import Outputs
 
 _PRECISIONS = {"bf16": "bf16", "fp16": "fp16", "off": "no"}
@@ -119,6 +121,8 @@ def assemble(
         accelerator.ddp_handler = unused  # pyright: ignore[reportAttributeAccessIssue]
     place = Placement(accelerator.device, workers, distributed.rank(), distributed.world_size())
     loaders = task.loaders(recipe, data, place)
+    if (smallest := min(loaders.train.joined, default=0) // place.world) < 2 and isinstance(student, NormalizedModel):
+        check_single_images(student, data.image_size, recipe.batch_size, smallest)
     # Of what the student draws in training, whoever the teacher is; each process draws for other images.
     torch.manual_seed((recipe.seed + _STRIDE * distributed.rank()) % 2**64)
     return Loop(
