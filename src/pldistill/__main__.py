@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 import time
 from typing import Any, cast
@@ -22,6 +24,7 @@ UsageError, ClickException = cast(Any, typer.BadParameter.__mro__[1:3])
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 a mistake to mend, 1 a run that failed, 128 + n stopped by signal n."""
+    _open_streams()
     # The hub's client warns of each retry; what became of it in the end is said in one line.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     console.quiet = not _speaks()
@@ -54,6 +57,25 @@ def main(arguments: list[str] | None = None) -> None:
         if _met():
             _distributed().leave()
         sys.exit(code or 0)
+
+
+def _open_streams() -> None:
+    """Give the process three open streams that take any text.
+
+    A file that is opened later would get the number of a stream that is closed, and what is printed would be in it. A
+    text that a stream's encoding lacks, or a file name that is no UTF-8, is written with escapes.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed when Python began
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _distributed() -> Any:

@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import Field
 
 from pldistill.json_files import Digest, JsonFile, read_json
-from pldistill.paths import kind_of, require_file
+from pldistill.paths import kind_of, require_file, require_new_or_folder
 
 LOCK, HOLDER = ".lock", ".holder.json"
 _WAIT_FOR_CHILDREN = 10.0  # seconds: children of a process that was killed may hold its lock until they notice
@@ -27,8 +27,11 @@ _UNFINISHED = re.compile(
 
 
 def cache_folder() -> Path:
-    """`$PLDISTILL_CACHE`, or `~/.cache/pldistill`."""
-    return Path(os.environ.get("PLDISTILL_CACHE") or "~/.cache/pldistill").expanduser()
+    """`$PLDISTILL_CACHE`, or `~/.cache/pldistill`; ValueError where neither is there to be found."""
+    try:
+        return Path(os.environ.get("PLDISTILL_CACHE") or "~/.cache/pldistill").expanduser()
+    except RuntimeError:
+        raise ValueError("PLDISTILL_CACHE: expected a folder, for this user has no home folder, got none") from None
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -84,10 +87,11 @@ def held(folder: Path) -> Iterator[None]:
     nothing. A folder that has nothing but these in the end goes with them.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it, or a file lies there.
     """
     from filelock import FileLock, Timeout  # where a line is refused nothing is to be locked
 
+    require_new_or_folder(folder, "out")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)

@@ -36,6 +36,11 @@ def kind_of(path: Path | str) -> str | None:
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "no file")
 
 
+def is_address(text: Path | str) -> bool:
+    """Whether a text is an address as `https://example.org/a`, which no file has."""
+    return _ADDRESS.match(str(text)) is not None
+
+
 def require_file(path: Path | str, name: str, what: str = "a file") -> None:
     """Refuse what is not a regular file, before it is opened.
 
@@ -78,7 +83,7 @@ def _require(wanted: str, path: Path | str, name: str, what: str) -> None:
         raise ValueError(f"{name}: expected {what}, got {error}") from None
     if kind == wanted:
         return
-    if _ADDRESS.match(str(path)):
+    if is_address(path):
         raise ValueError(f"{name}: expected {what}, got the address {str(path)!r}: nothing is downloaded here")
     if name == str(path):
         raise ValueError(f"{name}: expected {what}, got {kind or 'nothing there'}")

@@ -303,6 +303,8 @@ class Recipe(BaseModel):
     @classmethod
     def _complete(cls, given: Any) -> Any:
         """Write the defaults of the task and the method out, so that a stored recipe says all that it did."""
+        if isinstance(given, dict) and (empty := [name for name, value in given.items() if value == ""]):
+            raise ValueError(f"{empty[0]}: expected a value, got ''")
         task = given.get("task", DEFAULT) if isinstance(given, dict) else None
         if not isinstance(task, str) or task not in TASKS or not isinstance(given.get("method"), str):
             return given

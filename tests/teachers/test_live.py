@@ -107,7 +107,7 @@ def test_a_recipe_refuses_what_its_text_shows_to_be_wrong(change, says):
 @pytest.mark.parametrize(
     ("teacher", "says"),
     [
-        ("runs/nowhere", "expected a run folder or a model's name, got 'runs/nowhere', which is no folder"),
+        ("runs/nowhere", "a model's name or NAME@FILE, got 'runs/nowhere', which is no folder"),
         ("random:resnet21", "unknown model 'resnet21'"),
         ("resnet8@nowhere.pt", "'nowhere.pt', which does not exist"),
         ("ensemble:random:resnet8+resnet50", "must name its weights"),

@@ -35,7 +35,7 @@ def test_a_model_that_can_train_on_one_image_has_no_such_layer(name, size):
 
 def test_it_is_refused_before_the_run_has_a_folder(tmp_path):
     recipe = make_recipe({"data": "glyphs:train=100,val=100", **ONE, "batch_size": 1})
-    with pytest.raises(ValueError, match=r"batch_size: expected at least 2, for the student's BatchNorm '.*', got 1$"):
+    with pytest.raises(ValueError, match=r"batch_size: expected at least 2, for the student's BatchNorm '.*, got 1$"):
         pldistill.train(recipe, out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 

@@ -20,6 +20,19 @@ from pldistill.tasks.spec import Metric
 class Verbs(TyperGroup):
     """The verbs. They read no terminal: an EOFError is a file's, not the Ctrl-D that Typer takes it for."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse an empty value, which no option or argument takes: a path of no letters would be the working folder.
+
+        Raises:
+            ValueError: naming the option before it.
+        """
+        for before, word in zip(["", *args], args, strict=False):
+            flag, equals, value = word.partition("=")
+            if not word or (flag.startswith("--") and equals and not value):
+                named = flag or (before if before.startswith("-") else "")
+                raise ValueError(f"{named.lstrip('-').replace('-', '_') or 'arguments'}: expected a value, got ''")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run a verb; an EOFError becomes a ValueError."""
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -140,7 +141,8 @@ def _files(folder: Path, images: Sequence[Path]) -> list[Path]:
 
 def _print_json(images: Sequence[Path], answers: Sequence[Any], name: str) -> None:
     content = [{"image": str(image), name: answer} for image, answer in zip(images, answers, strict=True)]
-    print(json.dumps(content, indent=2, ensure_ascii=False))
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    print(json.dumps(content, indent=2, ensure_ascii=encoding != "utf8"))
 
 
 def _share(name: str, text: str | None, default: float) -> float:

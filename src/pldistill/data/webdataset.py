@@ -18,8 +18,12 @@ from torch import Tensor
 from pldistill.data.dataset import Encoded, LazySplit, file_stamp
 from pldistill.data.images import SUFFIXES
 from pldistill.files import cache_folder, write_whole
+from pldistill.json_files import read_regular
+from pldistill.paths import kind_of, require_file
 
 _MANY = 20  # from here on indexing takes long enough for a progress bar
+_LARGEST_CLASS = 10_000_000
+_DIGITS = 16  # of a class's number, spaces with it
 _VALIDATION = (("val", "validation"), ("test",))
 
 
@@ -71,10 +75,24 @@ def wds(root: Path, *, evaluation: bool = False) -> tuple[tuple[str, ...], Shard
     train = val.subset([]) if evaluation else _split(_named(root, files, [("train",)]))
     count = int(torch.cat([train.labels, val.labels]).max()) + 1
     listed = root / "classes.txt"
-    classes = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else [str(i) for i in range(count)]
+    classes = _lines(listed) if kind_of(listed) is not None else [str(i) for i in range(count)]
     if len(classes) < count:
         raise ValueError(f"wds: expected {listed} to name the {count} classes of the shards, got {len(classes)} lines")
     return tuple(classes), train, val
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return read_regular(file, f"wds: {file}").decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"wds: {file}: expected UTF-8, got {error}") from None
+
+
+def _label(name: str, content: bytes) -> int:
+    """The number of a class, of which there may be ten million."""
+    if len(content) > _DIGITS or int(content) > _LARGEST_CLASS:
+        raise ValueError(f"{name!r}: expected a class up to {_LARGEST_CLASS:,}, got {content[:_DIGITS]!r}")
+    return int(content)
 
 
 def _named(root: Path, files: Sequence[Path], choices: Sequence[tuple[str, ...]]) -> list[Path]:
@@ -93,14 +111,20 @@ def _below(root: Path, file: Path) -> str:
 
 def _split(files: Sequence[Path]) -> ShardSplit:
     """Index the shards, or remember them as long as no path, size or time of change is another."""
+    for file in files:
+        require_file(file, "wds")
     stamps = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     record = cache_folder() / "shards" / f"{hashlib.sha256(repr(stamps).encode()).hexdigest()}.npy"
     if not record.is_file():
         shown = track(files, "Indexing shards", console=Console(stderr=True), disable=len(files) < _MANY)
         found = np.array([(at, *row) for at, file in enumerate(shown) for row in _index(file)], dtype=np.int64)
         write_whole(record, lambda temporary: _save(temporary, found))
-    rows = torch.from_numpy(np.load(record))
-    return ShardSplit([str(file) for file in files], rows[:, :3].contiguous(), rows[:, 3].contiguous())
+    try:
+        rows = torch.from_numpy(np.load(record))
+        members, labels = rows[:, :3].contiguous(), rows[:, 3].contiguous()
+    except (ValueError, EOFError, OSError, TypeError, IndexError) as error:
+        raise ValueError(f"wds: the index {str(record)!r} is damaged and may be deleted: {error}") from None
+    return ShardSplit([str(file) for file in files], members, labels)
 
 
 def _save(path: Path, rows: np.ndarray) -> None:
@@ -109,12 +133,19 @@ def _save(path: Path, rows: np.ndarray) -> None:
 
 
 def _index(file: Path) -> list[tuple[int, int, int]]:
-    """First byte, bytes and class of each image of a shard, in the shard's order."""
+    """First byte, bytes and class of each image of a shard, in the shard's order.
+
+    Nothing is unpacked: an image is read from its place in the tar, so it means nothing where a member's name or a link
+    points to. Links and special members are left out, and a member that ends behind the tar's end is refused.
+    """
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
+    whole = file.stat().st_size
     try:
         with tarfile.open(file, "r:") as tar:
             for member in filter(tarfile.TarInfo.isreg, tar):
+                if member.offset_data + member.size > whole:
+                    raise ValueError(f"{member.name!r} has {member.size:,} bytes, more than are left of the file")
                 folder, _, name = member.name.rpartition("/")
                 key, _, suffix = name.partition(".")
                 key = f"{folder}/{key}"
@@ -123,7 +154,7 @@ def _index(file: Path) -> list[tuple[int, int, int]]:
                 elif suffix == "cls":
                     content = tar.extractfile(member)
                     assert content is not None  # it is a regular file
-                    labels[key] = int(content.read())
+                    labels[key] = _label(member.name, content.read(_DIGITS + 1))
     except (tarfile.TarError, ValueError, OSError) as error:
         raise ValueError(f"wds: {file}: expected a plain tar with a whole number in each .cls ({error})") from error
     lone = sorted(images.keys() ^ labels.keys())

@@ -46,7 +46,7 @@ from pldistill.data import Dataset
 from pldistill.data.sampling import key
 from pldistill.json_files import read_object
 from pldistill.models import NormalizedModel, TaskModel
-from pldistill.paths import require_file
+from pldistill.paths import is_address, kind_of, require_file
 from pldistill.recipe import Recipe
 from pldistill.specs import RANDOM, split_weights, teacher_members, unknown
 from pldistill.teachers.factory import build_own, is_factory
@@ -257,14 +257,26 @@ def _open(member: str, place: int, recipe: Recipe, dataset: Dataset) -> LiveTeac
     if member.startswith(RANDOM):
         return _at_random(member.removeprefix(RANDOM), place, recipe, dataset)
     name, checkpoint = split_weights(member)
-    if "/" in name:
-        raise ValueError(f"teacher: expected a run folder or a model's name, got {member!r}, which is no folder")
+    if checkpoint is None and (found := _no_name(member)) is not None:
+        raise ValueError(f"teacher: expected a run folder, a model's name or NAME@FILE, got {found}")
     checkpoint = checkpoint or recipe.teacher_checkpoint
     if is_factory(name):
         return _own(name, checkpoint, recipe, dataset)
     if checkpoint is not None:
         return _from_checkpoint(name, checkpoint, recipe, dataset)
     return _from_timm(name, recipe, dataset)
+
+
+def _no_name(member: str) -> str | None:
+    """What a teacher's text is where it can be no model's name; None where it may be one."""
+    if is_address(member):
+        return f"the address {member!r}: nothing is downloaded; of weights that lie here the text is NAME@FILE"
+    kind = kind_of(member)
+    if kind == "a file":
+        return f"the file {member!r}: the name of the model that it has the weights of comes first, NAME@{member}"
+    if kind is not None:
+        return f"{member!r}, which is {kind}"
+    return f"{member!r}, which is no folder" if "/" in member else None
 
 
 def _from_run(folder: str, recipe: Recipe, dataset: Dataset) -> LiveTeacher:

@@ -20,6 +20,7 @@ from pldistill import launch
 from pldistill.data import Augment, Dataset, Split, make_loader, training_augment
 from pldistill.files import HOLDER, LOCK, held, is_new, refuse_held
 from pldistill.launch import Interrupted, Interrupts
+from pldistill.paths import require_new_or_folder
 from pldistill.recipe import Recipe
 from pldistill.specs import data_label
 from pldistill.teachers import cache
@@ -172,6 +173,7 @@ def cache_teacher(
     """
     if launch.launched() > 1:
         raise ValueError(f"processes: expected one to make a teacher cache, got {launch.launched()}")
+    require_new_or_folder(out, "out")
     refuse_held(out)
     accelerator = make_accelerator(recipe.amp, device)
     dataset = open_images(recipe, download)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pldistill import distributed, models, precision, record
 from pldistill.files import held, is_new, refuse_held
+from pldistill.paths import require_new_or_folder
 from pldistill.recipe import Recipe, make_recipe
 from pldistill.record import MODEL, TEXTS, RunRecord
 from pldistill.tasks.base import Placement, Task, make_task
@@ -295,6 +296,7 @@ def goes_on(run: RunRecord, recipe: Recipe, resume: bool) -> bool:
     Raises:
         ValueError: for a folder that is neither new nor the recipe's run's.
     """
+    require_new_or_folder(run.folder, "out")
     if resume and run.begun:
         _check_same(run, recipe)
         return True
