@@ -246,12 +246,12 @@ class RunRecord:
     @property
     def begun(self) -> bool:
         """Whether a run was begun in the folder: its recipe is there."""
-        return (self.folder / "recipe.json").is_file()
+        return kind_of(self.folder / "recipe.json") is not None
 
     @property
     def finished(self) -> bool:
         """Whether the run came to its end and wrote its result."""
-        return (self.folder / "result.json").is_file()
+        return kind_of(self.folder / "result.json") is not None
 
     def append_epoch(self, row: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl and sync it to the disk; a torn line left by a power cut is cut off first."""
