@@ -84,7 +84,8 @@ def _require(wanted: str, path: Path | str, name: str, what: str) -> None:
     if kind == wanted:
         return
     if is_address(path):
-        raise ValueError(f"{name}: expected {what}, got the address {str(path)!r}: nothing is downloaded here")
+        address = re.sub(":/+", "://", str(path), count=1)
+        raise ValueError(f"{name}: expected {what}, got the address {address!r}: nothing is downloaded here")
     if name == str(path):
         raise ValueError(f"{name}: expected {what}, got {kind or 'nothing there'}")
     found = "does not exist" if kind is None else f"is {kind}"

@@ -1,6 +1,8 @@
 """The command line: every verb, and every mistake one plain line with exit code 2."""
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,47 @@ def teacher(tmp_path_factory):
         main(["train", *TINY, "--method", "ce", "--out", str(folder)])
     assert stop.value.code == 0
     return folder
+
+
+def test_a_file_that_ends_too_soon_is_no_ctrl_d(capsys, monkeypatch):
+    """Typer takes every EOFError for one, and ends with 130."""
+
+    def short(path):
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr("pldistill.training.run.load_run", short)
+    code, _, said = run(capsys, "evaluate", "runs/mine")
+    assert code == 2
+    assert said == "pldistill: a file ends too soon: Ran out of input\n"
+
+
+def test_an_empty_file_of_weights_is_a_mistake_and_no_stop(capsys, tmp_path):
+    (tmp_path / "empty.pth").write_bytes(b"")
+    words = [
+        "train",
+        *TINY,
+        "--method",
+        "kd",
+        "--teacher",
+        f"resnet8@{tmp_path / 'empty.pth'}",
+        "--out",
+        tmp_path / "run",
+    ]
+    code, _, said = run(capsys, *words)
+    assert code == 2
+    assert said == f"pldistill: checkpoint {tmp_path / 'empty.pth'}: expected weights, got an empty file\n"
+
+
+def test_json_of_predictions_is_read_back_whatever_the_output_s_encoding(capsys, teacher, tmp_path, monkeypatch):
+    image = tmp_path / "Bäume ✗.png"
+    Image.new("RGB", (32, 32)).save(image)
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", narrow)
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(teacher), str(image), "--json"])
+    narrow.flush()
+    assert stop.value.code == 0
+    assert json.loads(narrow.buffer.getvalue().decode("ascii"))[0]["image"] == str(image)
 
 
 def test_train_evaluate_predict_report(capsys, teacher, tmp_path):

@@ -232,7 +232,7 @@ def test_a_script_is_refused_in_a_line(tmp_path):
     [
         (
             "https://example.org/resnet8.pth",
-            "got the address 'https://?example.org/resnet8.pth': nothing is downloaded",
+            "got the address 'https://example.org/resnet8.pth': nothing is downloaded",
         ),
         ("fifo.pth", "which is a FIFO"),
         ("nowhere.pth", "which does not exist"),

@@ -17,6 +17,7 @@ from torch import Tensor
 from pldistill.data import make_loader, open_data
 from pldistill.files import write_atomically
 from pldistill.models import NormalizedModel
+from pldistill.paths import require_new_or_folder
 from pldistill.reports.landscape import (
     LOSSES,
     Plane,
@@ -83,6 +84,7 @@ def run_landscape(
     Raises:
         ValueError: for an unknown method, a repeated or missing one, or a number that does not fit; nothing is written.
     """
+    require_new_or_folder(out, "out")
     _check_distinct("methods", methods)
     _check_distinct("temperatures", temperatures)
     for method in methods:
