@@ -45,7 +45,7 @@ from pldistill.json_files import (
     validate,
 )
 from pldistill.paths import kind_of, require_folder
-from pldistill.recipe import RecipeFile
+from pldistill.recipe import Recipe, RecipeFile, make_recipe
 from pldistill.tasks.registry import DEFAULT, METRICS, TASKS, find_task, task_of
 
 if TYPE_CHECKING:
@@ -344,6 +344,19 @@ def load_run(path: Path | str) -> RunRecord:
     if not record.begun:
         raise ValueError(f"path: expected {what}, got {str(path)!r}")
     return record
+
+
+def stored_recipe(record: RunRecord) -> Recipe:
+    """The recipe of a run's folder.
+
+    Raises:
+        ValueError: naming recipe.json, where it is missing or is no recipe of this version's.
+    """
+    fields = record.read_recipe()
+    try:
+        return make_recipe(fields)
+    except ValueError as error:
+        raise ValueError(f"{record.folder / 'recipe.json'}: {error}") from None
 
 
 def find_runs(paths: Iterable[Path | str]) -> list[RunRecord]:

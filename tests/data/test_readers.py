@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.util
 import io
+import os
 import sys
 import tarfile
 import types
@@ -192,6 +193,67 @@ def test_wrong_shards_are_explained(shards, case):
     change(shards)
     with pytest.raises(ValueError, match=message):
         open_data(f"wds/{shards}")
+
+
+def add(tar, name, data=b"", size=None, **about):
+    """A member, which may say another size than it has."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data) if size is None else size
+    for key, value in about.items():
+        setattr(info, key, value)
+    tar.fileobj.write(info.tobuf() + data + b"\0" * (-len(data) % 512))
+
+
+def test_members_that_lead_elsewhere_are_harmless(shards, tmp_path):
+    """Names that leave the folder, links and special files: nothing is unpacked, and no link is followed."""
+    (image, _), secret = rows("train")[0], tmp_path / "secret.png"
+    secret.write_bytes(png(7))
+    with tarfile.open(shards / "pets-train-0001.tar", "w") as tar:
+        for name in ("../../out/k", "/etc/k", "a/../../k"):
+            add(tar, f"{name}.png", image)
+            add(tar, f"{name}.cls", b"1")
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+            add(tar, f"link{int(kind)}.png", type=kind, linkname=str(secret))
+        for kind in (tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE):
+            add(tar, f"special{int(kind)}.png", type=kind)
+    before = sorted(path for path in tmp_path.rglob("*") if "cache" not in path.parts)
+    data = open_data(f"wds/{shards}", image_size=8)
+    assert len(data.train) == 4 + 3
+    assert {data.train.encoded(place).content.read() for place in (4, 5, 6)} == {image}
+    assert sorted(path for path in tmp_path.rglob("*") if "cache" not in path.parts) == before
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        ([("k.png", b"x", 2**40), ("k.cls", b"0", None)], "'k.png' has 1,099,511,627,776 bytes, more than are left"),
+        ([("k.png", b"x", None), ("k.cls", b"0", 2**40)], "'k.cls' has 1,099,511,627,776 bytes, more than are left"),
+        ([("k.png", b"x", None), ("k.cls", b"0" * 10_000, None)], "'k.cls': expected a class up to 10,000,000"),
+        ([("k.png", b"x", None), ("k.cls", b"9" * 12, None)], "'k.cls': expected a class up to 10,000,000, got b'9999"),
+    ],
+)
+def test_huge_members_are_refused_at_once(shards, members, says):
+    with tarfile.open(shards / "pets-train-0001.tar", "w") as tar:
+        for name, data, size in members:
+            add(tar, name, data, size)
+    with pytest.raises(ValueError, match=r"wds: .*pets-train-0001\.tar") as error:
+        open_data(f"wds/{shards}")
+    assert says in str(error.value)
+
+
+def test_what_is_no_file_is_not_waited_for_and_a_damaged_index_is_named(shards, tmp_path):
+    os.mkfifo(shards / "pets-train-0002.tar")
+    with pytest.raises(ValueError, match=r"wds: expected a file, got '.*0002\.tar', which is a FIFO"):
+        open_data(f"wds/{shards}")
+    (shards / "pets-train-0002.tar").unlink()
+    (shards / "classes.txt").write_bytes(b"\xff\n\xfe\n")
+    with pytest.raises(ValueError, match=r"wds: .*classes\.txt: expected UTF-8"):
+        open_data(f"wds/{shards}")
+    for content in (b"", b"x"):
+        for index in (tmp_path / "cache" / "shards").iterdir():
+            index.write_bytes(content)
+        with pytest.raises(ValueError, match=r"wds: the index '.*\.npy' is damaged and may be deleted"):
+            open_data(f"wds/{shards}")
 
 
 # hfds, by timm's own reader on a stand-in for the package `datasets`, and on the package where it is installed

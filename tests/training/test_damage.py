@@ -9,7 +9,7 @@ import torch
 
 import pldistill
 from pldistill.files import check_run_files, sha256
-from pldistill.models import build, load_folder
+from pldistill.models import build, load_folder, save_folder
 from pldistill.models.checkpoints import load_weights
 from pldistill.record import RunRecord
 from pldistill.reports.runs import group_runs
@@ -141,6 +141,50 @@ def test_a_detector_and_what_it_found(tmp_path):
     flip(run.folder / "detections.json")
     with pytest.raises(ValueError, match=r"detections\.json' is damaged"):
         run.record.read_result()
+
+
+def with_right_sums(run):
+    """The run's result again, with the sums of the files that are there now."""
+    result = json.loads((run.folder / "result.json").read_text())
+    del result["sha256"]
+    run.record.write_result(result, files=[*FILES, *BEST])
+
+
+def test_another_model_with_the_right_sums_is_refused_in_a_line(run, tmp_path):
+    other = build("resnet20", num_classes=100)
+    save_folder(other, tmp_path, classes=range(100), mean=(0.5,) * 3, std=(0.2,) * 3, image_size=32)
+    shutil.copy(tmp_path / "model.safetensors", run.folder)
+    with_right_sums(run)
+    for use in (lambda: evaluate(run, device="cpu"), lambda: predict(run, []), lambda: load_folder(run.folder)):
+        with pytest.raises(ValueError, match=r"model\.safetensors does not fit the model: \d+ unexpected") as error:
+            use()
+        assert "\n" not in str(error.value)
+    shutil.copy(tmp_path / "config.json", run.folder)
+    with_right_sums(run)
+    with pytest.raises(ValueError, match=r"expected the run's 100 classes \(0, 1, 2, \.\.\.\)"):
+        evaluate(run, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"task": "detection"}, "unknown weight 'task'; known: "),
+        ({"data": "digits"}, "expected the run's 100 classes"),
+        ({"method": "nonsense"}, "unknown method 'nonsense'"),
+        ({"options": {"nonsense": 1}}, "nonsense"),
+        ({"epochs": 0}, "epochs: expected a whole number from 1"),
+        ({"later": 3}, "unknown recipe field 'later'"),
+    ],
+)
+def test_another_recipe_with_the_right_sums_is_refused_in_a_line(run, change, says):
+    path = run.folder / "recipe.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with_right_sums(run)
+    with pytest.raises(ValueError, match=r"\S") as error:
+        evaluate(run, device="cpu")
+    assert str(path) in str(error.value) or "data" in change
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_modules_of_one_s_own(tmp_path):

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from pldistill import distributed
 from pldistill.launch import Interrupted, Interrupts
 from pldistill.recipe import Ramp, Recipe, make_recipe
-from pldistill.record import RunRecord
+from pldistill.record import RunRecord, stored_recipe
 from pldistill.teachers.live import Teacher
 from pldistill.training import checkpoint, runaway
 from pldistill.training.distiller import Distiller, EpochMetrics, Step
@@ -356,7 +356,7 @@ def _put_state(loop: Loop, state: dict[str, Any]) -> None:
 
 def _check_recipe(record: RunRecord, theirs: dict[str, Any]) -> None:
     """Refuse a checkpoint of another recipe than the folder's."""
-    ours, theirs = make_recipe(record.read_recipe()).to_dict(), make_recipe(theirs).to_dict()
+    ours, theirs = stored_recipe(record).to_dict(), make_recipe(theirs).to_dict()
     for name, value in ours.items():
         if theirs.get(name) != value:
             raise ValueError(

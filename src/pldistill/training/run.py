@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pldistill import distributed, models, precision, record
 from pldistill.files import held, is_new, refuse_held
 from pldistill.paths import require_new_or_folder
-from pldistill.recipe import Recipe, make_recipe
+from pldistill.recipe import Recipe
 from pldistill.record import MODEL, TEXTS, RunRecord
 from pldistill.tasks.base import Placement, Task, make_task
 from pldistill.teachers.cache import with_cache
@@ -47,7 +47,7 @@ class Run:
     def recipe(self) -> Recipe:
         """What was asked for; where the run is finished, its files must be what it wrote."""
         self.record.read_result()
-        return make_recipe(self.record.read_recipe())
+        return record.stored_recipe(self.record)
 
     @property
     def result(self) -> dict[str, Any]:
@@ -310,7 +310,7 @@ def goes_on(run: RunRecord, recipe: Recipe, resume: bool) -> bool:
 
 def _check_same(run: RunRecord, recipe: Recipe) -> None:
     """Check that the folder's run is the recipe's."""
-    stored, given = make_recipe(run.read_recipe()).to_dict(), recipe.to_dict()
+    stored, given = record.stored_recipe(run).to_dict(), recipe.to_dict()
     for name, value in stored.items():
         if given[name] != value:
             raise ValueError(f"resume: expected the run's own {name}, {value!r}, got {given[name]!r}")
