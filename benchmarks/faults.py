@@ -46,11 +46,12 @@ def make_images(root: Path) -> None:
 def lines(inputs: Path, out: Path) -> dict[str, list[str]]:
     """The line of each verb, which writes below `out` alone."""
     few = ["--data", f"folder:{inputs / 'images'}", "--batch-size", "8", "--device", "cpu", "--workers", "0"]
-    student = [*few, "--student", "resnet8", "--epochs", "2", "--teacher", str(inputs / "teacher"), "--method", "pld"]
+    student = [*few, "--student", "resnet8", "--epochs", "2", "--method", "pld", "--checkpoint-steps", "1"]
+    teacher = ["--teacher", str(inputs / "teacher"), "--trust-teacher"]
     pair = ["--scale", "smoke", "--pairs", "resnet56-resnet20", "--methods", "kd", "--device", "cpu"]
     return {
-        "train": ["train", *student, "--checkpoint-steps", "1", "--trust-teacher", "--resume", "--out", f"{out}/run"],
-        "cache": ["cache", *few, "--teacher", str(inputs / "teacher"), "--trust-teacher", "--views", "2", "--out", f"{out}/cache"],
+        "train": ["train", *student, *teacher, "--resume", "--out", f"{out}/run"],
+        "cache": ["cache", *few, *teacher, "--views", "2", "--out", f"{out}/cache"],
         "report": ["report", str(inputs / "teacher"), str(inputs / "student"), "--out", f"{out}/pages/page.html"],
         "reproduce": ["reproduce", "cifar100-sgd", *pair, "--out", f"{out}/study"],
     }  # fmt: skip
