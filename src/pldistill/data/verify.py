@@ -13,16 +13,28 @@ from functools import partial
 from typing import TypeVar
 
 import torch
+from pydantic import ConfigDict
 from rich.console import Console
 from rich.progress import track
 
 from pldistill.data.dataset import Encoded, LazySplit, first_few
 from pldistill.data.images import check_header, open_image
 from pldistill.files import cache_folder, write_whole
+from pldistill.json_files import Count, JsonFile, read_json
 
 Images = TypeVar("Images", bound=LazySplit)
 _CHUNK = 64
 _MANY = 5_000  # from here on the check takes long enough for a progress bar
+
+
+class VerifiedFile(JsonFile):
+    """What is remembered of a split in the cache folder."""
+
+    model_config = ConfigDict(strict=False)
+
+    images: Count
+    size: tuple[Count, Count] | None
+    bad: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -47,11 +59,10 @@ def verify(split: LazySplit, *, decode: bool) -> Verified:
         return Verified(None, {})
     record = cache_folder() / "folders" / f"{_fingerprint(split, decode)}.json"
     look = partial(_look, split, _decoded_size if decode else _header_size)
-    with suppress(OSError, ValueError, KeyError, TypeError):  # what is not there or not sound is made anew
-        known = json.loads(record.read_text(encoding="utf-8"))
-        size, bad = known["size"], {int(at): str(why) for at, why in known["bad"].items()}
-        if look(bad)[1] == bad:  # a disk that failed once may be well by now
-            return Verified(size and (int(size[0]), int(size[1])), bad)
+    with suppress(ValueError):  # what is not there or not sound is made anew
+        known = read_json(record, VerifiedFile)
+        if look(known.bad)[1] == known.bad:  # a disk that failed once may be well by now
+            return Verified(known.size, known.bad)
     chunks = [range(first, min(first + _CHUNK, len(split))) for first in range(0, len(split), _CHUNK)]
     sizes: set[tuple[int, int]] = set()
     bad: dict[int, str] = {}

@@ -236,13 +236,13 @@ def _chapter(index: int, name: str, run: RecordedRun) -> Chapter:
 
 
 def _warnings(run: RecordedRun) -> tuple[str, ...]:
-    """What a reader should know before believing the figures: what ran away, and images that were left out."""
+    """What to know before believing the figures: what ran away, images left out, what is torn or missing."""
     result = run.result or {}
     skipped = [
         f"{_count(count, 'image')} of {part} left out: cannot be read"
         for part, count in result.get("skipped_images", {}).items()
     ]
-    return (*result.get("warnings", ()), *skipped)
+    return (*result.get("warnings", ()), *skipped, *run.record.problems())
 
 
 def _result_figures(run: RecordedRun) -> tuple[tuple[str, str], ...]:

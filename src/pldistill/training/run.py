@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pldistill import distributed, models, precision, record
 from pldistill.files import held, is_new, refuse_held
-from pldistill.paths import require_new_or_folder
+from pldistill.paths import kind_of, require_new_or_folder
 from pldistill.recipe import Recipe
 from pldistill.record import MODEL, TEXTS, RunRecord
 from pldistill.tasks.base import Placement, Task, make_task
@@ -251,7 +251,7 @@ def complete(loop: Loop, data: Any, task: Task[Any, Any], teacher_sha256: str | 
 
 def recorded_precision(run: RunRecord, recipe: Recipe) -> str:
     """What a run that goes on began with, whatever `auto` would be on this machine."""
-    env = run.read_environment() if run.begun and (run.folder / "env.json").is_file() else {}
+    env = run.read_environment() if run.begun and kind_of(run.folder / "env.json") is not None else {}
     return precision.of_record(recipe.to_dict(), env)
 
 
