@@ -19,7 +19,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +136,7 @@ def price(about: CacheMetadata, rate: float) -> str:
     rows += ["| views | classes stored | MB | minutes to make |", "|---:|---:|---:|---:|"]
     for views in (1, 10, 30, 240):
         for places in (100, 20):
-            whole = replace(about, views=views, places=places, classes=100, **CIFAR)
+            whole = about.model_copy(update={"views": views, "places": places, "classes": 100, **CIFAR})
             args = views * CIFAR["images"] + CIFAR["validation_images"]
             size = sum(whole.sizes().values()) / 1e6
             rows.append(f"| {views} | {places} | {size:,.1f} | {args / rate / 60:,.1f} |")

@@ -146,7 +146,7 @@ class _Box(JsonFile):
 class _SeenImage(JsonFile):
     """What was found in an image, which lies below the run's folder."""
 
-    file: Annotated[str, Field(pattern=r"^images/[^/\\]+$")]
+    file: Annotated[str, Field(pattern=r"^images(/([^/\\.][^/\\]*|\.[^/\\.][^/\\]*|\.\.[^/\\]+))+$")]  # no part is ".."
     truth: list[_Box]
     student: list[_Box]
     teacher: list[_Box] | None

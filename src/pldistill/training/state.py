@@ -23,6 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 _TREE = "tree"
+DEEPEST = 64  # levels of a state; the deepest that is written has fewer than ten
 
 
 def encode(state: Any) -> bytes:
@@ -78,15 +79,17 @@ def _pack_tensor(value: Tensor, tensors: dict[str, Tensor]) -> dict[str, Any]:
     return packed
 
 
-def _unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _unpack(tree: Any, tensors: Mapping[str, Tensor], depth: int = 0) -> Any:
     if not isinstance(tree, dict):
         return tree
+    if depth > DEEPEST:
+        raise ValueError(f"more than {DEEPEST} levels")
     if "tensor" in tree:
         value = tensors[str(tree["tensor"])]
         order = tree.get("order")
         return value if order is None else value.permute([order.index(place) for place in range(len(order))])
     ((kind, inner),) = tree.items()
     if kind == "dict":
-        return {key: _unpack(part, tensors) for key, part in inner}
-    parts = [_unpack(part, tensors) for part in inner]
+        return {key: _unpack(part, tensors, depth + 1) for key, part in inner}
+    parts = [_unpack(part, tensors, depth + 1) for part in inner]
     return {"list": list, "tuple": tuple}[kind](parts)
