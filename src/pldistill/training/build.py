@@ -114,7 +114,8 @@ def assemble(
         teacher.to(accelerator.device, layout)
     average, evaluated = _average(recipe, student)
     if recipe.compile:
-        torch.compiler.reset()  # code that was compiled for an earlier run's student knows nothing of this one's taps
+        if _taps(recipe):
+            torch.compiler.reset()  # code that was compiled for an earlier run's student does not call this one's taps
         student.compile_model()
     if 0 in recipe.weights.values() and (len(task.own) > 1 or _taps(recipe)):
         # Without a term some parameters may have no part in the loss, and DDP must not wait for their gradients.
