@@ -25,9 +25,10 @@ types: $(VENV)/ready
 pytest: $(VENV)/ready
 	$(BIN)/python -m pytest
 
-# Kills, damage and nonsense at random, with counts; not a part of `make test`. SOAK="--kills 1000" for more.
+# Kills, damage and nonsense at random, with counts; not a part of `make test`. SOAK="--kills 1000" for more, FAULTS="--every 7" for less.
 soak: $(VENV)/ready
 	$(BIN)/python benchmarks/soak.py $(SOAK)
+	$(BIN)/python benchmarks/faults.py $(FAULTS)
 
 # Builds and checks both distributions, and publishes nothing. The build takes its setuptools from a package index.
 release:
