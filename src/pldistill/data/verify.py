@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from pldistill.files import cache_folder, write_whole
 from pldistill.json_files import Count, JsonFile, read_json
 
 Images = TypeVar("Images", bound=LazySplit)
+Found = TypeVar("Found")
 _CHUNK = 64
 _MANY = 5_000  # from here on the check takes long enough for a progress bar
 
@@ -58,28 +59,40 @@ def verify(split: LazySplit, *, decode: bool) -> Verified:
     if not len(split):
         return Verified(None, {})
     record = cache_folder() / "folders" / f"{_fingerprint(split, decode)}.json"
-    look = partial(_look, split, _decoded_size if decode else _header_size)
+    look = partial(_look, split, decode)
     with suppress(ValueError):  # what is not there or not sound is made anew
         known = read_json(record, VerifiedFile)
         if look(known.bad)[1] == known.bad:  # a disk that failed once may be well by now
             return Verified(known.size, known.bad)
-    chunks = [range(first, min(first + _CHUNK, len(split))) for first in range(0, len(split), _CHUNK)]
     sizes: set[tuple[int, int]] = set()
     bad: dict[int, str] = {}
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        results, console = pool.map(look, chunks), Console(stderr=True)
-        for found, failed in track(
-            results, "Checking images", len(chunks), console=console, disable=len(split) < _MANY
-        ):
-            sizes |= found
-            bad |= failed
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for a million files
+    for found, failed in over_all(len(split), look):
+        sizes |= found
+        bad |= failed
     verified = Verified(sizes.pop() if len(sizes) == 1 else None, bad)
     content = json.dumps({"images": len(split), "size": verified.size, "bad": bad})
     write_whole(record, lambda temporary: temporary.write_text(content, encoding="utf-8"))
     return verified
+
+
+def over_all(count: int, look: Callable[[range], Found]) -> Iterator[Found]:
+    """What `look` finds in stretches of the places from 0 to `count` - 1, in order; as many threads as cores look."""
+    chunks = [range(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        results, console = pool.map(look, chunks), Console(stderr=True)
+        yield from track(results, "Checking images", len(chunks), console=console, disable=count < _MANY)
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for a million files
+
+
+def size_of(image: Encoded, *, decode: bool) -> tuple[int, int]:
+    """Width and height of an image that is decoded whole, or as its header gives them.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    return open_image(*image).size if decode else check_header(*image)
 
 
 def without_bad(source: str, splits: Mapping[str, tuple[Images, Verified]], on_bad_image: str) -> dict[str, Images]:
@@ -114,26 +127,16 @@ def _left(source: str, name: str, split: Images, verified: Verified) -> Images:
     return left
 
 
-def _look(
-    split: LazySplit, size_of: Callable[[Encoded], tuple[int, int]], places: Iterable[int]
-) -> tuple[set[tuple[int, int]], dict[int, str]]:
+def _look(split: LazySplit, decode: bool, places: Iterable[int]) -> tuple[set[tuple[int, int]], dict[int, str]]:
     """The sizes of the images that can be read, and a sentence for each that cannot."""
     sizes: set[tuple[int, int]] = set()
     bad: dict[int, str] = {}
     for place in places:
         try:
-            sizes.add(size_of(split.encoded(place)))
+            sizes.add(size_of(split.encoded(place), decode=decode))
         except ValueError as error:
             bad[place] = str(error)
     return sizes, bad
-
-
-def _decoded_size(image: Encoded) -> tuple[int, int]:
-    return open_image(*image).size
-
-
-def _header_size(image: Encoded) -> tuple[int, int]:
-    return check_header(*image)
 
 
 def _fingerprint(split: LazySplit, decode: bool) -> str:

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
-from pldistill.data.dataset import first_few
-from pldistill.data.images import check_header, open_image
+from pldistill.data.dataset import Encoded, first_few
+from pldistill.data.verify import over_all, size_of
 from pldistill.tasks.detection.dataset import StoredBoxes
-
-_CHUNK = 64
-_MANY = 5_000  # from here on the check takes long enough for a progress bar
 
 
 def verified(split: StoredBoxes, file: Path, on_bad_image: str) -> tuple[StoredBoxes, tuple[str, ...]]:
@@ -49,31 +40,24 @@ def verified(split: StoredBoxes, file: Path, on_bad_image: str) -> tuple[StoredB
 
 def _look(split: StoredBoxes, *, decode: bool) -> tuple[dict[int, str], dict[int, str]]:
     """By position: what is wrong with images that cannot be read, and with those of another size."""
-    bad: dict[int, str] = {}
-    wrong: dict[int, str] = {}
-    size_of: Callable[[str], tuple[int, int]]
-    if decode:
-        size_of = lambda path: open_image(path, exif=split.exif).size  # noqa: E731
-    else:
-        size_of = lambda path: check_header(path, exif=split.exif)  # noqa: E731
 
-    def look(places: range) -> None:
+    def look(places: range) -> tuple[dict[int, str], dict[int, str]]:
+        bad: dict[int, str] = {}
+        wrong: dict[int, str] = {}
         for place in places:
+            image = Encoded(split.paths[place], exif=split.exif)
             try:
-                found = split.wrong_size(place, size_of(split.paths[place]))
+                found = split.wrong_size(place, size_of(image, decode=decode))
             except ValueError as error:
                 bad[place] = str(error)
             else:
                 if found is not None:
                     wrong[place] = f"{split.names[place]}: {found}"
+        return bad, wrong
 
-    total = len(split)
-    chunks = [range(first, min(first + _CHUNK, total)) for first in range(0, total, _CHUNK)]
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        done = pool.map(look, chunks)
-        for _ in track(done, "Checking images", len(chunks), console=Console(stderr=True), disable=total < _MANY):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for all files
-    return dict(sorted(bad.items())), dict(sorted(wrong.items()))
+    bad: dict[int, str] = {}
+    wrong: dict[int, str] = {}
+    for unreadable, sized in over_all(len(split), look):
+        bad |= unreadable
+        wrong |= sized
+    return bad, wrong
