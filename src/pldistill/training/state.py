@@ -22,8 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from pldistill.json_files import DEEPEST
+
 _TREE = "tree"
-DEEPEST = 64  # levels of a state; the deepest that is written has fewer than ten
 
 
 def encode(state: Any) -> bytes:
