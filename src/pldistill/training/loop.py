@@ -6,7 +6,7 @@ All that a loop needs to continue goes into its folder's checkpoint, and comes b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -221,10 +221,9 @@ class Loop:
         if warning is not None and distributed.is_main_process():
             self.callback.warn(warning)
 
-    def warnings(self) -> dict[str, str]:
-        """Give what ran away in the epochs so far, by its name."""
-        classes = self.classes
-        return runaway.of_epochs(self.record.epochs(), classes, runaway.likely_reason(self.recipe))
+    def warnings(self, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+        """Give what ran away in the epochs of these rows, by its name."""
+        return runaway.of_epochs(rows, self.classes, runaway.likely_reason(self.recipe))
 
     def _looks(self, due: bool) -> bool:
         """Whether it is time to look; on a CPU reading a number costs nothing, so a bad one is caught at its step."""
@@ -274,7 +273,7 @@ class Loop:
         save_state(self)
         self.callback.epoch(row)
         if distributed.is_main_process():
-            for name, warning in self.warnings().items():
+            for name, warning in self.warnings(self.record.epochs()).items():
                 if name not in self.warned:
                     self.warned.add(name)
                     self.callback.warn(warning)

@@ -36,7 +36,7 @@ from pldistill.record import duration
 from pldistill.tasks.base import Placement, Task, make_task
 from pldistill.teachers.live import LiveTeacher, Teacher
 from pldistill.training.loop import Loop
-from pldistill.training.runaway import alike_at_first
+from pldistill.training.runaway import alike_at_first, divides_by_deviation
 from pldistill.training.timing import time_ahead
 
 IMAGES, LEVEL = 512, 0.01
@@ -191,8 +191,8 @@ def introduction(loop: Loop, data: Any, env: dict[str, Any], *, timed: bool = Fa
 
 def _alike(loop: Loop, data: Any) -> str | None:
     """What to say of a student that begins with equal logits, where its method divides by their deviation."""
-    if loop.recipe.method_spec.divides_by_deviation is None:
-        return None
+    if not divides_by_deviation(loop.recipe):
+        return None  # without showing the student an image
     return alike_at_first(loop.recipe, loop.evaluated.probe(data.image_size).logits)
 
 

@@ -362,7 +362,7 @@ def _finish(loop: Loop, data: Any, task: Task[Any, Any]) -> None:
             "teacher": recipe.teacher,
             "data": recipe.data,
             **_skipped(data),
-            **({"warnings": [*warnings.values()]} if (warnings := loop.warnings()) else {}),
+            **({"warnings": [*warnings.values()]} if (warnings := loop.warnings(rows)) else {}),
             "seed": recipe.seed,
             "epochs": recipe.epochs,
             **task.result(rows, data),

@@ -67,10 +67,16 @@ def gradient_norm(module: nn.Module) -> float:
     return norm(parameter.grad for parameter in module.parameters() if parameter.grad is not None)
 
 
+def divides_by_deviation(recipe: Recipe) -> bool:
+    """Whether the recipe's method divides by the deviation of the student's logits."""
+    divides = recipe.method_spec.divides_by_deviation
+    return divides is not None and divides(recipe.options)
+
+
 def likely_reason(recipe: Recipe) -> str:
     """What most often makes a run of this recipe diverge, and what helps."""
-    spec, helps = recipe.method_spec, "try a lower --lr or --clip-grad 1"
-    if spec.divides_by_deviation is not None and spec.divides_by_deviation(recipe.options):
+    helps = "try a lower --lr or --clip-grad 1"
+    if divides_by_deviation(recipe):
         return (
             f"method {recipe.method} divides by the deviation of the student's logits, so its gradient is unbounded "
             f"where they are alike; {helps}"
@@ -81,10 +87,7 @@ def likely_reason(recipe: Recipe) -> str:
 
 def alike_at_first(recipe: Recipe, logits: Tensor) -> str | None:
     """What to say of a student whose logits `(1, C)` are all alike before the first step, where the method minds."""
-    spec = recipe.method_spec
-    if spec.divides_by_deviation is None or not spec.divides_by_deviation(recipe.options):
-        return None
-    if logits.float().std() > _ALIKE:
+    if not divides_by_deviation(recipe) or logits.float().std() > _ALIKE:
         return None
     return (
         f"student {recipe.student!r} begins with the same logit for every class, as timm's heads of zeros do (mixer, "
