@@ -1,9 +1,12 @@
-"""Campaigns against runs, with counts: python benchmarks/soak.py [--kills N] [--flips N] [--lines N] [--seed N]
+"""Campaigns against runs, with counts: python benchmarks/soak.py [--kills N] [--flips N] [--lines N] [--minutes N]
 
 Kills: a tiny run is killed with SIGKILL at random moments, and the same line repeated until it ends; weights and rows
 are compared with those of a run that nothing disturbed. Flips: one random bit of a random file of a finished run;
 `evaluate` must refuse it by the file's name, or print what it printed before. Lines: random words after `pldistill`;
-each must end with 0 or 2 and without a traceback. The exit code is 1 where one campaign counts a failure.
+each must end with 0 or 2 and without a traceback. Minutes: a student is distilled from a teacher on a folder of JPEG
+files, with workers, checkpoints and many short epochs; memory, open handles and threads of all its processes are read
+from /proc every few seconds, and what the last third of the time holds may not be above the middle third by more than
+`GROWTH`. The exit code is 1 where one campaign counts a failure.
 """
 
 from __future__ import annotations
@@ -12,12 +15,16 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import pldistill
@@ -51,6 +58,9 @@ WORDS = [
     "@",
     "é",
 ]
+
+
+GROWTH = {"MB": 0.03, "handles": 0.0, "threads": 0.0}  # a share of the middle third's value
 
 
 def command(*words: str, place: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -120,10 +130,66 @@ def lines(folder: Path, count: int, seed: int) -> tuple[int, int]:
     return count, failed
 
 
+def held(root: int) -> dict[str, float] | None:
+    """Memory that a process and all below it hold for themselves, in MB, their open handles and threads (Linux)."""
+    family, total = [root], dict.fromkeys(GROWTH, 0.0)
+    try:
+        for process in family:
+            for task in Path(f"/proc/{process}/task").iterdir():
+                family += map(int, (task / "children").read_text().split())
+            total["threads"] += sum(1 for _ in Path(f"/proc/{process}/task").iterdir())
+            total["handles"] += sum(1 for _ in Path(f"/proc/{process}/fd").iterdir())
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+            total["MB"] += sum(int(line.split()[1]) for line in rollup if line.startswith("Private_")) / 1024
+    except (FileNotFoundError, ProcessLookupError):
+        return None  # a process ended while it was read
+    return total
+
+
+def flat(folder: Path, minutes: float, seed: int) -> tuple[int, int]:
+    """Samples taken of a long run, and how many of the three grew, or 1 where the run did not end as it should."""
+    draws = np.random.default_rng(seed)
+    for part, count in (("train", 100), ("val", 20)):
+        for shade, name in enumerate(("a", "b", "c", "d")):
+            place = folder / "images" / part / name
+            place.mkdir(parents=True)
+            for number in range(count):
+                pixels = draws.integers(60 * shade, 60 * shade + 60, (40, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{number}.jpg")
+    common = {**FIELDS, "data": f"folder:{folder / 'images'}", "image_size": 32}
+    pldistill.train(pldistill.make_recipe({**common, "epochs": 5}), out=folder / "teacher", device="cpu")
+    student = {**common, "epochs": 1_000_000, "method": "pld", "teacher": str(folder / "teacher")}
+    (folder / "long.json").write_text(json.dumps(pldistill.make_recipe(student).to_dict()), encoding="utf-8")
+    words = ["--recipe", str(folder / "long.json"), "--out", str(folder / "long"), "--device", "cpu"]
+    words += ["--workers", "2", "--checkpoint-minutes", "1"]
+    samples: list[dict[str, float]] = []
+    with (folder / "long.txt").open("wb") as told:
+        run = subprocess.Popen([sys.executable, "-m", "pldistill", "train", *words], stdout=told, stderr=told)
+        end = time.monotonic() + 60 * minutes
+        while run.poll() is None and time.monotonic() < end:
+            time.sleep(5)
+            samples += [sample for sample in [held(run.pid)] if sample is not None]
+        run.send_signal(signal.SIGINT)
+        code = run.wait(300)
+    if code != 130 or len(samples) < 9:
+        print(f"failed: {len(samples)} samples, exit code {code}: {(folder / 'long.txt').read_text()[-500:]!r}")
+        return len(samples), 1
+    third = len(samples) // 3
+    failed = 0
+    for name, share in GROWTH.items():
+        values = [sample[name] for sample in samples]
+        first, middle, last = (float(np.median(values[k * third : (k + 1) * third])) for k in range(3))
+        rows = (folder / "long" / "metrics.jsonl").read_text().count("\n")
+        print(f"{name}: {first:.1f}, {middle:.1f}, {last:.1f} by thirds of {minutes:g} minutes, {rows} epochs")
+        failed += last > middle * (1 + share)
+    return len(samples), failed
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("kills", 200), ("flips", 100), ("lines", 200), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
+    parser.add_argument("--minutes", type=float, default=60, metavar="N")
     args = parser.parse_args()
     failures = 0
     with tempfile.TemporaryDirectory() as place:
@@ -135,6 +201,7 @@ def main() -> None:
             ("kills", lambda: kills(folder, args.kills, args.seed)),
             ("flips", lambda: flips(folder, args.flips, args.seed)),
             ("lines", lambda: lines(folder, args.lines, args.seed)),
+            ("minutes", lambda: flat(folder, args.minutes, args.seed) if args.minutes else (0, 0)),
         ):
             tried, failed = campaign()
             print(f"{name}: {tried} tried, {failed} failed", flush=True)

@@ -7,15 +7,18 @@ import os
 import platform
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from pldistill.json_files import Digest, JsonFile, read_json
 from pldistill.paths import kind_of, require_file, require_new_or_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOCK, HOLDER = ".lock", ".holder.json"
 _WAIT_FOR_CHILDREN = 10.0  # seconds: children of a process that was killed may hold its lock until they notice
@@ -53,6 +56,31 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cached_tensors(file: Path, make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file in the cache folder, which `make` gives where it is not there yet.
+
+    Raises:
+        ValueError: the folder cannot be written, or the file is damaged.
+        OSError: the device's, as for any other file: safetensors has errors of its own for it.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    if not file.is_file():
+        tensors = dict(make())
+        try:
+            write_whole(file, lambda temporary: save_file(tensors, temporary))
+        except SafetensorError as error:
+            told = re.search(r"os error (\d+)", str(error))
+            if told is None:
+                raise
+            raise OSError(int(told[1]), os.strerror(int(told[1])), str(file)) from error
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file}: damaged ({error}); delete it and it is made again") from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -21,7 +21,7 @@ from pldistill.recipe import Recipe
 from pldistill.studies import STUDIES, find_study
 from pldistill.studies.cifar import PUBLISHED
 from pldistill.studies.paper import published
-from pldistill.studies.runner import commands, compare, failure, reproduce
+from pldistill.studies.runner import commands, compare, failure, mark_failure, reproduce
 from pldistill.studies.study import Plan, plan, recipe_hash
 from pldistill.training.progress import StudyProgress
 
@@ -199,6 +199,17 @@ def test_a_failed_cell_is_marked_and_the_others_go_on(tmp_path: Path) -> None:
     assert sound.record.finished
     assert "failed" in (tmp_path / "table1.md").read_text(encoding="utf-8")
     assert [len(entry.failures) for entry in comparison.entries] == [1, 0]
+
+
+def test_a_failure_that_is_over_leaves_no_mark(tmp_path: Path) -> None:
+    """A disk can be full just after a run's last row: the run is finished, and its mark goes with the next call."""
+    layout = plan(replace(SMALL, rows={"ce": {"method": "ce"}}), out=tmp_path, scale="smoke")
+    reproduce(layout, tmp_path, callback=callback(), device="cpu")
+    (cell,) = layout.cells
+    mark = tmp_path / "failures" / f"{cell.folder.name}.txt"
+    mark_failure(mark, OSError("no room"))
+    reproduce(layout, tmp_path, callback=callback(), device="cpu")
+    assert not mark.exists()
 
 
 def test_failed_teacher_fails_its_students_and_no_others(tmp_path: Path) -> None:

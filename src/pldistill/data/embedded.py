@@ -16,14 +16,12 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from pldistill.data.dataset import TensorSplit
 from pldistill.data.sampling import key, uniform
-from pldistill.files import cache_folder, write_whole
+from pldistill.files import cache_folder, cached_tensors
 
 GLYPHS_VERSION = 2  # part of the cache file's name: raise it when an image changes
 GLYPHS_SIZE = 32
@@ -59,14 +57,12 @@ def glyphs(train: int = 20_000, val: int = 4_000, seed: int = 0) -> tuple[Tensor
         if value > MOST:
             raise ValueError(f"glyphs: {name}: expected at most {MOST:,}, got {value:,}")
     file = cache_folder() / "glyphs" / f"v{GLYPHS_VERSION}-train{train}-val{val}-seed{seed}.safetensors"
-    if not file.is_file():
+
+    def make() -> dict[str, Tensor]:
         masks = render_masks()
-        images = {"train": draw(masks, train, seed, "train"), "val": draw(masks, val, seed, "val")}
-        write_whole(file, lambda temporary: save_file(images, temporary))
-    try:
-        images = load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file}: damaged ({error}); delete it and it is made again") from error
+        return {"train": draw(masks, train, seed, "train"), "val": draw(masks, val, seed, "val")}
+
+    images = cached_tensors(file, make)
     first, second = (TensorSplit(images[name], labels(len(images[name]))) for name in ("train", "val"))
     return first, second
 

@@ -69,6 +69,8 @@ def _make_all(plan: Plan, out: Path, *, callback: StudyProgress, cache_callback:
             if not cell.record.finished:
                 _make(cell, plan, out, callback=callback, cache_callback=cache_callback, **how)
                 write_tables(plan, out)
+            if cell.record.finished:  # what went wrong after its last row, as a full disk, is over with it
+                _mark(out, cell).unlink(missing_ok=True)
             callback.close_cell(cell.name, cell.record.read_result(), failure(out, cell))
     finally:
         callback.close()
@@ -87,8 +89,6 @@ def _make(
         train(cell.recipe, out=cell.folder, resume=cell.record.begun, callback=callback, keep="last", **how)
     except FAILURES as error:
         mark_failure(mark, error)
-    else:
-        mark.unlink(missing_ok=True)
 
 
 def mark_failure(mark: Path, error: BaseException) -> str:

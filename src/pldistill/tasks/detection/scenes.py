@@ -14,12 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from pldistill.data.embedded import FACES, large
 from pldistill.data.sampling import uniform
-from pldistill.files import cache_folder, write_whole
+from pldistill.files import cache_folder, cached_tensors
 from pldistill.tasks.detection.dataset import Annotations, BoxAnnotations, DrawnBoxes
 
 VERSION = 1  # part of the cache file's name: raise it when an image changes
@@ -57,16 +55,13 @@ def scenes(train: int = 3_000, val: int = 500, seed: int = 0) -> tuple[DrawnBoxe
 
 def _cached(count: int, seed: int, split: str) -> DrawnBoxes:
     file = cache_folder() / "scenes" / f"v{VERSION}-{split}{count}-seed{seed}.safetensors"
-    if not file.is_file():
+
+    def make() -> dict[str, torch.Tensor]:
         drawn = draw(count, seed, split)
         objects, counts = drawn.annotations.objects, drawn.annotations.counts
-        columns = {"images": drawn.images, "boxes": objects.boxes, "labels": objects.labels, "counts": counts}
-        write_whole(file, lambda temporary: save_file(columns, temporary))
-    try:
-        columns = load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file}: damaged ({error}); delete it and it is made again") from error
-    return _split(**columns)
+        return {"images": drawn.images, "boxes": objects.boxes, "labels": objects.labels, "counts": counts}
+
+    return _split(**cached_tensors(file, make))
 
 
 def _split(images: torch.Tensor, boxes: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor) -> DrawnBoxes:
