@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import platform
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 LOCK, HOLDER = ".lock", ".holder.json"
 _WAIT_FOR_CHILDREN = 10.0  # seconds: children of a process that was killed may hold its lock until they notice
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 # What a process that was killed leaves of a folder that it had only made.
 _UNFINISHED = re.compile(
     r"\.lock|\.holder\.json|env\.json"
@@ -114,8 +116,11 @@ def held(folder: Path) -> Iterator[None]:
     The lock is the kernel's: it ends with its process, however that ends, and the files that a dead one left mean
     nothing. A folder that has nothing but these in the end goes with them.
 
+    Where a file system does not know `flock` at all, filelock makes a file that says who made it, and takes it away
+    where that process is no more.
+
     Raises:
-        ValueError: another process holds it, or a file lies there.
+        ValueError: another process holds it, a file lies there, or the file system has no locks to give.
     """
     from filelock import FileLock, Timeout  # where a line is refused nothing is to be locked
 
@@ -131,6 +136,11 @@ def held(folder: Path) -> Iterator[None]:
             lock.acquire(timeout=0)
     except Timeout:
         raise ValueError(_in_use(folder)) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        told = f"out: {str(folder)!r} lies on a file system without locks ({error.strerror}), where two processes"
+        raise ValueError(f"{told} could spoil one another's run; choose a folder on another") from None
     try:
         who = HolderFile(pid=os.getpid(), host=platform.node())
         write_atomically(folder / HOLDER, who.model_dump_json().encode())

@@ -1,5 +1,6 @@
 """The command line: every verb, and every mistake one plain line with exit code 2."""
 
+import csv
 import io
 import json
 import sys
@@ -200,6 +201,27 @@ def test_images_that_cannot_be_read_are_named(capsys, teacher, tmp_path):
         assert code == 2
         assert name in err
         assert err.count("\n") == 1
+
+
+def test_predict_takes_quoted_patterns_and_prints_a_table(capsys, teacher, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("x/b.png", "x/deep/a, 1.png", "x/deep/c.jpg", "x/[1].png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (20, 30), "white").save(name)
+    code, out, _ = run(capsys, "predict", teacher, "x/**/*.png", "x/[1].png", "--csv")  # the last is a file's own name
+    assert code == 0
+    lines = list(csv.DictReader(io.StringIO(out)))
+    names = ["x/[1].png", "x/b.png", "x/deep/a, 1.png", "x/[1].png"]
+    assert [line["image"] for line in lines] == [name for name in names for _ in range(5)]
+    _, out, _ = run(capsys, "predict", teacher, "x/b.png", "--json")
+    (answer,) = json.loads(out)
+    said = [{"class": line["class"], "probability": float(line["probability"])} for line in lines[5:10]]
+    assert [one["class"] for one in said] == [one["class"] for one in answer["classes"]]
+    for one, other in zip(said, answer["classes"], strict=True):
+        assert one["probability"] == pytest.approx(other["probability"], rel=1e-5)
+    code, _, err = run(capsys, "predict", teacher, "x/*.gif")
+    assert code == 2
+    assert err == "pldistill: images: expected files that fit the pattern 'x/*.gif', got none\n"
 
 
 def test_predict_takes_folders_and_goes_on_past_what_cannot_be_read(capsys, teacher, tmp_path):

@@ -1,5 +1,7 @@
 """Detection from the command line, end to end: train, distill, resume, evaluate, predict, report; and every mistake."""
 
+import csv
+import io
 import json
 import os
 import signal
@@ -279,7 +281,10 @@ def test_a_teacher_of_other_classes_is_refused_before_the_first_step(capsys, tra
         (["--score", "2"], "score: expected a number in [0, 1], got '2'"),
         (["--score", "high"], "score: expected a number in [0, 1], got 'high'"),
         (["--draw", "."], "draw: expected a folder other than the images' own"),
-        (["sub/a.jpg", "--draw", "drawn"], "several called 'a'"),
+        (["./a.jpg", "--draw", "drawn"], "draw: expected each image once, got 'a.jpg' several times"),
+        (["--json", "--csv"], "csv: expected --json or --csv, got both"),
+        (["nothing/*.jpg"], "images: expected files that fit the pattern 'nothing/*.jpg', got none"),
+        (["s*"], "images: expected files that fit the pattern 's*', got none"),
         (["missing.jpg"], "missing.jpg"),
     ],
 )
@@ -295,6 +300,30 @@ def test_what_predict_cannot_do_is_one_plain_line(capsys, student, tmp_path, mon
     assert err.count("\n") == 1
     assert Path("a.jpg").read_bytes() == before
     assert not os.path.lexists("drawn")
+
+
+def test_images_of_one_name_are_drawn_under_their_folders(capsys, student, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one/a.jpg", "two/a.jpg", "two/b.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30)).save(name)
+    code, _, err = run(capsys, "predict", student, "one", "two/*", "--draw", "drawn")
+    assert (code, err) == (0, "")
+    drawn = sorted(path.relative_to("drawn").as_posix() for path in Path("drawn").rglob("*.jpg"))
+    assert drawn == ["one/a.jpg", "two/a.jpg", "two/b.jpg"]
+
+
+def test_boxes_as_a_table(capsys, student, image):
+    _, out, _ = run(capsys, "predict", student, image, "--score", "0", "--json")
+    (answer,) = json.loads(out)
+    code, out, _ = run(capsys, "predict", student, image, "--score", "0", "--csv")
+    assert code == 0
+    lines = list(csv.DictReader(io.StringIO(out)))
+    assert [[line["image"], line["class"], float(line["score"])] for line in lines] == [
+        [str(image), box["class"], box["score"]] for box in answer["boxes"]
+    ]
+    edges = [[float(line[edge]) for edge in ("left", "top", "right", "bottom")] for line in lines]
+    assert edges == [box["box"] for box in answer["boxes"]]
 
 
 def test_what_a_classifier_s_run_has_not_is_refused(capsys, teacher, image):

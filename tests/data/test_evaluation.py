@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 import pldistill
+from pldistill.__main__ import main
 from pldistill.data import open_data
 from pldistill.recipe import make_recipe
 
@@ -76,3 +77,14 @@ def test_loose_images_say_what_is_missing(run, tmp_path):
     (tmp_path / "loose" / "ant").rmdir()
     with pytest.raises(ValueError, match=r"folder: expected a folder for each class in .*loose, found none"):
         scored(run, tmp_path / "loose")
+
+
+def test_what_a_user_should_know_of_the_data_is_said(run, tmp_path, capsys):
+    draw(tmp_path / "odd" / "val", ("ant", "bee", "cat"))
+    (tmp_path / "odd" / "val" / "ant" / "photo.heic").write_bytes(b"another format")
+    note = f"data 'folder:{tmp_path / 'odd'}': files ignored, which are not read as images: 1 .heic"
+    assert scored(run, tmp_path / "odd")["notes"] == [note]
+    with pytest.raises(SystemExit) as end:
+        main(["evaluate", str(run.folder), "--data", f"folder:{tmp_path / 'odd'}", "--device", "cpu", "--workers", "0"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f"note: {note}\ntop-1 ")

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import re
+import shutil
 
 import pytest
 from PIL import Image, ImageChops
@@ -94,11 +95,26 @@ def test_the_page_shows_the_images_and_leaves_them_beside_it(tmp_path):
 def test_images_differ_by_what_was_found(tmp_path):
     with_teacher, without = contest(tmp_path)[2], make_detector(tmp_path / "alone", 1.0, data="other")
     first, second = detection_sheets(group_runs([with_teacher, without]))
-    assert [first.name, second.name] == ["1-7", "2-7"]
+    assert [first.name, second.name] == ["1-1-7", "2-1-7"]
     assert "teacher" in first.caption
     assert "teacher" not in second.caption
     assert detection_sheets(group_runs([make_detector(tmp_path / "none", 1.0, images=False)])) == []
     assert detection_sheets(group_runs([with_teacher]))[0].content == first.content
+
+
+def test_images_of_one_name_in_two_folders_have_a_sheet_each(tmp_path):
+    run = make_detector(tmp_path / "run", 30.0)
+    (seen,) = run.read_detections()["images"]
+    both = []
+    for folder in ("one", "two"):
+        file = f"images/{folder}/7.jpg"
+        (run.folder / file).parent.mkdir()
+        shutil.copy(run.folder / "images" / "7.jpg", run.folder / file)
+        both.append({**seen, "file": file})
+    run.write_detections({"images": both})
+    sheets = detection_sheets(group_runs([run]))
+    assert [sheet.name for sheet in sheets] == ["1-1-7", "1-2-7"]
+    assert [sheet.caption.split(":")[0] for sheet in sheets] == ["one/7.jpg", "two/7.jpg"]
 
 
 def changed(first, second):

@@ -4,15 +4,17 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import pldistill
 from pldistill.__main__ import main
 from pldistill.launch import Interrupted
 from pldistill.recipe import make_recipe
+from pldistill.tasks.base import make_task
 from pldistill.training import checkpoint
 from pldistill.training.best import read_epoch
-from pldistill.training.run import evaluate
+from pldistill.training.run import evaluate, open_images
 from tiny_runs import CE, KillAt, Killed, SilentCallback, StopAt, distill, rows
 
 # Its top-1 goes up and down: the best epoch is neither the first nor the last.
@@ -49,6 +51,23 @@ def test_it_is_measured_on_request(shaky):
     assert evaluate(shaky, device="cpu", weights="best")["top1"] == pytest.approx(result["top1_best"])
     with pytest.raises(ValueError, match="weights: expected best or last, got 'first'"):
         evaluate(shaky, device="cpu", weights="first")
+
+
+def test_predict_uses_it_on_request(shaky, tmp_path):
+    image = tmp_path / "image.png"
+    Image.effect_noise((16, 16), 80).convert("RGB").save(image)
+    last, best = (pldistill.predict(shaky, [image], weights=which) for which in ("last", "best"))
+    assert last == pldistill.predict(shaky, [image])
+    assert last != best
+    answers = make_task(shaky.recipe).predict(shaky.folder / "best", [image])
+    assert best == [[(answer["class"], answer["probability"]) for answer in answers[0][:5]]]
+
+
+def test_a_row_without_the_figure_that_chooses_is_named(shaky):
+    task, data = make_task(shaky.recipe), open_images(shaky.recipe, download=False)
+    bare = [{name: value for name, value in row.items() if name != "top1"} for row in shaky.record.epochs()]
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: expected 'top1' in the row of epoch 1, got none"):
+        task.best_row(bare, data)
 
 
 def test_the_command_line_measures_it(shaky, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,8 +31,10 @@ USED = r"out: '.*' is in use by process \d+ on \S+"
 class Holder:
     """A process that holds a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", HOLDS, str(folder)], stdout=subprocess.PIPE, text=True)
+    def __init__(self, folder: Path, before: str = "") -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", before + HOLDS, str(folder)], stdout=subprocess.PIPE, text=True
+        )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "held\n"
 
@@ -177,3 +180,32 @@ def test_a_run_whose_rows_are_mixed_does_not_go_on(teacher, tmp_path):
     path.write_bytes(b"".join(reversed(path.read_bytes().splitlines(keepends=True))))
     with pytest.raises(ValueError, match=r"line 1: expected the row of epoch 1, got that of 2"):
         pldistill.train(run.recipe, out=run.folder, resume=True, device="cpu")
+
+
+def _without(number: str) -> str:
+    """Lines after which `flock` fails as on a file system that has none."""
+    return (
+        "import errno, fcntl, os\n"
+        "def flock(fd, how):\n"
+        f"    raise OSError(errno.{number}, os.strerror(errno.{number}))\n"
+        "fcntl.flock = flock\n"
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="flock is POSIX's")
+def test_a_file_system_that_does_not_know_flock_is_locked_all_the_same(tmp_path):
+    folder, line = tmp_path / "run", [sys.executable, "-c", _without("ENOSYS") + HOLDS, str(tmp_path / "run")]
+    first = Holder(folder, _without("ENOSYS"))
+    second = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert re.search(f"ValueError: {USED}", second.stderr)
+    first.kill()
+    Holder(folder, _without("ENOSYS")).kill()  # what a dead process left is no lock
+
+
+@pytest.mark.skipif(os.name != "posix", reason="flock is POSIX's")
+@pytest.mark.parametrize("number", ["ENOLCK", "EOPNOTSUPP"])
+def test_a_file_system_without_locks_is_named(tmp_path, number):
+    line = [sys.executable, "-c", _without(number) + HOLDS, str(tmp_path / "run")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert re.search(r"ValueError: out: '.*run' lies on a file system without locks \(.+\)", done.stderr)
+    assert not done.stdout

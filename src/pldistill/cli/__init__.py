@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from pldistill import __version__
 from pldistill.cli import lists, runs, studies
-from pldistill.cli.options import PAIRS, Device, Spread, Workers, console, positive, whole, with_fields
+from pldistill.cli.options import PAIRS, Device, Spread, Weights, Workers, console, positive, whole, with_fields
 from pldistill.recipe import Recipe, make_recipe, read_recipe
 from pldistill.tasks.registry import DEFAULT
 from pldistill.tasks.spec import Metric
@@ -170,9 +170,7 @@ def evaluate(
     ] = None,
     device: Device = "auto",
     workers: Workers = "2",
-    weights: Annotated[
-        str, typer.Option(metavar="last|best", help="Of the last epoch, or of the best one where they were kept.")
-    ] = "last",
+    weights: Weights = "last",
 ) -> None:
     """Measure a run's model on its validation images."""
     from pldistill import precision
@@ -182,6 +180,8 @@ def evaluate(
     count = None if batch_size is None else whole("batch_size", batch_size, least=1)
     counts = {"batch_size": count, "workers": whole("workers", workers, least=0)}
     figures = training.evaluate(opened, data=data, device=device, weights=weights, **counts)
+    for note in figures["notes"]:
+        console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     metrics = {"val_loss": _CROSS_ENTROPY, **opened.recipe.task_spec.metrics}
     said = "  ".join(
         f"{metrics[name].short} {metrics[name].show(value)}" for name, value in figures.items() if name in metrics
@@ -223,4 +223,7 @@ def _over_stored(fields: dict[str, Any], recipe: Path | None, out: Path | None, 
     merged = {**stored, **fields}
     for name in PAIRS:
         merged[name] = {**stored.get(name, {}), **fields.get(name, {})}
+    for name, field in Recipe.model_fields.items():
+        if field.is_required() and merged.get(name) is None:
+            raise ValueError(f"recipe {str(recipe)!r}: expected the field {name!r}, got none; --{name} gives it")
     return merged

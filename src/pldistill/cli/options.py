@@ -55,6 +55,10 @@ console = PlainConsole()
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Workers = Annotated[str, typer.Option(metavar="N", help="Processes that decode a folder's images; changes no figure.")]
 
+Weights = Annotated[
+    str, typer.Option(metavar="last|best", help="Of the last epoch, or of the best one where they were kept.")
+]
+
 
 class Spread(TyperCommand):
     """A command whose list options take several values behind one flag: `--pairs A B`."""

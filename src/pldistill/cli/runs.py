@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from glob import glob, has_magic
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pldistill.cli.options import Device, Workers, console, positive, whole, with_fields
+from pldistill.cli.options import Device, Weights, Workers, console, positive, whole, with_fields
 from pldistill.recipe import make_recipe
 
 FIRST = 5  # classes of an image
@@ -18,57 +21,75 @@ FIRST = 5  # classes of an image
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, folders of them, or quoted patterns, '**/*.jpg'.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of lines.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a table: a line for a class or a box.")] = False,
     score: Annotated[str | None, typer.Option(metavar="X", help="Least of a detector's boxes; default 0.5.")] = None,
     draw: Annotated[Path | None, typer.Option(help="A folder for the images with a detector's boxes.")] = None,
+    weights: Weights = "last",
 ) -> None:
     """Print each image's first five classes with their probabilities, or what a detector finds with its boxes.
 
     A file that cannot be read is said at the end, and the others are answered; the exit code is then 2.
     """
     from pldistill.tasks.base import make_task
-    from pldistill.training.run import load_run
+    from pldistill.training.run import load_run, model_folder
 
+    if as_json and as_csv:
+        raise ValueError("csv: expected --json or --csv, got both")
     opened = load_run(run)
+    folder = model_folder(opened, weights)
     kind = opened.recipe.task_spec.predictions
     for name, given in (("score", score), ("draw", draw)):
         if given is not None and kind != "boxes":
             raise ValueError(f"{name}: expected a run that finds boxes, got one of {opened.recipe.task}")
     images, unreadable = _readable(images)
     least, files = _share("score", score, 0.5), [] if draw is None else _files(draw, images)
-    answers = make_task(opened.recipe).predict(opened.folder, images)
+    answers = make_task(opened.recipe).predict(folder, images)
     if kind == "boxes":
         answers = [[box for box in boxes if box["score"] >= least] for boxes in answers]
     else:
         answers = [classes[:FIRST] for classes in answers]
     if as_json:
         _print_json(images, answers, kind or "predictions")
+    elif as_csv:
+        _print_csv(images, answers, boxes=kind == "boxes")
     else:
         for image, predictions in zip(images, answers, strict=True):
             console.print(_one_line(str(image)), soft_wrap=True)
             for line in [_line(prediction) for prediction in predictions] or ["nothing"]:
                 console.print(f"  {_one_line(line)}", soft_wrap=True)
     if draw is not None:
-        _draw(draw, files, images, answers, least, silent=as_json, exif=opened.recipe.exif)
+        _draw(files, images, answers, least, silent=as_json or as_csv, exif=opened.recipe.exif)
     if unreadable:
         raise ValueError(f"{len(unreadable)} of {len(images) + len(unreadable)} files: {'; '.join(unreadable)}")
 
 
 def _readable(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """The images that were named, or lie in a folder that was, in order; and why others cannot be read.
+    """The images that were named, lie in a folder that was or fit a pattern, in order; and why others cannot be read.
+
+    A file or folder whose own name holds `*`, `?` or `[` is itself, as in a shell where nothing fits a pattern.
 
     Raises:
-        ValueError: for a folder without images, and where no image can be read.
+        ValueError: for a folder without images or a pattern without files, and where no image can be read.
     """
     from pldistill.data.images import SUFFIXES, open_image
 
     files: list[Path] = []
     for path in given:
-        below = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        if not below:
-            raise ValueError(f"images: expected some in the folder {str(path)!r}, got none")
-        files += below
+        if path.is_dir():
+            files += _some(
+                sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES),
+                f"images: expected some in the folder {str(path)!r}, got none",
+            )
+        elif has_magic(str(path)) and not path.exists():
+            files += _some(
+                # Path.glob takes no absolute pattern.
+                [match for match in map(Path, sorted(glob(str(path), recursive=True))) if not match.is_dir()],  # noqa: PTH207
+                f"images: expected files that fit the pattern {str(path)!r}, got none",
+            )
+        else:
+            files.append(path)
     good, bad = [], []
     for file in files:
         try:
@@ -79,6 +100,12 @@ def _readable(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
     if not good:
         raise ValueError("; ".join(bad))
     return good, bad
+
+
+def _some(files: list[Path], refusal: str) -> list[Path]:
+    if not files:
+        raise ValueError(refusal)
+    return files
 
 
 def _one_line(text: str) -> str:
@@ -95,7 +122,6 @@ def _line(prediction: Mapping[str, Any]) -> str:
 
 
 def _draw(
-    folder: Path,
     files: Sequence[Path],
     images: Sequence[Path],
     answers: Sequence[Any],
@@ -108,8 +134,8 @@ def _draw(
     from pldistill.data.images import open_image
     from pldistill.reports.boxes import draw_boxes, jpeg  # brings matplotlib
 
-    folder.mkdir(parents=True, exist_ok=True)
     for file, image, boxes in zip(files, images, answers, strict=True):
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(jpeg(draw_boxes(open_image(str(image), exif=exif), boxes, least)))
         if not silent:
             console.print(f"drawn   {file}", soft_wrap=True)
@@ -127,11 +153,22 @@ def report(
 
 
 def _files(folder: Path, images: Sequence[Path]) -> list[Path]:
-    """Where each image is drawn, under its own name."""
-    files = [folder / f"{image.stem}.jpg" for image in images]
+    """Where each image is drawn, under its own name; under its folders too where names meet.
+
+    Raises:
+        ValueError: for an image that is given twice, one that would be overwritten, and a file in place of the folder.
+    """
+    from pldistill.tasks.detection.coco import files_for
+
+    names = [image.name for image in images]
+    if len({image.stem for image in images}) < len(images):
+        whole = [image.absolute() for image in images]
+        common = os.path.commonpath([image.parent for image in whole])
+        names = [str(image.relative_to(common)) for image in whole]
+    files = [folder / name for name in files_for(names, ".jpg")]
     for file, image in zip(files, images, strict=True):
         if files.count(file) > 1:
-            raise ValueError(f"draw: expected images of different names, got several called {image.stem!r}")
+            raise ValueError(f"draw: expected each image once, got {str(image)!r} several times")
         if file.exists() and file.samefile(image):
             raise ValueError(f"draw: expected a folder other than the images' own, got {str(folder)!r}")
     if folder.exists() and not folder.is_dir():
@@ -143,6 +180,17 @@ def _print_json(images: Sequence[Path], answers: Sequence[Any], name: str) -> No
     content = [{"image": str(image), name: answer} for image, answer in zip(images, answers, strict=True)]
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
     print(json.dumps(content, indent=2, ensure_ascii=encoding != "utf8"))
+
+
+def _print_csv(images: Sequence[Path], answers: Sequence[Any], *, boxes: bool) -> None:
+    """A line for each class of an image, the most probable first, or for each box, the best first."""
+    table = csv.writer(sys.stdout)
+    edges = ("left", "top", "right", "bottom")
+    table.writerow(["image", "class", "score", *edges] if boxes else ["image", "class", "probability"])
+    for image, answer in zip(images, answers, strict=True):
+        for one in answer:
+            figures = [one["score"], *one["box"]] if boxes else [one["probability"]]
+            table.writerow([image, one["class"], *figures])
 
 
 def _share(name: str, text: str | None, default: float) -> float:

@@ -145,7 +145,7 @@ def _seen(group: Group) -> _Seen | None:
 
 def _sheets(number: int, seen: Sequence[_Seen]) -> Iterable[DetectionSheet]:
     """A sheet for every image that all of these runs saw."""
-    for file in seen[0].images:
+    for place, file in enumerate(seen[0].images, start=1):
         if not all(file in each.images for each in seen):
             continue
         panels = [Panel("ground truth", seen[0].images[file]["truth"]), *_teachers(seen, file)]
@@ -154,7 +154,9 @@ def _sheets(number: int, seen: Sequence[_Seen]) -> Iterable[DetectionSheet]:
         with Image.open(seen[0].run.folder / file) as image:
             sheet = side_by_side(image, panels)
         titles = ", ".join(panel.title for panel in panels)
-        yield DetectionSheet(f"{number}-{Path(file).stem}", f"{Path(file).name}: {titles}", jpeg(sheet))
+        # Images of several folders may have one name, and the sheets are files of one folder.
+        inside = Path(file).relative_to("images")
+        yield DetectionSheet(f"{number}-{place}-{inside.stem}", f"{inside.as_posix()}: {titles}", jpeg(sheet))
 
 
 def _teachers(seen: Sequence[_Seen], file: str) -> list[Panel]:

@@ -292,7 +292,15 @@ class Task(ABC, Generic[Data, Model]):
         return self.spec.score if data.holdout is None else f"holdout_{self.spec.score}"
 
     def best_row(self, rows: Sequence[Mapping[str, Any]], data: Data) -> Mapping[str, Any]:
-        """The row of the best epoch so far; of several that are as good the first."""
+        """The row of the best epoch so far; of several that are as good the first.
+
+        Raises:
+            ValueError: for a row of metrics.jsonl without the figure that chooses, or without the task's score.
+        """
+        for row in rows:
+            for name in {self.choice(data): None, self.spec.score: None}:
+                if name not in row:
+                    raise ValueError(f"metrics.jsonl: expected {name!r} in the row of epoch {row['epoch']}, got none")
         choice, way = self.choice(data), -1 if self.spec.metrics[self.spec.score].lower else 1
         return max(rows, key=lambda row: way * (row[choice] or 0.0))
 
@@ -327,7 +335,8 @@ class Task(ABC, Generic[Data, Model]):
         data = distributed.run_on_all(open_)
         batches = Loaders(None, self.loader(data.val, settings, data, place, train=False))
         figures = self.validation(batches, data, None, autocast)(loaded.model.to(place.device))
-        return {**{name: figures[name] for name in self.measured or self.spec.metrics}, "images": len(data.val)}
+        measured = {name: figures[name] for name in self.measured or self.spec.metrics}
+        return {**measured, "images": len(data.val), "notes": data.notes()}
 
 
 def matched(data: TaskData, classes: Sequence[str]) -> list[int]:

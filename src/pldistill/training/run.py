@@ -172,15 +172,15 @@ def evaluate(
     """Measure a finished run's model on the validation split of `data`, by default the run's own.
 
     In the run's precision where the device computes in it natively, else in float32; `precision` says which it was.
-    Gives the number of images, and of a classifier top1 and top5 in percent and val_loss in nats, of a detector AP,
-    AP50, AP75, APs, APm and APl in percent. `batch_size` images are in memory at a time, None for what fits the
-    task (256, of a detector 8); it changes no figure. The weights are those of the last epoch, or with `best` of the
-    best one.
+    Gives the number of images, `notes` of what a user should know of the data, and of a classifier top1 and top5 in
+    percent and val_loss in nats, of a detector AP, AP50, AP75, APs, APm and APl in percent. `batch_size` images are in
+    memory at a time, None for what fits the task (256, of a detector 8); it changes no figure. The weights are those of
+    the last epoch, or with `best` of the best one.
 
     Raises:
         ValueError: if the classes differ from those that the model knows, or the weights were not kept.
     """
-    folder = _weights(run, weights)
+    folder = model_folder(run, weights)
     wanted = recorded_precision(run.record, run.recipe)
     accelerator = make_accelerator("auto" if wanted == "bf16" else "off", device)
     if wanted == "fp16" and accelerator.device.type == "cuda":
@@ -192,21 +192,30 @@ def evaluate(
     return {**figures, "precision": precision_of(accelerator)}
 
 
-def predict(run: Run, images: Sequence[Path | str], *, top: int = 5) -> list[list[tuple[str, float]]]:
+def predict(
+    run: Run, images: Sequence[Path | str], *, top: int = 5, weights: str = "last"
+) -> list[list[tuple[str, float]]]:
     """Give the first `top` classes of each image with their probabilities, in float32 on the CPU.
 
+    The weights are those of the last epoch, or with `best` of the best one.
+
     Raises:
-        ValueError: for an image that is missing or cannot be read, and for a run of another task.
+        ValueError: for an image that is missing or cannot be read, for a run of another task, and where the weights
+            were not kept.
     """
     task = make_task(run.recipe)
     if task.spec.predictions != "classes":
         raise ValueError(f"run {str(run.folder)!r}: expected one that gives an image classes, got {run.recipe.task}")
-    answers = task.predict(run.folder, images)
+    answers = task.predict(model_folder(run, weights), images)
     return [[(answer["class"], answer["probability"]) for answer in ranked[:top]] for ranked in answers]
 
 
-def _weights(run: Run, weights: str) -> Path:
-    """The folder of a finished run's model."""
+def model_folder(run: Run, weights: str) -> Path:
+    """The folder of a finished run's model: of the last epoch, or with `best` of the best one.
+
+    Raises:
+        ValueError: for another word, or where the best epoch's were not kept.
+    """
     if weights not in ("best", "last"):
         raise ValueError(f"weights: expected best or last, got {weights!r}")
     if weights == "last":

@@ -36,6 +36,8 @@ from pldistill.teachers.cache import open_cached
 from pldistill.teachers.live import Teacher, open_teacher
 from pldistill.types import UNLABELLED, Batch, Outputs
 
+AT_ONCE = 64  # images of `predict` in memory
+
 
 class Classification(Task[Dataset, NormalizedModel]):
     """One label an image; the task's own term is cross-entropy."""
@@ -184,15 +186,19 @@ class Classification(Task[Dataset, NormalizedModel]):
     def predict(self, folder: Path, images: Sequence[Path | str]) -> list[list[dict[str, Any]]]:
         """All classes of each image with their probabilities, the most probable first: `class` and `probability`."""
         loaded = self.load(folder)
-        batch = torch.stack([read_image(str(image), loaded.image_size, exif=self.exif) for image in images])
-        best = loaded.model(batch).logits.softmax(dim=1).sort(dim=1, descending=True, stable=True)
-        return [
-            [
-                {"class": loaded.classes[index], "probability": probability}
-                for index, probability in zip(indices, values, strict=True)
+        answers = []
+        for first in range(0, len(images), AT_ONCE):
+            some = images[first : first + AT_ONCE]
+            batch = torch.stack([read_image(str(image), loaded.image_size, exif=self.exif) for image in some])
+            best = loaded.model(batch).logits.softmax(dim=1).sort(dim=1, descending=True, stable=True)
+            answers += [
+                [
+                    {"class": loaded.classes[index], "probability": probability}
+                    for index, probability in zip(indices, values, strict=True)
+                ]
+                for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
             ]
-            for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
+        return answers
 
 
 def _larger(batch: Batch) -> Tensor:
