@@ -24,6 +24,7 @@ from pldistill.losses.ranking import (
     pld_weights,
     teacher_optimal_ranking,
 )
+from pldistill.losses.sequence import tokens
 from pldistill.losses.stagewise import plackett_luce_kl
 
 __all__ = [
@@ -57,5 +58,6 @@ __all__ = [
     "sp",
     "standardize",
     "teacher_optimal_ranking",
+    "tokens",
     "vid",
 ]

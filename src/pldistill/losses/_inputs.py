@@ -164,7 +164,7 @@ def check_labels(labels: object, logits: Tensor, ignore_index: int, class_dim: i
         ValueError: not an integer tensor on the device of `logits`, of their shape without the classes.
         IndexError: a label outside 0..C-1 that is not `ignore_index` (eager CPU tensors only).
     """
-    _check_integers("labels", labels, "class indices")
+    check_integers("labels", labels, "class indices")
     assert isinstance(labels, Tensor)
     expected = _positions(logits, class_dim)
     if labels.shape != expected:
@@ -180,7 +180,7 @@ def check_labels(labels: object, logits: Tensor, ignore_index: int, class_dim: i
 
 def check_ranking(ranking: object, logits: Tensor, ignore_index: int, class_dim: int) -> None:
     """Refuse what is not, along `class_dim`, permutations of the classes (eager CPU) or rows of `ignore_index`."""
-    _check_integers("ranking", ranking, "class indices")
+    check_integers("ranking", ranking, "class indices")
     assert isinstance(ranking, Tensor)
     check_alike("ranking", ranking, "student_logits", logits, class_dim)
     if not is_eager_cpu(ranking):
@@ -243,7 +243,7 @@ def check_tensor(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
 
 
-def _check_integers(name: str, value: object, what: str) -> None:
+def check_integers(name: str, value: object, what: str) -> None:
     check_tensor(name, value)
     assert isinstance(value, Tensor)
     if value.dtype not in INTEGERS:
