@@ -37,7 +37,18 @@ RULES["reports"] = {"files", "paths", "losses", "precision", "recipe", "record",
 RULES["studies"] = {*RULES["training"], "training", "reports"}
 RULES["bench"] = {"losses", "specs"}
 
-LOSSES_ALSO = {"torch", "math", "typing", "collections", "functools", "dataclasses", "numbers", "enum", "difflib"}
+LOSSES_ALSO = {
+    "torch",
+    "math",
+    "typing",
+    "collections",
+    "functools",
+    "dataclasses",
+    "numbers",
+    "enum",
+    "difflib",
+    "inspect",
+}
 KERNELS_ALSO = {
     "torch",
     "numpy",

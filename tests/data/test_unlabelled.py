@@ -37,7 +37,7 @@ def folder(tmp_path):
 
 
 def test_the_methods_that_read_no_labels_are_known():
-    assert set(FREE) == {"kd", "rkl", "js", "dist", "at", "fitnet", "pkt", "rkd", "sp", "vid"}
+    assert set(FREE) == {"kd", "rkl", "js", "jsd", "skew_kl", "dist", "at", "fitnet", "pkt", "rkd", "sp", "vid"}
 
 
 def test_a_folder_joins_images_in_memory(folder):

@@ -38,6 +38,11 @@ ALL_LOSSES = [
     Loss(losses.kd, losses.KDLoss, {"temperature": 3.0, "tau_squared": False}, needs_labels=False),
     Loss(losses.reverse_kl, losses.ReverseKLLoss, {"temperature": 2.0}, needs_labels=False),
     Loss(losses.jensen_shannon, losses.JensenShannonLoss, {"temperature": 2.0}, needs_labels=False),
+    Loss(losses.generalized_jsd, losses.GeneralizedJSDLoss, {"beta": 0.3, "temperature": 2.0}, needs_labels=False),
+    Loss(losses.generalized_jsd, losses.GeneralizedJSDLoss, {"beta": 0.0}, needs_labels=False),
+    Loss(losses.skew_kl, losses.SkewKLLoss, {"skew": 0.2, "temperature": 2.0}, needs_labels=False),
+    Loss(losses.skew_kl, losses.SkewKLLoss, {"skew": 0.2, "direction": "reverse"}, needs_labels=False),
+    Loss(losses.skew_kl, losses.SkewKLLoss, {"skew": 0.3, "entropy": False}, needs_labels=False),
     Loss(losses.dkd, losses.DKDLoss, {"alpha": 1.5, "beta": 3.0, "temperature": 2.0}),
     Loss(losses.dist, losses.DISTLoss, {"beta": 1.0, "gamma": 3.0, "temperature": 2.0}, False, False),
 ]

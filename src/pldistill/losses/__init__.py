@@ -1,12 +1,13 @@
 """Distillation losses as pure functions, and as modules: (student, teacher, labels) in, a loss out."""
 
 from pldistill.losses.feature import attention_transfer, hint, pkt, rkd, sp, vid
-from pldistill.losses.logit import dist, dkd, jensen_shannon, kd, reverse_kl, standardize
+from pldistill.losses.logit import dist, dkd, generalized_jsd, jensen_shannon, kd, reverse_kl, skew_kl, standardize
 from pldistill.losses.model import PlackettLuce
 from pldistill.losses.modules import (
     DecoupledPLDLoss,
     DISTLoss,
     DKDLoss,
+    GeneralizedJSDLoss,
     JensenShannonLoss,
     KDLoss,
     ListMLELoss,
@@ -14,6 +15,7 @@ from pldistill.losses.modules import (
     PLDLoss,
     PListMLELoss,
     ReverseKLLoss,
+    SkewKLLoss,
 )
 from pldistill.losses.ranking import (
     decoupled_pld,
@@ -31,6 +33,7 @@ __all__ = [
     "DISTLoss",
     "DKDLoss",
     "DecoupledPLDLoss",
+    "GeneralizedJSDLoss",
     "JensenShannonLoss",
     "KDLoss",
     "ListMLELoss",
@@ -39,10 +42,12 @@ __all__ = [
     "PlackettLuce",
     "PlackettLuceKLLoss",
     "ReverseKLLoss",
+    "SkewKLLoss",
     "attention_transfer",
     "decoupled_pld",
     "dist",
     "dkd",
+    "generalized_jsd",
     "hint",
     "jensen_shannon",
     "kd",
@@ -55,6 +60,7 @@ __all__ = [
     "pld_weights",
     "reverse_kl",
     "rkd",
+    "skew_kl",
     "sp",
     "standardize",
     "teacher_optimal_ranking",

@@ -1,4 +1,4 @@
-"""Losses on the logits of both models, class by class: the divergences of KD, decoupled KD, DIST; standardized logits.
+"""Losses on the logits of both models, class by class: KD and its divergences, decoupled KD, DIST; standardization.
 
 Symbols: s student logits, t teacher logits, y label, τ temperature, p = softmax(s / τ), q = softmax(t / τ), C classes.
 Every loss is raw: a task's own cross-entropy and the mixing weights stand outside. The teacher is a constant: no
@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from pldistill.losses._inputs import (
     blank,
+    check_choice,
     check_factor,
     check_flag,
+    check_fraction,
     check_ignore_index,
     check_labels,
     check_logits,
@@ -31,6 +34,8 @@ from pldistill.losses._inputs import (
     to_rows,
 )
 from pldistill.losses._labels import of_rows
+
+DIRECTIONS = ("forward", "reverse")
 
 
 @of_rows(reads_labels=False)
@@ -117,6 +122,98 @@ def jensen_shannon(
     """
     options = (temperature, tau_squared, reduction, ignore_index, class_dim)
     return _divergence_loss(_jensen_shannon, student_logits, teacher_logits, labels, *options)
+
+
+@of_rows(reads_labels=False)
+def generalized_jsd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None = None,
+    *,
+    beta: float = 0.5,
+    temperature: float = 1.0,
+    tau_squared: bool = True,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    class_dim: int = 1,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """Generalized Jensen-Shannon divergence: τ² (β KL(q || m) + (1 - β) KL(p || m)), m = β q + (1 - β) p.
+
+    β = 1/2 is `jensen_shannon`. By definition β = 0 is the forward KL(q || p) and β = 1 the reverse KL(p || q): the
+    formula itself is 0 there, so nearby values of β are small, and grow by 1/β or 1/(1 - β) to these. log m is found
+    from log q and log p, so that no probability underflows.
+
+    Args:
+        beta: β in [0, 1], the teacher's part of the mixture.
+        temperature: τ > 0; 1 is the choice of the public code for language models.
+        student_logits, teacher_logits, labels, tau_squared, reduction, ignore_index, class_dim: as `kd`, errors too.
+
+    Source: Agarwal et al., "On-policy distillation of language models" (2024).
+    """
+    check_mixture(beta)
+    divergence = partial(_generalized_jsd, beta=beta)
+    options = (temperature, tau_squared, reduction, ignore_index, class_dim)
+    return _divergence_loss(divergence, student_logits, teacher_logits, labels, *options)
+
+
+@of_rows(reads_labels=False)
+def skew_kl(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None = None,
+    *,
+    skew: float = 0.1,
+    direction: str = "forward",
+    entropy: bool = True,
+    temperature: float = 1.0,
+    tau_squared: bool = True,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    class_dim: int = 1,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """Skew KL: τ² KL(a || λ a + (1 - λ) b), a = q and b = p forward, a = p and b = q reverse.
+
+    λ = 0 is `kd` forward and `reverse_kl` reverse; λ = 1 is 0. For λ > 0 it is at most τ² log(1/λ), also where a model
+    rules out a class. log of the mixture is found from log a and log b, so that no probability underflows.
+
+    Args:
+        skew: λ in [0, 1], the part of the mixture that is a.
+        direction: "forward" (from the teacher) or "reverse" (from the student).
+        entropy: False leaves out the teacher's negative entropy Σ_i q_i log q_i, which is a constant: the
+            cross-entropy -τ² Σ_i q_i log(λ q_i + (1 - λ) p_i) has the same gradient. Forward alone: the student's
+            entropy is no constant.
+        temperature: τ > 0; 1 is the choice of the public code for language models.
+        student_logits, teacher_logits, labels, tau_squared, reduction, ignore_index, class_dim: as `kd`, errors too.
+
+    Raises:
+        ValueError: also for entropy=False with direction="reverse".
+
+    Source: Ko et al., "DistiLLM: towards streamlined distillation for large language models" (2024).
+    """
+    check_skew(skew, direction, entropy)
+    divergence = partial(_skew_kl, skew=skew, forward=direction == "forward", entropy=entropy)
+    options = (temperature, tau_squared, reduction, ignore_index, class_dim)
+    return _divergence_loss(divergence, student_logits, teacher_logits, labels, *options)
+
+
+def check_mixture(beta: object) -> None:
+    check_factor("beta", beta)
+    check_fraction("beta", beta)
+
+
+def check_skew(skew: object, direction: object, entropy: object) -> None:
+    check_fraction("skew", skew)
+    check_choice("direction", direction, DIRECTIONS)
+    check_flag("entropy", entropy)
+    if direction == "reverse" and not entropy:
+        raise ValueError(
+            "entropy must be True for direction='reverse', got False: the student's entropy has a gradient, and "
+            "without it the loss is least for a student that is sure of one class"
+        )
 
 
 @of_rows(reads_labels=True)
@@ -293,6 +390,33 @@ def _jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
     nowhere = (log_p == -math.inf) & (log_q == -math.inf)
     log_m = torch.logaddexp(log_p.masked_fill(nowhere, 0), log_q.masked_fill(nowhere, 0)) - math.log(2)
     return (_kl(log_q, log_m) + _kl(log_p, log_m)) / 2
+
+
+def _generalized_jsd(log_p: Tensor, log_q: Tensor, *, beta: float) -> Tensor:
+    if beta == 0:
+        return _kl(log_q, log_p)
+    if beta == 1:
+        return _kl(log_p, log_q)
+    log_m = _log_mixture(log_q, log_p, beta)
+    return beta * _kl(log_q, log_m) + (1 - beta) * _kl(log_p, log_m)
+
+
+def _skew_kl(log_p: Tensor, log_q: Tensor, *, skew: float, forward: bool, entropy: bool) -> Tensor:
+    log_a, log_b = (log_q, log_p) if forward else (log_p, log_q)
+    log_m = _log_mixture(log_a, log_b, skew)
+    if entropy:
+        return _kl(log_a, log_m)
+    a = log_a.exp()
+    return -(a * log_m.masked_fill(a == 0, 0)).sum(1)
+
+
+def _log_mixture(log_a: Tensor, log_b: Tensor, part: float) -> Tensor:
+    """log(λ a + (1 - λ) b); where both are 0, a constant that has no part in anything."""
+    if part in (0, 1):
+        return log_a if part else log_b
+    nowhere = (log_a == -math.inf) & (log_b == -math.inf)
+    log_a, log_b = log_a.masked_fill(nowhere, 0), log_b.masked_fill(nowhere, 0)
+    return torch.logaddexp(log_a + math.log(part), log_b + math.log1p(-part))
 
 
 def _decouple(logits: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:

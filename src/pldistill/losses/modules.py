@@ -41,6 +41,9 @@ _CHECKS = {
     "alpha": partial(check_factor, "alpha"),
     "beta": partial(check_factor, "beta"),
     "gamma": partial(check_factor, "gamma"),
+    "skew": partial(check_fraction, "skew"),
+    "direction": partial(check_choice, "direction", known=logit.DIRECTIONS),
+    "entropy": partial(check_flag, "entropy"),
     "label_weight": partial(check_fraction, "label_weight"),
     "class_weight": check_class_weight,
 }
@@ -252,6 +255,80 @@ class JensenShannonLoss(_DivergenceLoss):
     """Distillation by the Jensen-Shannon divergence, `logit.jensen_shannon`."""
 
     function = staticmethod(logit.jensen_shannon)
+
+
+class GeneralizedJSDLoss(_Loss):
+    """Distillation by the generalized Jensen-Shannon divergence, `logit.generalized_jsd`."""
+
+    def __init__(
+        self,
+        beta: float = 0.5,
+        temperature: float = 1.0,
+        tau_squared: bool = True,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
+        class_weight: Tensor | None = None,
+    ):
+        logit.check_mixture(beta)
+        super().__init__(
+            beta=beta,
+            temperature=temperature,
+            tau_squared=tau_squared,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
+            class_weight=class_weight,
+        )
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        return logit.generalized_jsd(
+            student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options()
+        )
+
+
+class SkewKLLoss(_Loss):
+    """Distillation by KL to a mixture of both models, `logit.skew_kl`; `direction` is "forward" or "reverse"."""
+
+    def __init__(
+        self,
+        skew: float = 0.1,
+        direction: str = "forward",
+        entropy: bool = True,
+        temperature: float = 1.0,
+        tau_squared: bool = True,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
+        class_weight: Tensor | None = None,
+    ):
+        logit.check_skew(skew, direction, entropy)
+        super().__init__(
+            skew=skew,
+            direction=direction,
+            entropy=entropy,
+            temperature=temperature,
+            tau_squared=tau_squared,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
+            class_weight=class_weight,
+        )
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        return logit.skew_kl(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
 
 
 class DKDLoss(_Loss):
