@@ -177,7 +177,7 @@ RECIPE = {"data": DATA, "student": "resnet8", "method": "kd", "teacher": "t", "u
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"method": "pld"}, "expected a method that reads no labels (kd, rkl, js, dist, at, "),
+        ({"method": "pld"}, "expected a method that reads no labels (kd, rkl, js, jsd, skew_kl, dist, at, "),
         ({"method": "ce", "teacher": None}, "got 'ce'"),
         ({"mixup": 0.2}, "expected neither mixup nor cutmix beside 'folder:x'"),
         ({"cutmix": 0.2}, "expected neither mixup nor cutmix"),

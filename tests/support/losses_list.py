@@ -26,6 +26,7 @@ class Loss:
 ALL_LOSSES = [
     Loss(losses.pld, losses.PLDLoss, {"temperature": 2.0}),
     Loss(losses.pld, losses.PLDLoss, {"temperature": 2.0, "label_weight": 0.3}),
+    Loss(losses.pld, losses.PLDLoss, {"temperature": 2.0, "top_k": 3}),
     Loss(losses.decoupled_pld, losses.DecoupledPLDLoss, {"temperature": 2.0, "alpha": 1.5, "beta": 2.0}),
     Loss(losses.listmle, losses.ListMLELoss, {}),
     Loss(losses.listmle, losses.ListMLELoss, {"weights": "sum"}),

@@ -28,6 +28,7 @@ from pldistill.losses.ranking import (
 )
 from pldistill.losses.sequence import tokens
 from pldistill.losses.stagewise import plackett_luce_kl
+from pldistill.losses.top_k import TeacherTopK, TopKBound, pld_from_top_k, pld_top_k_bound, teacher_top_k
 
 __all__ = [
     "DISTLoss",
@@ -43,6 +44,8 @@ __all__ = [
     "PlackettLuceKLLoss",
     "ReverseKLLoss",
     "SkewKLLoss",
+    "TeacherTopK",
+    "TopKBound",
     "attention_transfer",
     "decoupled_pld",
     "dist",
@@ -57,6 +60,8 @@ __all__ = [
     "plackett_luce",
     "plackett_luce_kl",
     "pld",
+    "pld_from_top_k",
+    "pld_top_k_bound",
     "pld_weights",
     "reverse_kl",
     "rkd",
@@ -64,6 +69,7 @@ __all__ = [
     "sp",
     "standardize",
     "teacher_optimal_ranking",
+    "teacher_top_k",
     "tokens",
     "vid",
 ]

@@ -350,12 +350,17 @@ def _losses_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """One chunk: bring the student into ranking order, scan in float64, bring the gradient back."""
     s, alpha = below_top(student.gather(1, ranking).double()), weights.double()
-    log_worth, gradient = scan(s, alpha, linear=is_narrow(s))
+    losses, gradient = in_order(s, alpha, linear=is_narrow(s))
+    return losses.to(dtype), torch.empty_like(gradient).scatter_(1, ranking, gradient).to(dtype)
+
+
+def in_order(s: Tensor, alpha: Tensor, *, linear: bool) -> tuple[Tensor, Tensor]:
+    """Losses and gradient of logits `below_top` in ranking order."""
+    log_worth, gradient = scan(s, alpha, linear=linear)
     costs = alpha * (log_worth - s)
     impossible = (s == -math.inf) & (alpha > 0)
     costs = costs.masked_fill(alpha == 0, 0).masked_fill(impossible, math.inf)
-    gradient = torch.empty_like(gradient).scatter_(1, ranking, gradient - alpha)
-    return costs.sum(1).to(dtype), gradient.to(dtype)
+    return costs.sum(1), gradient - alpha
 
 
 def below_top(s: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from pldistill.losses import logit, ranking, stagewise
+from pldistill.losses import logit, ranking, stagewise, top_k
 from pldistill.losses._inputs import (
     check_choice,
     check_class_dim,
@@ -35,6 +35,7 @@ _CHECKS = {
     "ignore_index": check_ignore_index,
     "class_dim": check_class_dim,
     "weights": partial(check_choice, "weights", known=ranking.LISTMLE_WEIGHTS),
+    "top_k": top_k.check_top_k_option,
     "stage_weights": check_stage_weights,
     "normalize": partial(check_flag, "normalize"),
     "tau_squared": partial(check_flag, "tau_squared"),
@@ -80,12 +81,14 @@ class PLDLoss(_Loss):
         label_weight: float = 0.0,
         class_dim: int = 1,
         class_weight: Tensor | None = None,
+        top_k: int | None = None,
     ):
         super().__init__(
             temperature=temperature,
             reduction=reduction,
             ignore_index=ignore_index,
             label_weight=label_weight,
+            top_k=top_k,
             class_dim=class_dim,
             class_weight=class_weight,
         )

@@ -48,6 +48,7 @@ from pldistill.losses._inputs import (
 )
 from pldistill.losses._labels import of_rows
 from pldistill.losses._plackett_luce import Form, Fused, losses_and_gradient, losses_of, operator
+from pldistill.losses.top_k import check_top_k, form_of
 
 LISTMLE_WEIGHTS = ("uniform", "sum")
 
@@ -131,6 +132,7 @@ def pld(
     *,
     temperature: float = 1.0,
     label_weight: float = 0.0,
+    top_k: int | None = None,
     reduction: str = "mean",
     ignore_index: int = -100,
     class_dim: int = 1,
@@ -150,6 +152,9 @@ def pld(
         label_weight: a floor w in [0, 1] of the label's weight, pldistill's own: where q_y < w, the label has w and the
             other ranks q_k (1 - w) / (1 - q_y). A teacher that is sure of another class leaves the label next to
             nothing. 0, no floor, is the paper's.
+        top_k: K in 1..C: the first K ranks alone, for large label sets, all classes in every denominator; no sort, and
+            of equal teacher logits any comes first. `pld_top_k_bound` says what is left out at most. None, the paper's:
+            all ranks.
         class_weight: w >= 0, (C,): a row counts as its label's weight, as in torch's cross_entropy; the mean divides by
             the sum of these. See `_labels`, also for soft labels: probabilities y of the logits' shape, Σ_c y_c L_c.
         sample_weight: v >= 0, (N, d1, ...), of each row.
@@ -159,6 +164,13 @@ def pld(
     """
     check_temperature(temperature)
     check_fraction("label_weight", label_weight)
+    if top_k is not None:
+        check_arguments(student_logits, teacher_logits, labels, reduction, ignore_index, class_dim)
+        check_top_k(top_k, student_logits.shape[class_dim])
+        form = form_of(temperature, label_weight, top_k, ignore_index)
+        student, *constants = _as_rows(student_logits, teacher_logits, labels, class_dim)
+        losses = losses_of(student, form, *constants)
+        return reduce_rows(losses, kept_rows(labels, ignore_index), reduction, student_logits, class_dim)
     weighting = kernels.Weighting(label_weight)
     return _pld(student_logits, teacher_logits, labels, temperature, weighting, reduction, ignore_index, class_dim)
 
