@@ -45,5 +45,9 @@ ALL_LOSSES = [
     Loss(losses.skew_kl, losses.SkewKLLoss, {"skew": 0.2, "direction": "reverse"}, needs_labels=False),
     Loss(losses.skew_kl, losses.SkewKLLoss, {"skew": 0.3, "entropy": False}, needs_labels=False),
     Loss(losses.dkd, losses.DKDLoss, {"alpha": 1.5, "beta": 3.0, "temperature": 2.0}),
+    Loss(losses.nkd, losses.NKDLoss, {"gamma": 1.5, "temperature": 2.0}),
+    Loss(losses.ttm, losses.TTMLoss, {"temperature": 2.0}, needs_labels=False),
+    Loss(losses.wttm, losses.WTTMLoss, {"temperature": 2.0}, needs_labels=False),
+    Loss(losses.rld, losses.RLDLoss, {"alpha": 1.5, "beta": 3.0, "temperature": 2.0, "target_temperature": 1.5}),
     Loss(losses.dist, losses.DISTLoss, {"beta": 1.0, "gamma": 3.0, "temperature": 2.0}, False, False),
 ]

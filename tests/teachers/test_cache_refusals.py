@@ -59,7 +59,11 @@ def test_a_method_that_needs_more_places_is_refused(few, change, says):
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("method", ["rkl", "js", "dist", "dkd", "pld", "plkl", "listmle", "plistmle"])
+WHOLE = ["rkl", "js", "dist", "dkd", "pld", "plkl", "listmle", "plistmle"]
+WHOLE += ["nkd", "ttm", "wttm", "rld"]
+
+
+@pytest.mark.parametrize("method", WHOLE)
 def test_every_method_of_the_logits_takes_a_store_of_all_classes(store, method):
     assert opened(store, method=method).about.form.whole
 

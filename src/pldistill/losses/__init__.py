@@ -1,7 +1,20 @@
 """Distillation losses as pure functions, and as modules: (student, teacher, labels) in, a loss out."""
 
 from pldistill.losses.feature import attention_transfer, hint, pkt, rkd, sp, vid
-from pldistill.losses.logit import dist, dkd, generalized_jsd, jensen_shannon, kd, reverse_kl, skew_kl, standardize
+from pldistill.losses.logit import (
+    dist,
+    dkd,
+    generalized_jsd,
+    jensen_shannon,
+    kd,
+    nkd,
+    reverse_kl,
+    rld,
+    skew_kl,
+    standardize,
+    ttm,
+    wttm,
+)
 from pldistill.losses.model import PlackettLuce
 from pldistill.losses.modules import (
     DecoupledPLDLoss,
@@ -11,11 +24,15 @@ from pldistill.losses.modules import (
     JensenShannonLoss,
     KDLoss,
     ListMLELoss,
+    NKDLoss,
     PlackettLuceKLLoss,
     PLDLoss,
     PListMLELoss,
     ReverseKLLoss,
+    RLDLoss,
     SkewKLLoss,
+    TTMLoss,
+    WTTMLoss,
 )
 from pldistill.losses.ranking import (
     decoupled_pld,
@@ -38,14 +55,18 @@ __all__ = [
     "JensenShannonLoss",
     "KDLoss",
     "ListMLELoss",
+    "NKDLoss",
     "PLDLoss",
     "PListMLELoss",
     "PlackettLuce",
     "PlackettLuceKLLoss",
+    "RLDLoss",
     "ReverseKLLoss",
     "SkewKLLoss",
+    "TTMLoss",
     "TeacherTopK",
     "TopKBound",
+    "WTTMLoss",
     "attention_transfer",
     "decoupled_pld",
     "dist",
@@ -55,6 +76,7 @@ __all__ = [
     "jensen_shannon",
     "kd",
     "listmle",
+    "nkd",
     "p_listmle",
     "pkt",
     "plackett_luce",
@@ -65,11 +87,14 @@ __all__ = [
     "pld_weights",
     "reverse_kl",
     "rkd",
+    "rld",
     "skew_kl",
     "sp",
     "standardize",
     "teacher_optimal_ranking",
     "teacher_top_k",
     "tokens",
+    "ttm",
     "vid",
+    "wttm",
 ]

@@ -81,12 +81,12 @@ def check_flag(name: str, value: object) -> None:
         raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
-def check_temperature(temperature: object) -> None:
+def check_temperature(temperature: object, name: str = "temperature") -> None:
     """Beyond `LEAST` and `MOST` τ² or z / τ leaves float32; the softmax is one-hot or uniform long before."""
     if not (_is_finite_number(temperature) and temperature > 0):
-        raise ValueError(f"temperature must be a positive finite number, got {_shown(temperature)}")
+        raise ValueError(f"{name} must be a positive finite number, got {_shown(temperature)}")
     if not LEAST <= temperature <= MOST:
-        raise ValueError(f"temperature must be from {LEAST:g} to {MOST:g}, got {_shown(temperature)}")
+        raise ValueError(f"{name} must be from {LEAST:g} to {MOST:g}, got {_shown(temperature)}")
 
 
 def check_factor(name: str, value: object) -> None:

@@ -1,4 +1,4 @@
-"""Losses on the logits of both models, class by class: KD and its divergences, decoupled KD, DIST; standardization.
+"""Losses on the logits of both models, class by class: KD and its divergences, DKD and its kin, DIST; standardization.
 
 Symbols: s student logits, t teacher logits, y label, τ temperature, p = softmax(s / τ), q = softmax(t / τ), C classes.
 Every loss is raw: a task's own cross-entropy and the mixing weights stand outside. The teacher is a constant: no
@@ -249,14 +249,165 @@ def dkd(
     check_reduction(reduction)
     check_tensor("labels", labels)  # unlike the other losses here, this one is none without them
     student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index, class_dim)
-    classes = torch.arange(student.shape[1], device=student.device)
-    target = classes == blank(labels.flatten(), kept)[:, None]
+    target = _one_hot(blank(labels.flatten(), kept), student)
     b_p, log_p, student_alone = _decouple(student, target, temperature)
     b_q, log_q, teacher_alone = _decouple(teacher, target, temperature)
     others = _kl(log_q, log_p).masked_fill(student_alone | teacher_alone, 0)
     return reduce_rows(
         temperature**2 * (alpha * _kl(b_q, b_p) + beta * others), kept, reduction, student_logits, class_dim
     )
+
+
+@of_rows(reads_labels=True)
+def nkd(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    gamma: float = 1.5,
+    temperature: float = 1.0,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    class_dim: int = 1,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """Normalized KD: -q_y log p_y - γ τ² Σ_{c≠y} q̂_c log p̂_c, p and q at temperature 1, p̂ = softmax_{c≠y}(s / τ).
+
+    Cross-entropies, without the teacher's entropy: least at p = q, but not 0 there. Of two classes, one is left beside
+    the label, and the second term is 0, as it is in a row where a model leaves no class but the label.
+
+    Args:
+        labels: y, (N, d1, ...), integers in 0..C-1 or `ignore_index`.
+        gamma: γ >= 0, the non-target term. 1.5 with τ = 1 is the original's for ImageNet; its example on CIFAR-100,
+            ResNet34 to ResNet18, has 3.5 with τ = 3.
+        temperature: τ > 0, of the non-target term alone.
+        student_logits, teacher_logits, reduction, ignore_index, class_dim: as `kd`, and errors too.
+
+    Source: Yang et al., "From knowledge distillation to self-knowledge distillation: a unified approach with normalized
+    loss and customized soft labels" (2023). A soft label counts by its parts here, by its largest class in the
+    original's code.
+    """
+    check_factor("gamma", gamma)
+    check_reduction(reduction)
+    check_tensor("labels", labels)
+    student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index, class_dim)
+    target = _one_hot(blank(labels.flatten(), kept), student)
+    log_p, log_q = (_log_softmax(logits, 1.0).masked_fill(~target, 0).sum(1) for logits in (student, teacher))
+    q = log_q.exp()
+    own = -q * log_p.masked_fill(q == 0, 0)
+    others = _among(~target, student, teacher, temperature, _cross_entropy)
+    return reduce_rows(own + gamma * temperature**2 * others, kept, reduction, student_logits, class_dim)
+
+
+@of_rows(reads_labels=False)
+def ttm(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: float = 10.0,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    class_dim: int = 1,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """Transformed teacher matching: Σ_i q_i (log q_i - log softmax(s)_i), the temperature on the teacher alone, no τ².
+
+    q = softmax(t / τ) is the teacher's softmax(t) raised to the power 1/τ and normalized.
+
+    Args:
+        temperature: τ > 0, the inverse of the original's exponent. 10 is the value of its example, VGG13 to VGG8 on
+            CIFAR-100.
+        student_logits, teacher_logits, labels, reduction, ignore_index, class_dim: as `kd`, and errors too.
+
+    Source: Zheng and Yang, "Knowledge distillation based on transformed teacher matching" (2024).
+    """
+    check_reduction(reduction)
+    student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index, class_dim)
+    losses = _kl(_log_softmax(teacher, temperature), _log_softmax(student, 1.0))
+    return reduce_rows(losses, kept, reduction, student_logits, class_dim)
+
+
+@of_rows(reads_labels=False)
+def wttm(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: float = 5.0,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    class_dim: int = 1,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """Weighted TTM: U Σ_i q_i (log q_i - log softmax(s)_i) with U = Σ_i softmax(t)_i^(1/τ), row by row.
+
+    U, between 1 and C^(1 - 1/τ) for τ >= 1, is large where the teacher is unsure. It rescales the whole loss: a weight
+    for `ttm` is about ten times too large here, at 100 classes.
+
+    Args:
+        temperature: τ > 0, the inverse of the original's exponent; 5 is the value of its example with this loss.
+        student_logits, teacher_logits, labels, reduction, ignore_index, class_dim: as `kd`, and errors too. The mean
+            divides by the number of rows, not by the sum of U.
+
+    Source: Zheng and Yang, "Knowledge distillation based on transformed teacher matching" (2024).
+    """
+    check_reduction(reduction)
+    student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index, class_dim)
+    losses = _kl(_log_softmax(teacher, temperature), _log_softmax(student, 1.0))
+    weight = (_log_softmax(teacher, 1.0) / temperature).logsumexp(1).exp()
+    return reduce_rows(weight * losses, kept, reduction, student_logits, class_dim)
+
+
+@of_rows(reads_labels=True)
+def rld(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: float = 4.0,
+    target_temperature: float = 1.0,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    class_dim: int = 1,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """Refined logit distillation: α τ_y² KL([m, 1 - m] || [p_y, 1 - p_y]) + β τ² KL(q̂ || p̂), m = max_c q_c.
+
+    p_y and m are of temperature τ_y; p̂ and q̂ are softmaxes, of temperature τ, over the classes that the teacher puts
+    below the label: {c: t_c < t_y}. So the student learns how sure the teacher is, but of the label, and nothing about
+    classes that the teacher takes for the label. A class tied with the label is left out with those above it.
+
+    In log space throughout, so a student that is confidently wrong has a finite loss. A row where no class is below the
+    label, or where a model masks all of these, has no second term, and counts.
+
+    Args:
+        labels: y, (N, d1, ...), integers in 0..C-1 or `ignore_index`.
+        alpha: α >= 0, the confidence term. beta: β >= 0, the term of the classes below the label.
+        temperature: τ > 0. target_temperature: τ_y > 0; the original's README runs it at τ.
+        student_logits, teacher_logits, reduction, ignore_index, class_dim: as `kd`, and errors too.
+
+    Source: Sun et al., "Knowledge distillation with refined logits" (2024).
+    """
+    check_factor("alpha", alpha)
+    check_factor("beta", beta)
+    check_temperature(target_temperature, "target_temperature")
+    check_reduction(reduction)
+    check_tensor("labels", labels)
+    student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index, class_dim)
+    target = _one_hot(blank(labels.flatten(), kept), student)
+    b_p, *_ = _decouple(student, target, target_temperature)
+    b_q, *_ = _decouple(teacher, _one_hot(teacher.argmax(1), teacher), target_temperature)
+    below = teacher < teacher.masked_fill(~target, -math.inf).amax(1, keepdim=True)
+    refined = _among(below, student, teacher, temperature, lambda log_p, log_q: _kl(log_q, log_p))
+    losses = alpha * target_temperature**2 * _kl(b_q, b_p) + beta * temperature**2 * refined
+    return reduce_rows(losses, kept, reduction, student_logits, class_dim)
 
 
 def dist(
@@ -384,6 +535,31 @@ def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
     """Σ_i a_i (log a_i - log b_i) along dim 1. Where a_i = 0 the difference, maybe NaN, has no part in the gradient."""
     a = log_a.exp()
     return (a * (log_a - log_b).masked_fill(a == 0, 0)).sum(1)
+
+
+def _one_hot(classes: Tensor, like: Tensor) -> Tensor:
+    """(M, C) bool: where each row's class is."""
+    return torch.arange(like.shape[1], device=like.device) == classes[:, None]
+
+
+def _among(
+    part: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    divergence: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """A divergence of the softmaxes over the classes in `part`; 0 in a row where a model leaves none of them."""
+    student, teacher = (logits.masked_fill(~part, -math.inf) for logits in (student, teacher))
+    none = ((student == -math.inf).all(1) | (teacher == -math.inf).all(1))[:, None]
+    log_p, log_q = (_log_softmax(logits.masked_fill(none, 0), temperature) for logits in (student, teacher))
+    return divergence(log_p, log_q).masked_fill(none[:, 0], 0)
+
+
+def _cross_entropy(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """-Σ_i q_i log p_i along dim 1."""
+    q = log_q.exp()
+    return -(q * log_p.masked_fill(q == 0, 0)).sum(1)
 
 
 def _jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from pldistill.losses._inputs import (
 
 _CHECKS = {
     "temperature": check_temperature,
+    "target_temperature": partial(check_temperature, name="target_temperature"),
     "reduction": check_reduction,
     "ignore_index": check_ignore_index,
     "class_dim": check_class_dim,
@@ -361,6 +362,122 @@ class DKDLoss(_Loss):
         self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
         return logit.dkd(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
+
+
+class NKDLoss(_Loss):
+    """Normalized knowledge distillation, `logit.nkd`: both of its terms, without the labels' cross-entropy."""
+
+    def __init__(
+        self,
+        gamma: float = 1.5,
+        temperature: float = 1.0,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
+        class_weight: Tensor | None = None,
+    ):
+        super().__init__(
+            gamma=gamma,
+            temperature=temperature,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
+            class_weight=class_weight,
+        )
+
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        return logit.nkd(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
+
+
+class TTMLoss(_Loss):
+    """Transformed teacher matching, `logit.ttm`."""
+
+    def __init__(
+        self,
+        temperature: float = 10.0,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
+        class_weight: Tensor | None = None,
+    ):
+        super().__init__(
+            temperature=temperature,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
+            class_weight=class_weight,
+        )
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        return logit.ttm(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
+
+
+class WTTMLoss(_Loss):
+    """Weighted transformed teacher matching, `logit.wttm`."""
+
+    def __init__(
+        self,
+        temperature: float = 5.0,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
+        class_weight: Tensor | None = None,
+    ):
+        super().__init__(
+            temperature=temperature,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
+            class_weight=class_weight,
+        )
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        return logit.wttm(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
+
+
+class RLDLoss(_Loss):
+    """Refined logit distillation, `logit.rld`. Its warm-up is a ramp of the loss's weight, outside."""
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        temperature: float = 4.0,
+        target_temperature: float = 1.0,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
+        class_weight: Tensor | None = None,
+    ):
+        super().__init__(
+            alpha=alpha,
+            beta=beta,
+            temperature=temperature,
+            target_temperature=target_temperature,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
+            class_weight=class_weight,
+        )
+
+    def forward(
+        self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        return logit.rld(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
 
 
 class DISTLoss(_Loss):

@@ -234,6 +234,42 @@ METHODS: dict[str, MethodSpec] = {
         note="beta by pair there: 6 wrn_40_2-wrn_40_1, 2 resnet56-resnet20, 8 the others; "
         "standardize=both is Sun et al. 2024 (with temperature 2, alpha and beta times 9)",
     ),
+    "nkd": _logit(
+        "nkd",
+        "nkd",
+        options={"gamma": 1.5, "temperature": 1.0},
+        weights={"task": 1.0, "nkd": 1.0},
+        source="Yang et al. 2023; cls_KD on ImageNet",
+        note="cls_KD's example on CIFAR-100 has gamma 3.5 and temperature 3; with two classes the gamma term is 0",
+    ),
+    "ttm": _logit(
+        "ttm",
+        "ttm",
+        needs_labels=False,
+        options={"temperature": 10.0},
+        weights={"task": 1.0, "ttm": 45.0},
+        source="Zheng & Yang 2024; the example of its public code, vgg13-vgg8 on CIFAR-100",
+        note="the temperature, one over the paper's exponent, is the teacher's alone; no tau^2; temperature and weight "
+        "are chosen by pair, and the code names those of the example alone",
+    ),
+    "wttm": _logit(
+        "wttm",
+        "wttm",
+        needs_labels=False,
+        options={"temperature": 5.0},
+        weights={"task": 1.0, "wttm": 4.0},
+        source="Zheng & Yang 2024; the example of its public code, on CIFAR-100 and beside CRD",
+        note="rows weighted by how unsure the teacher is, 5 to 26 at 100 classes: ttm's weight is ten times too large",
+    ),
+    "rld": _logit(
+        "rld",
+        "rld",
+        options={"alpha": 1.0, "beta": 8.0, "temperature": 4.0, "target_temperature": 1.0, **_STANDARDIZE},
+        weights={"task": 1.0, "rld": Ramp(1.0, 20 / 240)},
+        source="Sun et al. 2024, refined logits; its public code on CIFAR",
+        note="target_temperature=4 is the README's; with standardize=both the code has alpha 9, beta 72 and both "
+        "temperatures 2; on ImageNet beta 0.5 or 2 and temperature 1",
+    ),
     "pld": _logit(
         "pld",
         "pld",
