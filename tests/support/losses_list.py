@@ -49,5 +49,8 @@ ALL_LOSSES = [
     Loss(losses.ttm, losses.TTMLoss, {"temperature": 2.0}, needs_labels=False),
     Loss(losses.wttm, losses.WTTMLoss, {"temperature": 2.0}, needs_labels=False),
     Loss(losses.rld, losses.RLDLoss, {"alpha": 1.5, "beta": 3.0, "temperature": 2.0, "target_temperature": 1.5}),
+    Loss(losses.kendall, losses.KendallLoss, {"temperature": 2.0}, needs_labels=False),
+    Loss(losses.cmkd, losses.CMKDLoss, {"beta": 3.0, "temperature": 2.0, "rank_temperature": 1.5}, needs_labels=False),
+    Loss(losses.rankdistil, losses.RankDistilLoss, {"top": 2}, needs_labels=False),
     Loss(losses.dist, losses.DISTLoss, {"beta": 1.0, "gamma": 3.0, "temperature": 2.0}, False, False),
 ]

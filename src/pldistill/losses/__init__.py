@@ -17,23 +17,27 @@ from pldistill.losses.logit import (
 )
 from pldistill.losses.model import PlackettLuce
 from pldistill.losses.modules import (
+    CMKDLoss,
     DecoupledPLDLoss,
     DISTLoss,
     DKDLoss,
     GeneralizedJSDLoss,
     JensenShannonLoss,
     KDLoss,
+    KendallLoss,
     ListMLELoss,
     NKDLoss,
     PlackettLuceKLLoss,
     PLDLoss,
     PListMLELoss,
+    RankDistilLoss,
     ReverseKLLoss,
     RLDLoss,
     SkewKLLoss,
     TTMLoss,
     WTTMLoss,
 )
+from pldistill.losses.rank_agreement import cmkd, kendall, rankdistil
 from pldistill.losses.ranking import (
     decoupled_pld,
     listmle,
@@ -48,12 +52,14 @@ from pldistill.losses.stagewise import plackett_luce_kl
 from pldistill.losses.top_k import TeacherTopK, TopKBound, pld_from_top_k, pld_top_k_bound, teacher_top_k
 
 __all__ = [
+    "CMKDLoss",
     "DISTLoss",
     "DKDLoss",
     "DecoupledPLDLoss",
     "GeneralizedJSDLoss",
     "JensenShannonLoss",
     "KDLoss",
+    "KendallLoss",
     "ListMLELoss",
     "NKDLoss",
     "PLDLoss",
@@ -61,6 +67,7 @@ __all__ = [
     "PlackettLuce",
     "PlackettLuceKLLoss",
     "RLDLoss",
+    "RankDistilLoss",
     "ReverseKLLoss",
     "SkewKLLoss",
     "TTMLoss",
@@ -68,6 +75,7 @@ __all__ = [
     "TopKBound",
     "WTTMLoss",
     "attention_transfer",
+    "cmkd",
     "decoupled_pld",
     "dist",
     "dkd",
@@ -75,6 +83,7 @@ __all__ = [
     "hint",
     "jensen_shannon",
     "kd",
+    "kendall",
     "listmle",
     "nkd",
     "p_listmle",
@@ -85,6 +94,7 @@ __all__ = [
     "pld_from_top_k",
     "pld_top_k_bound",
     "pld_weights",
+    "rankdistil",
     "reverse_kl",
     "rkd",
     "rld",

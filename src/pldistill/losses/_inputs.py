@@ -97,6 +97,11 @@ def check_factor(name: str, value: object) -> None:
         raise ValueError(f"{name} must be at most {MOST:g}, got {_shown(value)}")
 
 
+def check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {_shown(value)}")
+
+
 def check_fraction(name: str, value: object) -> None:
     """A part of a whole."""
     if not (_is_finite_number(value) and 0 <= value <= 1):

@@ -3,9 +3,9 @@
     criterion = PLDLoss(temperature=1.0)
     loss = criterion(student_logits, teacher_logits, labels)
 
-Each is the function of its name in `ranking`, `stagewise` or `logit`, which says what it computes. Options are plain
-attributes; bad ones are refused at construction. A tensor among them, `class_weight` say, moves with the module between
-devices and stays out of its state dict. `sample_weight` is given with the labels.
+Each is the function of its name in `ranking`, `stagewise`, `rank_agreement` or `logit`, which says what it computes.
+Options are plain attributes; bad ones are refused at construction. A tensor among them, `class_weight` say, moves with
+the module between devices and stays out of its state dict. `sample_weight` is given with the labels.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from pldistill.losses import logit, ranking, stagewise, top_k
+from pldistill.losses import logit, rank_agreement, ranking, stagewise, top_k
 from pldistill.losses._inputs import (
     check_choice,
     check_class_dim,
     check_class_weight,
+    check_count,
     check_factor,
     check_flag,
     check_fraction,
@@ -31,6 +32,8 @@ from pldistill.losses._inputs import (
 
 _CHECKS = {
     "temperature": check_temperature,
+    "rank_temperature": partial(check_temperature, name="rank_temperature"),
+    "top": partial(check_count, "top"),
     "target_temperature": partial(check_temperature, name="target_temperature"),
     "reduction": check_reduction,
     "ignore_index": check_ignore_index,
@@ -478,6 +481,105 @@ class RLDLoss(_Loss):
         self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
         return logit.rld(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
+
+
+class KendallLoss(_Loss):
+    """Kendall's tau as a smooth loss, `rank_agreement.kendall`."""
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
+        class_weight: Tensor | None = None,
+    ):
+        super().__init__(
+            temperature=temperature,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
+            class_weight=class_weight,
+        )
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        return rank_agreement.kendall(
+            student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options()
+        )
+
+
+class CMKDLoss(_Loss):
+    """Correlation matching by Pearson and Spearman, `rank_agreement.cmkd`."""
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        temperature: float = 4.0,
+        rank_temperature: float = 1.0,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
+        class_weight: Tensor | None = None,
+    ):
+        super().__init__(
+            alpha=alpha,
+            beta=beta,
+            temperature=temperature,
+            rank_temperature=rank_temperature,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
+            class_weight=class_weight,
+        )
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        return rank_agreement.cmkd(
+            student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options()
+        )
+
+
+class RankDistilLoss(_Loss):
+    """The teacher's first K classes before all behind, pair by pair, `rank_agreement.rankdistil`."""
+
+    def __init__(
+        self,
+        top: int = 10,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
+        class_weight: Tensor | None = None,
+    ):
+        super().__init__(
+            top=top,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
+            class_weight=class_weight,
+        )
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        return rank_agreement.rankdistil(
+            student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options()
+        )
 
 
 class DISTLoss(_Loss):

@@ -80,7 +80,7 @@ def _logit(
         tail_temperature=None if needs_all else _tempered,
         label_weight=label_weight,
         ramps=True,
-        divides_by_deviation=_standardizes if loss != "dist" else _always,
+        divides_by_deviation=_standardizes if loss not in ("dist", "cmkd") else _always,
     )
 
 
@@ -89,7 +89,7 @@ def _standardizes(options: Mapping[str, Option | Ramp]) -> bool:
 
 
 def _always(options: Mapping[str, Option | Ramp]) -> bool:
-    """DIST's correlations are covariances over deviations."""
+    """Pearson's correlations, of dist and cmkd, are covariances over deviations."""
     return True
 
 
@@ -269,6 +269,33 @@ METHODS: dict[str, MethodSpec] = {
         source="Sun et al. 2024, refined logits; its public code on CIFAR",
         note="target_temperature=4 is the README's; with standardize=both the code has alpha 9, beta 72 and both "
         "temperatures 2; on ImageNet beta 0.5 or 2 and temperature 1",
+    ),
+    "kendall": _logit(
+        "kendall",
+        "kendall",
+        needs_labels=False,
+        options={"temperature": 1.0},
+        weights={"task": 1.0, "kendall": 1.0},
+        source="in the form of Guan et al. 2025, who add such a term to KD's; weights are pldistill's own",
+        note="compares every pair of classes: C^2 numbers a row",
+    ),
+    "cmkd": _logit(
+        "cmkd",
+        "cmkd",
+        needs_labels=False,
+        options={"alpha": 1.0, "beta": 1.0, "temperature": 4.0, "rank_temperature": 1.0},
+        weights={"task": 1.0, "cmkd": 1.0},
+        source="in the form of Niu et al. 2024, with fixed weights, which are pldistill's own",
+        note="Pearson's correlation of the softmaxes and Spearman's of the logits; C^2 numbers a row",
+    ),
+    "rankdistil": _logit(
+        "rankdistil",
+        "rankdistil",
+        needs_labels=False,
+        options={"top": 10},
+        weights={"task": 1.0, "rankdistil": 1.0},
+        source="in the form of Reddi et al. 2021, as pairs under the logistic loss; weights are pldistill's own",
+        note="the teacher's first top classes, each before all that the teacher puts behind it",
     ),
     "pld": _logit(
         "pld",
