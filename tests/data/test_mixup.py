@@ -194,7 +194,7 @@ def outcome(method, mixture, smoothing=0.0, labels=(0, 1, 2), weights=None):
 
 
 LOGIT = ["ls", "kd", "rkl", "js", "dist", "dkd", "pld", "plkl", "listmle", "plistmle"]
-LOGIT += ["nkd", "ttm", "wttm", "rld", "kendall", "cmkd", "rankdistil"]
+LOGIT += ["nkd", "ttm", "wttm", "rld", "kendall", "cmkd", "rankdistil", "skd"]
 
 
 @pytest.mark.parametrize("name", LOGIT)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from losses_list import ALL_LOSSES
 
 every_loss = pytest.mark.parametrize("loss", ALL_LOSSES, ids=str)
+every_blind_loss = pytest.mark.parametrize("loss", [loss for loss in ALL_LOSSES if loss.blind], ids=str)
 every_summed_loss = pytest.mark.parametrize("loss", [loss for loss in ALL_LOSSES if loss.summed], ids=str)
 
 
@@ -24,14 +25,21 @@ def gradient_of(loss, student):
     return torch.autograd.grad(loss, student)[0]
 
 
-@every_loss
+@every_blind_loss
 def test_blind_to_a_constant_added(loss):
     student, teacher, labels = draw()
     shifts = torch.linspace(-50, 50, 8, dtype=torch.float64)[:, None]
     torch.testing.assert_close(loss(student + shifts, teacher - 3 * shifts, labels), loss(student, teacher, labels))
 
 
-@every_loss
+@pytest.mark.parametrize("loss", [loss for loss in ALL_LOSSES if not loss.blind], ids=str)
+def test_the_others_see_a_constant_added(loss):
+    student, teacher, labels = draw()
+    shifts = torch.linspace(-50, 50, 8, dtype=torch.float64)[:, None]
+    assert not torch.isclose(loss(student + shifts, teacher, labels), loss(student, teacher, labels), rtol=1e-3)
+
+
+@every_blind_loss
 def test_gradient_rows_sum_to_zero(loss):
     student, teacher, labels = draw()
     gradient = gradient_of(loss(student, teacher, labels), student)

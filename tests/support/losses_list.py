@@ -15,6 +15,7 @@ class Loss:
     options: dict[str, object]
     summed: bool = True  # a sum over samples, so that all three reductions exist
     needs_labels: bool = True
+    blind: bool = True  # to a constant added to all logits of a row
 
     def __call__(self, student: Tensor, teacher: Tensor, labels: Tensor | None, **more: object) -> Tensor:
         return self.function(student, teacher, labels, **{**self.options, **more})
@@ -53,4 +54,5 @@ ALL_LOSSES = [
     Loss(losses.cmkd, losses.CMKDLoss, {"beta": 3.0, "temperature": 2.0, "rank_temperature": 1.5}, needs_labels=False),
     Loss(losses.rankdistil, losses.RankDistilLoss, {"top": 2}, needs_labels=False),
     Loss(losses.dist, losses.DISTLoss, {"beta": 1.0, "gamma": 3.0, "temperature": 2.0}, False, False),
+    Loss(losses.skd, losses.SKDLoss, {"ridge": 0.2}, False, False, blind=False),
 ]

@@ -60,7 +60,7 @@ def test_a_method_that_needs_more_places_is_refused(few, change, says):
 
 
 WHOLE = ["rkl", "js", "dist", "dkd", "pld", "plkl", "listmle", "plistmle"]
-WHOLE += ["nkd", "ttm", "wttm", "rld", "kendall", "cmkd", "rankdistil"]
+WHOLE += ["nkd", "ttm", "wttm", "rld", "kendall", "cmkd", "rankdistil", "skd"]
 
 
 @pytest.mark.parametrize("method", WHOLE)

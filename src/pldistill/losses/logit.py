@@ -438,7 +438,7 @@ def dist(
     """
     check_factor("beta", beta)
     check_factor("gamma", gamma)
-    check_dist_reduction(reduction)
+    check_mean_alone("dist", reduction)
     student, teacher, kept = _rows(student_logits, teacher_logits, labels, temperature, ignore_index, class_dim)
     p, q = _log_softmax(student, temperature).exp(), _log_softmax(teacher, temperature).exp()
     part = ~((student == -math.inf) & (teacher == -math.inf))
@@ -448,9 +448,12 @@ def dist(
     return temperature**2 * (beta * inter + gamma * intra)
 
 
-def check_dist_reduction(reduction: object) -> None:
+def check_mean_alone(loss: str, reduction: object) -> None:
+    """Refuse another reduction of a loss that couples the samples of a batch."""
     if reduction != "mean":
-        raise ValueError(f"reduction must be 'mean' for dist, which couples the samples of a batch, got {reduction!r}")
+        raise ValueError(
+            f"reduction must be 'mean' for {loss}, which couples the samples of a batch, got {reduction!r}"
+        )
 
 
 def standardize(logits: Tensor, *, class_dim: int = 1) -> Tensor:

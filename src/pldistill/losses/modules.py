@@ -3,9 +3,10 @@
     criterion = PLDLoss(temperature=1.0)
     loss = criterion(student_logits, teacher_logits, labels)
 
-Each is the function of its name in `ranking`, `stagewise`, `rank_agreement` or `logit`, which says what it computes.
-Options are plain attributes; bad ones are refused at construction. A tensor among them, `class_weight` say, moves with
-the module between devices and stays out of its state dict. `sample_weight` is given with the labels.
+Each is the function of its name in `ranking`, `stagewise`, `rank_agreement`, `logit` or `logit_relation`, which says
+what it computes. Options are plain attributes; bad ones are refused at construction. A tensor among them,
+`class_weight` say, moves with the module between devices and stays out of its state dict. `sample_weight` is given with
+the labels.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from pldistill.losses import logit, rank_agreement, ranking, stagewise, top_k
+from pldistill.losses import logit, logit_relation, rank_agreement, ranking, stagewise, top_k
 from pldistill.losses._inputs import (
     check_choice,
     check_class_dim,
@@ -33,6 +34,7 @@ from pldistill.losses._inputs import (
 _CHECKS = {
     "temperature": check_temperature,
     "rank_temperature": partial(check_temperature, name="rank_temperature"),
+    "ridge": logit_relation.check_ridge,
     "top": partial(check_count, "top"),
     "target_temperature": partial(check_temperature, name="target_temperature"),
     "reduction": check_reduction,
@@ -594,7 +596,7 @@ class DISTLoss(_Loss):
         ignore_index: int = -100,
         class_dim: int = 1,
     ):
-        logit.check_dist_reduction(reduction)
+        logit.check_mean_alone("dist", reduction)
         super().__init__(
             beta=beta,
             gamma=gamma,
@@ -606,3 +608,20 @@ class DISTLoss(_Loss):
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Tensor:
         return logit.dist(student_logits, teacher_logits, labels, **self._options())
+
+
+class SKDLoss(_Loss):
+    """SKD's term, `logit_relation.skd`. It couples the samples of a batch: "mean" is the only reduction."""
+
+    def __init__(
+        self,
+        ridge: float = 0.1,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
+    ):
+        logit.check_mean_alone("skd", reduction)
+        super().__init__(ridge=ridge, reduction=reduction, ignore_index=ignore_index, class_dim=class_dim)
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Tensor:
+        return logit_relation.skd(student_logits, teacher_logits, labels, **self._options())

@@ -297,6 +297,17 @@ METHODS: dict[str, MethodSpec] = {
         source="in the form of Reddi et al. 2021, as pairs under the logistic loss; weights are pldistill's own",
         note="the teacher's first top classes, each before all that the teacher puts behind it",
     ),
+    "skd": _logit(
+        "skd",
+        "skd",
+        needs_labels=False,
+        options={"ridge": 0.1},
+        weights={"task": 0.1, "skd": 0.9},
+        source="the correlation term of SKD's public code (CVPR 2026), with its weights before their masks",
+        note="the code adds 0.9 KD of temperature 4, and scales both terms by masks of the batch; the loss is of raw "
+        "logits, to which a constant added matters",
+        couples_batch=True,
+    ),
     "pld": _logit(
         "pld",
         "pld",
