@@ -21,9 +21,11 @@ from pldistill.losses._inputs import (
     computing_dtype,
 )
 from pldistill.losses.logit import dist
+from pldistill.losses.logit_relation import skd
 
 # What `tokens` says to the loss itself.
 _OWN = ("reduction", "class_dim", "sample_weight")
+_COUPLED = (dist, skd)  # whose loss of a batch is no sum over its rows
 
 
 def tokens(
@@ -44,9 +46,8 @@ def tokens(
     with a graph and a gradient of 0. With `num_items` the losses of several micro-batches add up to that of all of
     them: n is then the number of valid positions of all, not of each.
 
-    `dist` is a mean of correlations, and its second term correlates the rows of a batch. It is computed over all valid
-    positions of a call, and refused with `num_items`: no division makes the correlations of four micro-batches add up
-    to those of one.
+    `dist` and `skd` correlate the rows of a batch. They are computed over all valid positions of a call, and refused
+    with `num_items`: no division makes the correlations of four micro-batches add up to those of one.
 
     Args:
         loss: of this package, of (student_logits, teacher_logits, labels): `pld`, `kd`, `generalized_jsd`, ...
@@ -93,9 +94,8 @@ def check_token_options(
         raise ValueError(f"loss must be a function of pldistill.losses, got {loss!r}")
     parameters = inspect.signature(loss).parameters
     if "reduction" not in parameters or "labels" not in parameters:
-        name = getattr(loss, "__name__", type(loss).__name__)
         raise ValueError(
-            f"loss must be a function of (student_logits, teacher_logits, labels) with a reduction, got {name}"
+            f"loss must be a function of (student_logits, teacher_logits, labels) with a reduction, got {_name(loss)}"
         )
     check_flag("shift", shift)
     check_ignore_index(ignore_index)
@@ -106,8 +106,8 @@ def check_token_options(
         return
     if loss_couples_rows(loss):
         raise ValueError(
-            "num_items must be None for dist, which correlates the rows of a batch: its losses of micro-batches do not "
-            f"add up to that of all; got {num_items!r}"
+            f"num_items must be None for {_name(loss)}, which correlates the rows of a batch: its losses of "
+            f"micro-batches do not add up to that of all; got {num_items!r}"
         )
     if isinstance(num_items, Tensor):
         fits = num_items.numel() == 1 and (num_items.device.type != "cpu" or num_items.item() > 0)
@@ -117,11 +117,21 @@ def check_token_options(
         raise ValueError(f"num_items must be a finite number above 0, got {num_items!r}")
 
 
-def loss_couples_rows(loss: object) -> bool:
-    """Whether the loss of a row depends on the other rows."""
+def _name(loss: object) -> str:
+    loss = _bare(loss)
+    return getattr(loss, "__name__", type(loss).__name__)
+
+
+def _bare(loss: object) -> object:
+    """The function under what `functools.partial` laid over it."""
     while isinstance(loss, partial):
         loss = loss.func
-    return loss is dist
+    return loss
+
+
+def loss_couples_rows(loss: object) -> bool:
+    """Whether the loss of a row depends on the other rows."""
+    return _bare(loss) in _COUPLED
 
 
 def check_states(name: str, states: object, shape: str) -> None:
