@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from losses_list import ALL_LOSSES
-from pldistill.losses import dist, kd, pld, rkd, tokens
+from pldistill.losses import TeacherTopK, dist, kd, pld, pld_from_top_k, rkd, teacher_top_k, tokens
 
 every_loss = pytest.mark.parametrize("loss", ALL_LOSSES, ids=str)
 every_summed_loss = pytest.mark.parametrize("loss", [loss for loss in ALL_LOSSES if loss.summed], ids=str)
@@ -118,6 +118,21 @@ def test_dist_is_taken_over_the_call_and_refused_with_a_denominator():
             tokens(loss, student, teacher, labels, num_items=4)
 
 
+@pytest.mark.parametrize("shift", [True, False])
+def test_a_store_of_the_teachers_first_tokens(shift):
+    student, teacher, labels = draw()
+    compared = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if shift else labels
+    store = teacher_top_k(teacher, 3, compared, class_dim=-1)
+    found = tokens(pld_from_top_k, student, store, labels, shift=shift)
+    expected = tokens(pld, student, teacher, labels, shift=shift, top_k=3)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    gradients = [torch.autograd.grad(each, student)[0] for each in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-14)
+
+
+STORE = TeacherTopK(torch.zeros(2, 5, 3, dtype=torch.long), torch.zeros(2, 5, 3))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -136,6 +151,15 @@ def test_dist_is_taken_over_the_call_and_refused_with_a_denominator():
         ({"labels": torch.zeros(4, 5)}, "labels must be token ids of an integer dtype"),
         ({"student_logits": torch.zeros(4, 7)}, r"student_logits must have shape \(B, S, V\)"),
         ({"teacher_logits": torch.zeros(4, 3, 7)}, r"teacher_logits must have the student's \(B, S\) \(4, 5\)"),
+        (
+            {"loss": pld_from_top_k},
+            "teacher_logits must be a TeacherTopK for pld_from_top_k .* got Tensor for pld_from",
+        ),
+        (
+            {"teacher_logits": STORE},
+            "teacher_logits must be a TeacherTopK for pld_from_top_k .* got TeacherTopK for pld",
+        ),
+        ({"loss": pld_from_top_k, "teacher_logits": STORE}, r"teacher_logits.ids must have the student's \(B, S\)"),
         ({"teacher_logits": None}, "teacher_logits must be a torch.Tensor, got NoneType"),
     ],
 )

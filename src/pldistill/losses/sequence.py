@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from numbers import Real
 
+import torch
 from torch import Tensor
 
 from pldistill.losses._inputs import (
@@ -18,10 +19,12 @@ from pldistill.losses._inputs import (
     check_floats,
     check_ignore_index,
     check_integers,
+    check_tensor,
     computing_dtype,
 )
 from pldistill.losses.logit import dist
 from pldistill.losses.logit_relation import skd
+from pldistill.losses.top_k import TeacherTopK, pld_from_top_k
 
 # What `tokens` says to the loss itself.
 _OWN = ("reduction", "class_dim", "sample_weight")
@@ -31,7 +34,7 @@ _COUPLED = (dist, skd)  # whose loss of a batch is no sum over its rows
 def tokens(
     loss: Callable[..., Tensor],
     student_logits: Tensor,
-    teacher_logits: Tensor,
+    teacher_logits: Tensor | TeacherTopK,
     labels: Tensor,
     *,
     shift: bool = True,
@@ -52,7 +55,9 @@ def tokens(
     Args:
         loss: of this package, of (student_logits, teacher_logits, labels): `pld`, `kd`, `generalized_jsd`, ...
         student_logits: s, (B, S, V), floating point.
-        teacher_logits: t, the same shape. A constant: it gets no gradient.
+        teacher_logits: t, the same shape. A constant: it gets no gradient. For `pld_from_top_k` a `TeacherTopK` of ids
+            (B, S, K), whose label_log_probabilities (B, S), if any, at position i are of the label that the logits at
+            i are compared with: with `shift`, of token i + 1.
         labels: y, (B, S), integers in 0..V-1 or `ignore_index`: the tokens themselves, not shifted by the caller. Also
             a loss that does not read labels needs them, for they say which positions are valid.
         shift: compare logits[:, :-1] with labels[:, 1:], as for causal models; False compares position by position.
@@ -75,14 +80,15 @@ def tokens(
     """
     check_token_options(loss, shift, num_items, ignore_index, options)
     check_flag("common_vocabulary", common_vocabulary)
-    for name, logits in (("student_logits", student_logits), ("teacher_logits", teacher_logits)):
-        check_states(name, logits, "(B, S, V)")
-    student_logits, teacher_logits = _common(student_logits, teacher_logits, common_vocabulary)
-    check_positions("teacher_logits", teacher_logits, student_logits)
-    labels, student_logits, teacher_logits = aligned(labels, shift, student_logits, teacher_logits)
-    valid = labels != ignore_index
+    check_states("student_logits", student_logits, "(B, S, V)")
+    check_store_and_loss("teacher_logits", teacher_logits, loss)
+    if not isinstance(teacher_logits, TeacherTopK):
+        check_states("teacher_logits", teacher_logits, "(B, S, V)")
+        student_logits, teacher_logits = _common(student_logits, teacher_logits, common_vocabulary)
+    labels, valid = valid_positions(labels, student_logits, shift, ignore_index)
     packed = student_logits[valid]
-    total = sum_of_rows(loss, packed, teacher_logits[valid], labels[valid], ignore_index, options)
+    teacher = packed_teacher("teacher_logits", teacher_logits, valid)
+    total = sum_of_rows(loss, packed, teacher, labels, ignore_index, options)
     return total if loss_couples_rows(loss) else total / denominator(num_items, len(packed), total)
 
 
@@ -141,23 +147,52 @@ def check_states(name: str, states: object, shape: str) -> None:
         raise ValueError(f"{name} must have shape {shape} with no empty last dim, got {tuple(states.shape)}")
 
 
-def check_positions(name: str, other: Tensor, student: Tensor) -> None:
-    if other.shape[:2] != student.shape[:2]:
-        raise ValueError(f"{name} must have the student's (B, S) {tuple(student.shape[:2])}, got {tuple(other.shape)}")
-    if other.device != student.device:
-        raise ValueError(f"{name} is on {other.device} but the student on {student.device}")
+def check_store_and_loss(name: str, teacher: object, loss: Callable[..., Tensor]) -> None:
+    """A store of the teacher's first classes is for the one loss that reads it."""
+    while isinstance(loss, partial):
+        loss = loss.func
+    if isinstance(teacher, TeacherTopK) != (loss is pld_from_top_k):
+        asked = getattr(loss, "__name__", type(loss).__name__)
+        raise ValueError(
+            f"{name} must be a TeacherTopK for pld_from_top_k and for no other loss, got {type(teacher).__name__} for "
+            f"{asked}"
+        )
 
 
-def aligned(labels: Tensor, shift: bool, *states: Tensor) -> tuple[Tensor, ...]:
-    """Labels and (B, S, ...) tensors, of which position i of each belongs to position i of the labels."""
+def valid_positions(labels: Tensor, student: Tensor, shift: bool, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """(M,) labels of the valid positions, and which of the student's (B, S) they are compared with."""
     check_integers("labels", labels, "token ids")
-    if labels.shape != states[0].shape[:2]:
-        raise ValueError(f"labels must have shape {tuple(states[0].shape[:2])} (B, S), got {tuple(labels.shape)}")
-    if labels.device != states[0].device:
-        raise ValueError(f"labels are on {labels.device} but the student on {states[0].device}")
+    if labels.shape != student.shape[:2]:
+        raise ValueError(f"labels must have shape {tuple(student.shape[:2])} (B, S), got {tuple(labels.shape)}")
+    if labels.device != student.device:
+        raise ValueError(f"labels are on {labels.device} but the student on {student.device}")
+    valid = labels != ignore_index
     if not shift:
-        return labels, *states
-    return labels[:, 1:], *(each[:, :-1] for each in states)
+        return labels[valid], valid
+    ahead = torch.zeros_like(valid)
+    ahead[:, :-1] = valid[:, 1:]
+    return labels[:, 1:][valid[:, 1:]], ahead
+
+
+def packed_teacher(name: str, teacher: Tensor | TeacherTopK, valid: Tensor) -> Tensor | TeacherTopK:
+    """What the teacher says at the valid positions."""
+    if isinstance(teacher, TeacherTopK):
+        return TeacherTopK(
+            *(
+                None if part is None else _packed(f"{name}.{field}", part, valid, dim)
+                for field, part, dim in zip(TeacherTopK._fields, teacher, (3, 3, 2), strict=True)
+            )  # pyright: ignore[reportArgumentType]
+        )
+    return _packed(name, teacher, valid, 3)
+
+
+def _packed(name: str, tensor: Tensor, valid: Tensor, dim: int) -> Tensor:
+    check_tensor(name, tensor)
+    if tensor.dim() != dim or tensor.shape[:2] != valid.shape:
+        raise ValueError(f"{name} must have the student's (B, S) {tuple(valid.shape)} first, got {tuple(tensor.shape)}")
+    if tensor.device != valid.device:
+        raise ValueError(f"{name} is on {tensor.device} but the student on {valid.device}")
+    return tensor[valid]
 
 
 def sum_of_rows(
