@@ -94,7 +94,7 @@ def test_half_precision_is_computed_in_float32():
 def test_vocabularies_are_cut_on_request_alone(ours, theirs):
     student, teacher, labels = draw(vocabulary=ours, teacher_vocabulary=theirs)
     labels = labels.clamp(max=6)
-    with pytest.raises(ValueError, match=f"{theirs} tokens but student_logits {ours}: common_vocabulary=True"):
+    with pytest.raises(ValueError, match=f"has {theirs} tokens but student_logits {ours}: common_vocabulary=True"):
         tokens(kd, student, teacher, labels)
     found = tokens(kd, student, teacher, labels, common_vocabulary=True)
     assert found == tokens(kd, student[..., :7], teacher[..., :7], labels)

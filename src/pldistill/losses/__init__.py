@@ -1,6 +1,7 @@
 """Distillation losses as pure functions, and as modules: (student, teacher, labels) in, a loss out."""
 
 from pldistill.losses.feature import attention_transfer, hint, pkt, rkd, sp, vid
+from pldistill.losses.fused_linear import TeacherHead, fused_linear
 from pldistill.losses.logit import (
     dist,
     dkd,
@@ -74,6 +75,7 @@ __all__ = [
     "SKDLoss",
     "SkewKLLoss",
     "TTMLoss",
+    "TeacherHead",
     "TeacherTopK",
     "TopKBound",
     "WTTMLoss",
@@ -82,6 +84,7 @@ __all__ = [
     "decoupled_pld",
     "dist",
     "dkd",
+    "fused_linear",
     "generalized_jsd",
     "hint",
     "jensen_shannon",

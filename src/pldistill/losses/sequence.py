@@ -84,7 +84,9 @@ def tokens(
     check_store_and_loss("teacher_logits", teacher_logits, loss)
     if not isinstance(teacher_logits, TeacherTopK):
         check_states("teacher_logits", teacher_logits, "(B, S, V)")
-        student_logits, teacher_logits = _common(student_logits, teacher_logits, common_vocabulary)
+        sizes = teacher_logits.shape[-1], "student_logits", student_logits.shape[-1]
+        size = common_size("teacher_logits", *sizes, common_vocabulary)
+        student_logits, teacher_logits = student_logits[..., :size], teacher_logits[..., :size]
     labels, valid = valid_positions(labels, student_logits, shift, ignore_index)
     packed = student_logits[valid]
     teacher = packed_teacher("teacher_logits", teacher_logits, valid)
@@ -216,13 +218,11 @@ def denominator(num_items: float | Tensor | None, count: int, total: Tensor) -> 
     return num_items.to(total).reshape(()) if isinstance(num_items, Tensor) else num_items
 
 
-def _common(student: Tensor, teacher: Tensor, common_vocabulary: bool) -> tuple[Tensor, Tensor]:
-    sizes = student.shape[-1], teacher.shape[-1]
-    if sizes[0] == sizes[1]:
-        return student, teacher
-    if not common_vocabulary:
+def common_size(name: str, theirs: int, own_name: str, ours: int, common_vocabulary: bool) -> int:
+    """How many tokens both vocabularies have, which differ by request alone."""
+    if theirs != ours and not common_vocabulary:
         raise ValueError(
-            f"teacher_logits have {sizes[1]} tokens but student_logits {sizes[0]}: common_vocabulary=True cuts both to "
-            f"the first {min(sizes)}, which is right where one vocabulary is the other with padding behind it"
+            f"{name} has {theirs} tokens but {own_name} {ours}: common_vocabulary=True cuts both to the first "
+            f"{min(ours, theirs)}, which is right where one vocabulary is the other with padding behind it"
         )
-    return student[..., : min(sizes)], teacher[..., : min(sizes)]
+    return min(ours, theirs)
