@@ -1,0 +1,50 @@
+"""The calls that docs/losses.md names compute the formulas that stand beside them."""
+
+import math
+import re
+
+import torch
+
+from places import ROOT
+from pldistill import losses
+
+
+def kl(a, b):
+    return (a * (a / b).log()).sum(-1)
+
+
+def mixture(p, q, beta):
+    m = beta * q + (1 - beta) * p
+    return beta * kl(q, m) + (1 - beta) * kl(p, m)
+
+
+# Beside a word of the first column: the formula, the temperature, whether labels are shifted and the sum divided by n.
+FORMULAS = {
+    "TRL GKD": (lambda p, q: mixture(p, q, 0.5), 1.0, True, False),
+    "TRL GOLD": (lambda p, q: mixture(p, q, 0.5), 0.9, True, False),
+    "TRL DistillationTrainer": (lambda p, q: kl(p, q), 1.0, True, True),
+    "DistiLLM forward": (lambda p, q: -(q * p.log()).sum(-1), 1.0, True, False),
+    "DistiLLM skew forward": (lambda p, q: -(q * (0.1 * q + 0.9 * p).log()).sum(-1), 1.0, True, False),
+    "DistiLLM skew reverse": (lambda p, q: kl(p, 0.1 * p + 0.9 * q), 1.0, True, False),
+    "DSKD forward": (lambda p, q: kl(q, p), 2.0, True, True),
+    "ModelOpt": (lambda p, q: 4 * kl(q, p), 2.0, True, False),
+    "DistillKit": (lambda p, q: 4 * kl(q, p), 2.0, False, False),
+}
+
+
+def test_every_call_is_its_formula():
+    text = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| `([^`]+)` \|$", text, re.MULTILINE)
+    assert len(rows) == len(FORMULAS)
+    generator = torch.Generator().manual_seed(7)
+    s, t = (2 * torch.randn(3, 5, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    y = torch.randint(6, (3, 5), generator=generator)
+    y[torch.rand(3, 5, generator=generator) < 0.3] = -100
+    for name, call in rows:
+        ((formula, temperature, shift, by_n),) = [made for key, made in FORMULAS.items() if name.startswith(key)]
+        found = eval(call, {**vars(losses), "s": s, "t": t, "y": y, "n": 100})
+        shifted = (s[:, :-1], t[:, :-1], y[:, 1:]) if shift else (s, t, y)
+        valid = shifted[2] != -100
+        p, q = ((z[valid] / temperature).softmax(-1) for z in shifted[:2])
+        expected = formula(p, q).sum().item() / (100 if by_n else int(valid.sum()))
+        assert math.isclose(found.item(), expected, rel_tol=1e-12), name
