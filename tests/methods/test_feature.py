@@ -57,9 +57,9 @@ def weights(key):
 
 
 def test_these_are_the_methods_of_features():
-    assert KEYS == ["at", "fitnet", "pkt", "rkd", "sp", "vid"]
+    assert KEYS == ["at", "fitnet", "dhkd", "pkt", "rkd", "sp", "vid"]
     assert [key for key in KEYS if METHODS[key].couples_batch] == ["pkt", "rkd", "sp"]
-    expected = {"at": 1000, "fitnet": 100, "pkt": 30000, "rkd": 1, "sp": 3000, "vid": 1}
+    expected = {"at": 1000, "fitnet": 100, "dhkd": 1, "pkt": 30000, "rkd": 1, "sp": 3000, "vid": 1}
     assert {key: METHODS[key].weights for key in KEYS} == {key: {"task": 1, key: expected[key]} for key in KEYS}
 
 
@@ -91,7 +91,7 @@ def test_every_parameter_gets_a_gradient_and_moves(key):
     student, teacher = model("resnet8"), LiveTeacher(model("wrn_40_1"))
     distiller = Distiller(student, tapped(key, student, teacher.model), Classification(0.0)).train()
     before = {name: parameter.detach().clone() for name, parameter in distiller.named_parameters()}
-    assert sum(name.startswith("method.") for name in before) == {"fitnet": 4, "vid": 12}.get(key, 0)
+    assert sum(name.startswith("method.") for name in before) == {"fitnet": 4, "vid": 12, "dhkd": 2}.get(key, 0)
     optimizer = torch.optim.SGD(distiller.parameters(), lr=0.05, weight_decay=5e-4)
     distiller(batch(), teacher, weights(key)).loss.backward()
     optimizer.step()

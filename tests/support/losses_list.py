@@ -55,4 +55,5 @@ ALL_LOSSES = [
     Loss(losses.rankdistil, losses.RankDistilLoss, {"top": 2}, needs_labels=False),
     Loss(losses.dist, losses.DISTLoss, {"beta": 1.0, "gamma": 3.0, "temperature": 2.0}, False, False),
     Loss(losses.skd, losses.SKDLoss, {"ridge": 0.2}, False, False, blind=False),
+    Loss(losses.dhkd, losses.DHKDLoss, {"temperature": 1.5}, needs_labels=False, blind=False),
 ]

@@ -3,6 +3,7 @@
 from pldistill.losses.feature import attention_transfer, hint, pkt, rkd, sp, vid
 from pldistill.losses.fused_linear import TeacherHead, fused_linear
 from pldistill.losses.logit import (
+    dhkd,
     dist,
     dkd,
     generalized_jsd,
@@ -21,6 +22,7 @@ from pldistill.losses.model import PlackettLuce
 from pldistill.losses.modules import (
     CMKDLoss,
     DecoupledPLDLoss,
+    DHKDLoss,
     DISTLoss,
     DKDLoss,
     GeneralizedJSDLoss,
@@ -56,6 +58,7 @@ from pldistill.losses.top_k import TeacherTopK, TopKBound, pld_from_top_k, pld_t
 
 __all__ = [
     "CMKDLoss",
+    "DHKDLoss",
     "DISTLoss",
     "DKDLoss",
     "DecoupledPLDLoss",
@@ -82,6 +85,7 @@ __all__ = [
     "attention_transfer",
     "cmkd",
     "decoupled_pld",
+    "dhkd",
     "dist",
     "dkd",
     "fused_linear",

@@ -584,6 +584,35 @@ class RankDistilLoss(_Loss):
         )
 
 
+class DHKDLoss(_Loss):
+    """Dual-head KD's logit term, `logit.dhkd`: give it the logits of the second head."""
+
+    def __init__(
+        self,
+        temperature: float = 2.0,
+        reduction: str = "mean",
+        ignore_index: int = -100,
+        class_dim: int = 1,
+        class_weight: Tensor | None = None,
+    ):
+        super().__init__(
+            temperature=temperature,
+            reduction=reduction,
+            ignore_index=ignore_index,
+            class_dim=class_dim,
+            class_weight=class_weight,
+        )
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        return logit.dhkd(student_logits, teacher_logits, labels, sample_weight=sample_weight, **self._options())
+
+
 class DISTLoss(_Loss):
     """DIST, `logit.dist`. It couples the samples of a batch: "mean" is the only reduction."""
 

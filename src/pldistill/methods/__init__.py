@@ -20,6 +20,7 @@ from pldistill.methods.spec import (
     last_stage,
     later_stages,
     pooled,
+    students_pooled,
 )
 
 if TYPE_CHECKING:
@@ -367,6 +368,15 @@ METHODS: dict[str, MethodSpec] = {
         weights={"task": 1.0, "fitnet": 100.0},
         source="Romero et al. 2015; mdistiller and RepDistiller on CIFAR, in one phase",
         note="layer counts the stages that the models share, 0 the stem; the regressor is trained with the student",
+    ),
+    "dhkd": _feature(
+        students_pooled,
+        _lazy("dual_head", "DualHead"),
+        options={"temperature": 2.0, "head": "linear"},
+        weights={"task": 1.0, "dhkd": 1.0},
+        source="Yang et al. 2025; its public code on CIFAR-100, without gradient alignment",
+        note="a second head learns from the teacher and is left out of the exported student; head=nonlinear is the "
+        "code's example for resnet32x4-ShuffleNetV2; weight 0.1 on ImageNet; the logits themselves are matched",
     ),
     "pkt": _feature(
         pooled,

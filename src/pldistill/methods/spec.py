@@ -219,6 +219,11 @@ def pooled(student: Sequence[str], teacher: Sequence[str], options: Mapping[str,
     return ["pooled"], ["pooled"]
 
 
+def students_pooled(student: Sequence[str], teacher: Sequence[str], options: Mapping[str, Option]) -> Pair:
+    """The student's alone: of the teacher the logits are enough."""
+    return ["pooled"], []
+
+
 _HINT = "the options student_taps and teacher_taps name modules"
 
 
