@@ -17,9 +17,10 @@ from rich.console import Console
 
 from pldistill.__main__ import main
 from pldistill.launch import Interrupted
+from pldistill.methods import METHODS
 from pldistill.recipe import Recipe
 from pldistill.studies import STUDIES, find_study
-from pldistill.studies.cifar import PUBLISHED
+from pldistill.studies.cifar import PUBLISHED, RIVALS
 from pldistill.studies.paper import published
 from pldistill.studies.runner import commands, compare, failure, mark_failure, reproduce
 from pldistill.studies.study import Plan, plan, recipe_hash
@@ -64,6 +65,27 @@ def test_the_other_recipe_is_the_community_s() -> None:
     assert {(cell.recipe.epochs, cell.recipe.batch_size, cell.recipe.schedule) for cell in full.cells} == {
         (240, 64, "step")
     }
+
+
+def test_the_other_recipe_has_the_logit_methods_of_other_papers() -> None:
+    full = plan(STUDIES["cifar100-sgd"], out=Path("out"), data="cifar100:data", seeds=1)
+    assert set(full.rows) == {*TABLE1.rows, *RIVALS}
+    kinds = {cell.row: cell.recipe for cell in full.cells}
+    assert {row: recipe.method for row, recipe in kinds.items() if row in RIVALS} == {
+        **{row: row for row in RIVALS if row in METHODS},
+        "kd-standardized": "kd",
+        "dkd-standardized": "dkd",
+    }
+    standardized = kinds["kd-standardized"]
+    assert standardized.options == {**METHODS["kd"].options, "standardize": "both", "temperature": 2.0}
+    assert standardized.weights == {"task": 0.1, "kd": 9.0}
+    betas = {cell.column: cell.recipe.options["beta"] for cell in full.cells if cell.row == "dkd-standardized"}
+    assert betas["wrn_40_2-wrn_40_1"] == 54
+    assert betas["resnet56-resnet20"] == 18
+    assert kinds["dkd-standardized"].options["alpha"] == 9
+    assert kinds["dkd-standardized"].options["standardize"] == "both"
+    assert kinds["nkd"].options == {"gamma": 3.5, "temperature": 3.0}
+    assert not set(RIVALS) & set(TABLE1.rows)
 
 
 def test_short_scale_narrows_the_students_images_alone() -> None:
