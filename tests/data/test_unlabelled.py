@@ -37,7 +37,8 @@ def folder(tmp_path):
 
 
 def test_the_methods_that_read_no_labels_are_known():
-    assert set(FREE) == {"kd", "rkl", "js", "jsd", "skew_kl", "dist", "at", "fitnet", "pkt", "rkd", "sp", "vid"}
+    on_logits = {"kd", "rkl", "js", "jsd", "skew_kl", "dist", "ttm", "wttm", "skd", "kendall", "cmkd", "rankdistil"}
+    assert set(FREE) == on_logits | {"dhkd", "at", "fitnet", "pkt", "rkd", "sp", "vid"}
 
 
 def test_a_folder_joins_images_in_memory(folder):
@@ -177,7 +178,7 @@ RECIPE = {"data": DATA, "student": "resnet8", "method": "kd", "teacher": "t", "u
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"method": "pld"}, "expected a method that reads no labels (kd, rkl, js, jsd, skew_kl, dist, at, "),
+        ({"method": "pld"}, "expected a method that reads no labels (kd, rkl, js, jsd, skew_kl, dist, ttm, "),
         ({"method": "ce", "teacher": None}, "got 'ce'"),
         ({"mixup": 0.2}, "expected neither mixup nor cutmix beside 'folder:x'"),
         ({"cutmix": 0.2}, "expected neither mixup nor cutmix"),

@@ -1,6 +1,7 @@
 """Bad input is refused in words that say what was expected and what came."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -100,6 +101,8 @@ def test_dist_has_the_mean_alone(reduction):
         dist(STUDENT, TEACHER, reduction=reduction)
 
 
+TOKENS = STUDENT[:, None]
+STORE = losses.teacher_top_k(TEACHER, 2, LABELS)
 MAPS, SCALE = torch.ones(2, 3, 4, 4), torch.ones(3)
 TENSORS = {
     "pld_weights": {"teacher_logits": TEACHER, "labels": LABELS},
@@ -112,12 +115,24 @@ TENSORS = {
     "pkt": {"student": STUDENT, "teacher": TEACHER},
     "rkd": {"student": STUDENT, "teacher": TEACHER},
     "sp": {"student": MAPS, "teacher": MAPS},
+    "teacher_top_k": {"teacher_logits": TEACHER},
+    "pld_from_top_k": {"student_logits": STUDENT, "labels": LABELS},
+    "pld_top_k_bound": {"student_logits": STUDENT, "labels": LABELS},
+    "tokens": {"student_logits": TOKENS, "labels": LABELS[:, None]},
+    "fused_linear": {"hidden": TOKENS, "weight": STUDENT, "labels": LABELS[:, None]},
+}
+BESIDE = {  # what these want besides their tensors
+    "teacher_top_k": {"top_k": 2},
+    "pld_from_top_k": {"teacher": STORE},
+    "pld_top_k_bound": {"teacher": STORE},
+    "tokens": {"loss": losses.pld, "teacher_logits": TOKENS},
+    "fused_linear": {"loss": losses.pld, "teacher": losses.TeacherHead(TOKENS, STUDENT)},
 }
 ON_LOGITS = {"student_logits": STUDENT, "teacher_logits": TEACHER, "labels": LABELS}
 CALLS = [
     *((str(loss), loss.function, ON_LOGITS, loss.needs_labels) for loss in ALL_LOSSES),
     *((str(loss) + " module", loss.module(**loss.options), ON_LOGITS, loss.needs_labels) for loss in ALL_LOSSES),
-    *((name, getattr(losses, name), tensors, True) for name, tensors in TENSORS.items()),
+    *((name, partial(getattr(losses, name), **BESIDE.get(name, {})), tensors, True) for name, tensors in TENSORS.items()),
 ]
 
 

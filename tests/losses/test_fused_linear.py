@@ -11,6 +11,7 @@ from pldistill.losses import (
     kd,
     pld,
     pld_from_top_k,
+    skd,
     teacher_top_k,
     tokens,
 )
@@ -141,7 +142,8 @@ def test_a_second_derivative_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": dist}, "loss must not be dist, which correlates all rows"),
+        ({"loss": dist}, "loss must not be dist, which relates all rows"),
+        ({"loss": skd}, "loss must not be skd, which relates all rows"),
         ({"chunk": 0}, "chunk must be an integer of at least 1, got 0"),
         ({"chunk": True}, "chunk must be an integer of at least 1, got True"),
         ({"hidden": torch.zeros(18, 4)}, r"hidden must have shape \(B, S, D\)"),

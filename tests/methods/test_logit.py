@@ -16,7 +16,7 @@ from pldistill.tasks.classification.task import Classification
 from pldistill.training.distiller import Distiller
 from pldistill.types import Batch, Outputs
 
-STANDARDIZED = ["kd", "rkl", "js", "dist", "dkd", "rld", "pld", "decoupled_pld"]
+STANDARDIZED = ["kd", "rkl", "js", "jsd", "skew_kl", "dist", "dkd", "rld", "pld", "decoupled_pld"]
 TEXTBOOK = {
     "kd": reference.kd,
     "rkl": reference.reverse_kl,

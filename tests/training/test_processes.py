@@ -97,9 +97,9 @@ def test_accumulated_batches_are_one_large_batch(launched, tmp_path):
 
 def test_each_image_is_evaluated_once(launched, said):
     alone = evaluate(pldistill.load_run(launched[0] / "kd"), device="cpu")
-    precision = alone.pop("precision")
+    words = {name: alone.pop(name) for name in ("precision", "notes")}
     for one in said:
-        assert one["figures"].pop("precision") == precision
+        assert {name: one["figures"].pop(name) for name in words} == words
         assert one["figures"] == pytest.approx(alone, rel=1e-6)
 
 
@@ -202,7 +202,7 @@ FROM = {"teacher": "resnet8", "teacher_checkpoint": "some.pt"}
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"relation": "local"}, r"relation: expected a method .*\(dist, pkt, rkd, sp\), got 'ce'"),
+        ({"relation": "local"}, r"relation: expected a method .*\(dist, skd, pkt, rkd, sp\), got 'ce'"),
         ({"method": "rkd", **FROM, "accumulate": 2}, "accumulate: expected 1 or relation='local'.*relation=None"),
         ({"method": "rkd", **FROM, "accumulate": 2, "relation": "global"}, "got accumulate=2, relation='global'"),
     ],

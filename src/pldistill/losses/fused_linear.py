@@ -25,6 +25,7 @@ from pldistill.losses.sequence import (
     common_size,
     denominator,
     loss_couples_rows,
+    loss_name,
     packed_teacher,
     sum_of_rows,
     valid_positions,
@@ -66,7 +67,7 @@ def fused_linear(
     Value and gradients are those of `tokens` up to rounding. Differentiated once; a second derivative raises.
 
     Args:
-        loss: as `tokens`, but for `dist`, which needs all rows at once.
+        loss: as `tokens`, but for `dist` and `skd`, which need all rows at once.
         hidden: h, (B, S, D), floating point: the student's hidden states before its head.
         weight: W, (V, D), as of a `torch.nn.Linear`.
         teacher: a `TeacherHead`, or a `TeacherTopK` of ids (B, S, K) for `pld_from_top_k`.
@@ -81,7 +82,7 @@ def fused_linear(
         A scalar, float32, or float64 where the logits are.
 
     Raises:
-        ValueError: shapes, dtypes or options do not fit; `dist`.
+        ValueError: shapes, dtypes or options do not fit; `dist` or `skd`.
         IndexError: as `tokens`.
 
     Source: pldistill's own.
@@ -90,7 +91,8 @@ def fused_linear(
     check_flag("common_vocabulary", common_vocabulary)
     if loss_couples_rows(loss):
         raise ValueError(
-            "loss must not be dist, which correlates all rows of a batch and so needs all logits; tokens takes it"
+            f"loss must not be {loss_name(loss)}, which relates all rows of a batch and so needs all logits; tokens "
+            "takes it"
         )
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"chunk must be an integer of at least 1, got {chunk!r}")

@@ -103,7 +103,7 @@ def check_token_options(
     parameters = inspect.signature(loss).parameters
     if "reduction" not in parameters or "labels" not in parameters:
         raise ValueError(
-            f"loss must be a function of (student_logits, teacher_logits, labels) with a reduction, got {_name(loss)}"
+            f"loss must be a function of (student_logits, teacher_logits, labels) with a reduction, got {loss_name(loss)}"
         )
     check_flag("shift", shift)
     check_ignore_index(ignore_index)
@@ -114,7 +114,7 @@ def check_token_options(
         return
     if loss_couples_rows(loss):
         raise ValueError(
-            f"num_items must be None for {_name(loss)}, which correlates the rows of a batch: its losses of "
+            f"num_items must be None for {loss_name(loss)}, which correlates the rows of a batch: its losses of "
             f"micro-batches do not add up to that of all; got {num_items!r}"
         )
     if isinstance(num_items, Tensor):
@@ -125,7 +125,7 @@ def check_token_options(
         raise ValueError(f"num_items must be a finite number above 0, got {num_items!r}")
 
 
-def _name(loss: object) -> str:
+def loss_name(loss: object) -> str:
     loss = _bare(loss)
     return getattr(loss, "__name__", type(loss).__name__)
 

@@ -114,7 +114,6 @@ def teacher_top_k(
     return TeacherTopK(ids, log_q, log_own.view(positions))
 
 
-@of_rows(reads_labels=True)
 def pld_from_top_k(
     student_logits: Tensor,
     teacher: TeacherTopK,
@@ -144,9 +143,33 @@ def pld_from_top_k(
 
     Source: PLD paper, Sec. 4.2, its sum cut after K ranks: pldistill's own.
     """
+    return _pld_from_top_k(
+        student_logits,
+        teacher,
+        labels,
+        label_weight=label_weight,
+        reduction=reduction,
+        ignore_index=ignore_index,
+        class_dim=class_dim,
+        class_weight=class_weight,
+        sample_weight=sample_weight,
+    )
+
+
+@of_rows(reads_labels=True)
+def _pld_from_top_k(
+    student_logits: Tensor,
+    store: TeacherTopK,
+    labels: Tensor,
+    *,
+    label_weight: float,
+    reduction: str,
+    ignore_index: int,
+    class_dim: int,
+) -> Tensor:
     check_fraction("label_weight", label_weight)
     check_reduction(reduction)
-    constants = _checked(student_logits, teacher, labels, ignore_index, class_dim)
+    constants = _checked(student_logits, store, labels, ignore_index, class_dim)
     options = {"label_weight": label_weight, "ignore_index": ignore_index}
     form = Form(partial(_compute_stored, **options), partial(_places_stored, **options))
     losses = losses_of(to_rows(student_logits, class_dim), form, *constants)
