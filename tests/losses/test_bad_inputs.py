@@ -132,7 +132,7 @@ ON_LOGITS = {"student_logits": STUDENT, "teacher_logits": TEACHER, "labels": LAB
 CALLS = [
     *((str(loss), loss.function, ON_LOGITS, loss.needs_labels) for loss in ALL_LOSSES),
     *((str(loss) + " module", loss.module(**loss.options), ON_LOGITS, loss.needs_labels) for loss in ALL_LOSSES),
-    *((name, partial(getattr(losses, name), **BESIDE.get(name, {})), tensors, True) for name, tensors in TENSORS.items()),
+    *((name, partial(getattr(losses, name), **BESIDE.get(name, {})), given, True) for name, given in TENSORS.items()),
 ]
 
 

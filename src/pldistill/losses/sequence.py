@@ -103,7 +103,8 @@ def check_token_options(
     parameters = inspect.signature(loss).parameters
     if "reduction" not in parameters or "labels" not in parameters:
         raise ValueError(
-            f"loss must be a function of (student_logits, teacher_logits, labels) with a reduction, got {loss_name(loss)}"
+            "loss must be a function of (student_logits, teacher_logits, labels) with a reduction, got "
+            f"{loss_name(loss)}"
         )
     check_flag("shift", shift)
     check_ignore_index(ignore_index)

@@ -166,6 +166,8 @@ def _pld_from_top_k(
     reduction: str,
     ignore_index: int,
     class_dim: int,
+    class_weight: Tensor | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Tensor:
     check_fraction("label_weight", label_weight)
     check_reduction(reduction)
