@@ -22,8 +22,9 @@ lint: $(VENV)/ready
 types: $(VENV)/ready
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# A process a core, and in each a thread of torch: half the time of one process with all of them.
 pytest: $(VENV)/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # Kills, damage and nonsense at random, with counts; not a part of `make test`. SOAK="--kills 1000" for more, FAULTS="--every 7" for less.
 soak: $(VENV)/ready

@@ -89,6 +89,29 @@ class DetectionBatch:
         return len(self.images)
 
 
+NOT_PREDICTED = -100  # in place of a token: torch's ignore_index
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """A batch of sequences of tokens.
+
+    Attributes:
+        inputs: `(N, L)` int64.
+        labels: `(N, L)` int64, the token after each input; `NOT_PREDICTED` beyond the end of the text.
+        ids: `(N,)` int64, each sequence's index in its text.
+        view: the epoch.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    ids: Tensor
+    view: int
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
 @dataclass(frozen=True)
 class Detections:
     """What a detector found in an image.
@@ -109,7 +132,7 @@ class Outputs:
     """What a network said about a batch.
 
     Attributes:
-        logits: `(N, C)`, the dtype the model computed in. N counts images, or RoIs in detection.
+        logits: `(N, C)`, the dtype the model computed in. N counts images, RoIs in detection, or tokens of text.
         features: by tap name, the activations that a method asked for.
     """
 

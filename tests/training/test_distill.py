@@ -148,7 +148,6 @@ X = torch.randn(4, 8)
         ({"student": nn.Linear(8, 4)}, "teacher: expected the student's 4 classes, got 3"),
         ({"student": nn.Unflatten(1, (2, 4))}, "student: expected logits .4, C., got .4, 2, 4."),
     ],
-    ids=str,
 )
 def test_what_does_not_fit_is_refused_before_a_file_is_written(tmp_path, change, message):
     good = Pairs((X, torch.zeros(4, dtype=torch.int64)))

@@ -341,7 +341,6 @@ def replace_state(folder, change):
         (lambda state: state.update(recipe=[1]), "checkpoint: expected a dict as recipe in its state, got [1]"),
         (lambda state: state["recipe"].update(student="resnet20"), "its checkpoint is of a run with 'resnet20'"),
     ],
-    ids=str,
 )
 def test_another_run_s_state_with_the_right_sum_is_refused_in_a_line(stopped, tmp_path, change, says):
     run = tmp_path / "run"

@@ -68,6 +68,8 @@ def _logit(
     def build(standardize: str = "none", **given: Any) -> Method:
         from pldistill.methods.logit import LogitMethod
 
+        if given.get("top_k") == 0:  # the option's word for all ranks
+            del given["top_k"]
         return LogitMethod(term, _loss(loss), given, standardize)
 
     return MethodSpec(
@@ -313,12 +315,13 @@ METHODS: dict[str, MethodSpec] = {
         "pld",
         "pld",
         needs_all=False,
-        options={"temperature": 1.0, "label_weight": 0.0, **_STANDARDIZE},
+        options={"temperature": 1.0, "label_weight": 0.0, "top_k": 0, **_STANDARDIZE},
         label_weight=_pld_label_weight,
         weights={"task": 0.0, "pld": 1.0},
         source="PLD paper, Sec. 4.2 and its listing",
         note="temperature 1 is the paper's on ImageNet; on CIFAR-100 (Table 1) it is 4; label_weight is a floor of the "
-        "label's weight, pldistill's own; standardize=both and standardize=teacher are the paper's Table 10",
+        "label's weight, pldistill's own; top_k=K compares the first K ranks alone, for large label sets, and 0 all of "
+        "them; standardize=both and standardize=teacher are the paper's Table 10",
     ),
     "decoupled_pld": _logit(
         "decoupled_pld",

@@ -7,10 +7,14 @@ from typing import Any
 
 from pldistill.methods.spec import MethodSpec
 from pldistill.specs import unknown
-from pldistill.tasks import classification, detection
+from pldistill.tasks import classification, detection, language
 from pldistill.tasks.spec import Metric, TaskSpec
 
-TASKS: dict[str, TaskSpec] = {"classification": classification.SPEC, "detection": detection.SPEC}
+TASKS: dict[str, TaskSpec] = {
+    "classification": classification.SPEC,
+    "detection": detection.SPEC,
+    "language": language.SPEC,
+}
 DEFAULT = "classification"
 
 

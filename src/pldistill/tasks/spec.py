@@ -73,6 +73,7 @@ class TaskSpec:
         models: a sentence on the names of its models, for `pldistill list models`; empty for timm's classifiers.
         scored_at_once: images that `evaluate` takes at a time where no other number is given.
         predictions: what it gives for an image, `classes` or `boxes`; None where it predicts nothing one by one.
+        files: what a model's folder has beside model.safetensors and config.json.
     """
 
     module: str
@@ -88,6 +89,7 @@ class TaskSpec:
     models: str = ""
     scored_at_once: int = 256
     predictions: str | None = None
+    files: tuple[str, ...] = ()
 
     @property
     def option_defaults(self) -> dict[str, Option]:

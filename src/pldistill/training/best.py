@@ -7,6 +7,7 @@ in between, the epoch is trained again and its model is written again.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,8 @@ class BestEpoch:
         """
         best = self.task.best_row(self.record.epochs(), self.data)
         if read_epoch(self.record.folder) == self._of(best):
-            return [f"{FOLDER}/{name}" for name in (*MODEL, EPOCH)]
-        drop(self.record.folder)
+            return [f"{FOLDER}/{name}" for name in (*MODEL, *self.task.spec.files, EPOCH)]
+        drop(self.record.folder, self.task.spec.files)
         return []
 
     def _of(self, row: Any) -> dict[str, Any]:
@@ -88,10 +89,10 @@ def read_epoch(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def drop(folder: Path) -> None:
-    """Take away the model of an epoch that is not the best; what others put beside it stays."""
+def drop(folder: Path, files: Sequence[str] = ()) -> None:
+    """Take away the model of an epoch that is not the best, with the task's own files; what others put there stays."""
     best = folder / FOLDER
-    for name in (EPOCH, *MODEL):
+    for name in (EPOCH, *MODEL, *files):
         (best / name).unlink(missing_ok=True)
     if best.is_dir() and not any(best.iterdir()):
         best.rmdir()

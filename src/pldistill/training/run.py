@@ -363,7 +363,7 @@ def _finish(loop: Loop, data: Any, task: Task[Any, Any]) -> None:
     rows = run.epochs()
     kept = [] if loop.best is None else loop.best.files()
     if not kept:
-        best.drop(run.folder)
+        best.drop(run.folder, task.spec.files)
     run.write_result(
         {
             "method": recipe.method,
@@ -380,5 +380,5 @@ def _finish(loop: Loop, data: Any, task: Task[Any, Any]) -> None:
             "parameters": models.count_parameters(model.model),
             "teacher_parameters": None if loop.teacher is None else loop.teacher.count_parameters(),
         },
-        files=[*TEXTS, *MODEL, *kept],
+        files=[*TEXTS, *MODEL, *task.spec.files, *kept],
     )

@@ -14,6 +14,7 @@ from pldistill import distributed
 from pldistill.data import Loader
 from pldistill.models import NormalizedModel
 from pldistill.tasks.base import Autocast
+from pldistill.tasks.calibration import calibration_bins, calibration_error
 from pldistill.teachers.live import Teacher
 
 # Blocks of this many classes are compared pair by pair; their counts fit a byte.
@@ -124,9 +125,6 @@ def _inversions_by_pairs(places: Tensor, classes: int) -> Tensor:
     return found.sum(dim=0)
 
 
-BINS = 15
-
-
 class Validation:
     """Measures a model on the validation split; the teacher is asked there once and its answers are kept.
 
@@ -151,7 +149,7 @@ class Validation:
     def __call__(self, model: NormalizedModel) -> dict[str, float | None]:
         """Give top1 and top5 in percent, and in nats val_loss (cross-entropy) and kl, KL(teacher || student).
 
-        ece is the expected calibration error in percent: over `BINS` equal bins of the largest probability, the mean
+        ece is the expected calibration error in percent: over 15 equal bins of the largest probability, the mean
         distance between that probability and the part that is right, weighted by the images in the bin (Guo et al.
         2017, "On Calibration of Modern Neural Networks", Eq. 3). The temperature is 1. How far the model answers as its
         teacher does, beside kl: agreement, the percentage of images where both name the same class first; overlap5,
@@ -197,7 +195,7 @@ def _measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> d
     """Sum each metric over a batch."""
     log_p = logits.log_softmax(dim=1)
     sums = {
-        **_bins(log_p, labels),
+        **calibration_bins(log_p, labels),
         "top1": (logits.argmax(dim=1) == labels).sum(),
         "val_loss": functional.nll_loss(log_p, labels, reduction="sum"),
     }
@@ -211,20 +209,6 @@ def _measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> d
         if logits.shape[1] >= 5:
             sums["overlap5"] = shared_first(teacher_logits, logits, 5)
     return sums
-
-
-def _bins(log_p: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Sum, by bins of the largest probability, that probability less whether it is right."""
-    confidence, answer = log_p.exp().max(dim=1)
-    gap = confidence.double() - (answer == labels).double()
-    bins = (confidence * BINS).ceil().long().clamp(1, BINS) - 1  # ((m - 1) / M, m / M], as Guo et al. have them
-    sums = torch.zeros(BINS, dtype=torch.float64, device=gap.device).index_add_(0, bins, gap)
-    return {f"gap{number}": sums[number] for number in range(BINS)}
-
-
-def calibration_error(means: dict[str, float]) -> float:
-    """ECE in percent, from the means over all images of `_bins`: |conf - acc| of a bin times its part of them."""
-    return 100 * sum(abs(means[f"gap{number}"]) for number in range(BINS))
 
 
 def _percent(means: dict[str, float], name: str) -> float | None:
