@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from pldistill.cli.options import PAIRS, default_of, panel_of
 from pldistill.recipe import PANELS, Recipe
-from pldistill.specs import accepted, schema_of
+from pldistill.specs import accepted, as_text, schema_of
 from pldistill.tasks.registry import TASKS
 
 PAGE = Path(__file__).parent / "recipe.md"
@@ -27,7 +27,7 @@ def page() -> str:
         parts.append(f"## {panel}\n\n{_table(Recipe, names, flags=True)}")
     for task, spec in TASKS.items():
         if spec.defaults:
-            others = ", ".join(f"{name} {value:g}" for name, value in spec.defaults.items())
+            others = ", ".join(f"{name} {as_text(value)}" for name, value in spec.defaults.items())
             parts.append(f"## In {task}\n\nOther defaults: {others}. Refused: {', '.join(spec.refused)}.\n")
         if spec.option_defaults:
             options = _table(spec.options, list(spec.option_defaults), flags=False)

@@ -4,7 +4,8 @@ import torch
 
 from pldistill.data import make_loader, open_data, training_augment
 from pldistill.recipe import make_recipe
-from pldistill.teachers.cache import open_cached, with_cache
+from pldistill.tasks.base import make_task
+from pldistill.teachers.cache import with_cache
 from pldistill.training.cache_teacher import cache_teacher
 from tiny_runs import CE, distill
 
@@ -55,7 +56,7 @@ def cached(store, **change):
 def opened(store, **change):
     recipe = with_cache(cached(store, **change))
     data = open_data(recipe.data, image_size=recipe.image_size)
-    return open_cached(recipe, data, training_augment(data, recipe.hflip))
+    return make_task(recipe).teacher(recipe, data)
 
 
 def shown(views=None, repeats=1, batch_size=32, **change):

@@ -6,9 +6,10 @@ import shutil
 import pytest
 
 from bad_json import NO_OBJECTS
-from pldistill.data import open_data, training_augment
+from pldistill.data import open_data
+from pldistill.tasks.base import make_task
 from pldistill.teachers import cache
-from pldistill.teachers.cache import open_cached, with_cache
+from pldistill.teachers.cache import with_cache
 from pldistill.teachers.live import open_teacher
 from tiny_stores import SMALL, cached, opened
 
@@ -75,7 +76,7 @@ def test_a_teacher_trained_anew_in_its_folder_is_not_the_store_s(store, teacher,
     trained = open_teacher(recipe, data)
     monkeypatch.setattr(type(trained), "fingerprint", lambda self: "other")
     with pytest.raises(ValueError, match="whose SHA-256 is other, got those for"):
-        open_cached(recipe, data, training_augment(data, recipe.hflip))
+        make_task(recipe).teacher(recipe, data)
 
 
 @pytest.mark.parametrize("name", ["view-0000.bin", "view-0001.bin", "validation.bin"])

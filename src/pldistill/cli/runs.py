@@ -15,6 +15,7 @@ import typer
 
 from pldistill.cli.options import Device, Weights, Workers, console, positive, whole, with_fields
 from pldistill.recipe import make_recipe
+from pldistill.tasks.registry import DEFAULT, find_task
 
 FIRST = 5  # classes of an image
 
@@ -206,6 +207,8 @@ def _share(name: str, text: str | None, default: float) -> float:
 
 ANSWERS = (  # the fields of a recipe that decide what a teacher answers
     "data",
+    "task",
+    "task_options",
     "teacher",
     "teacher_checkpoint",
     "class_map",
@@ -224,7 +227,7 @@ ANSWERS = (  # the fields of a recipe that decide what a teacher answers
 _HELP = {
     "data": "The images, as cifar100:PATH. [bold]Required[/].",
     "teacher": "A run folder, NAME, NAME@FILE, ensemble:A+B. [bold]Required[/].",
-    "batch_size": "Images asked about at a time. Default 256.",
+    "batch_size": "Images asked about at a time. Default 256; 16 sequences of text.",
     "seed": "The runs' own, where they have no augment seed. Default 0.",
 }
 
@@ -250,7 +253,8 @@ def cache(
         if name not in fields:
             raise ValueError(f"{name}: expected a value, got none")
     # Of a run's recipe only what decides the answers; they are for any student, and any method of the logits.
-    recipe = make_recipe({"batch_size": 256, **fields, "student": "any", "method": "kd"})
+    at_once = find_task(fields.get("task", DEFAULT)).scored_at_once
+    recipe = make_recipe({"batch_size": at_once, **fields, "student": "any", "method": "kd"})
     about = cache_teacher(
         recipe,
         out,

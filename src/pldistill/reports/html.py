@@ -202,7 +202,7 @@ def _curves(groups: Sequence[Group]) -> list[tuple[Markup, str]]:
     drawn = []
     for metric in (spec.score for spec in TASKS.values()):
         dots = "A dot is a run, a bar the mean of several, the dashed line the mean of cross-entropy. "
-        after = f"{METRICS[metric].heading} (%) on the validation set after each epoch."
+        after = f"{METRICS[metric].in_units(METRICS[metric].heading)} on the validation set after each epoch."
         through = f"{after} A dot ends each run, seeds share a color."
         drawn += [(plots.score_by_method(groups, metric), dots + "The axis does not start at 0.")]
         drawn += [(plots.score_by_epoch(groups, metric), through)]

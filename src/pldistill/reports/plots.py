@@ -142,7 +142,7 @@ class Curve:
 
 
 def score_by_method(groups: Sequence[Group], metric: str = "top1") -> str | None:
-    """Last `metric` (%) of the finished runs that are ranked by it, a line a group, a panel a contest.
+    """Last `metric` of the finished runs that are ranked by it, a line a group, a panel a contest.
 
     None where no contest has two groups.
     """
@@ -163,16 +163,17 @@ def score_by_method(groups: Sequence[Group], metric: str = "top1") -> str | None
             _dots(ax, lines)
             if len(panels) > 1:
                 ax.set_title(clean(lines[0][0].student), fontsize=TEXT_PT + 1, loc="left", parse_math=False)
-        axes[-1].set_xlabel(f"Validation {METRICS[metric].short} after the last epoch (%)")
+        axes[-1].set_xlabel(METRICS[metric].in_units(f"Validation {METRICS[metric].short} after the last epoch"))
         return to_svg(
             figure, f"last-{metric}", f"{METRICS[metric].heading} after the last epoch by method, a dot a run"
         )
 
 
 def score_by_epoch(groups: Sequence[Group], metric: str = "top1") -> str | None:
-    """Validation `metric` (%) by epoch, a line a run, the seeds of a group alike. None where no epoch has it."""
+    """Validation `metric` by epoch, a line a run, the seeds of a group alike. None where no epoch has it."""
     short = METRICS[metric].short
-    return _single(metric, f"Validation {short} by epoch", f"Validation {short} (%)", _by_group(groups, metric))
+    axis = METRICS[metric].in_units(f"Validation {short}")
+    return _single(metric, f"Validation {short} by epoch", axis, _by_group(groups, metric))
 
 
 def kl_by_epoch(groups: Sequence[Group]) -> str | None:
@@ -220,7 +221,7 @@ def run_curves(run: RecordedRun, name: str) -> str | None:
         return None
     with house_style():
         figure = Figure(figsize=(6, 2.2), layout="constrained")
-        titles = (f"{METRICS[metric].heading} (%)", "Loss")
+        titles = (METRICS[metric].in_units(METRICS[metric].heading), "Loss")
         for ax, title, curves in zip(figure.subplots(1, 2), titles, (accuracy, loss), strict=True):
             _draw(ax, curves, height=1.6)
             ax.set_title(title, fontsize=TEXT_PT + 1, loc="left")

@@ -142,6 +142,7 @@ class Task(ABC, Generic[Data, Model]):
         rows: what a row of logits is about, in messages.
         samples_an_image: rows that an image has in the mean; so many fewer images tell as much.
         measured: what `measure` gives, of what `validation` does; empty for the metrics of `spec`.
+        views: how many versions of a sample training shows; None where each epoch may show another.
     """
 
     spec: TaskSpec
@@ -149,6 +150,7 @@ class Task(ABC, Generic[Data, Model]):
     rows: str
     samples_an_image = 1
     measured: tuple[str, ...] = ()
+    views: int | None = None
 
     @abstractmethod
     def open(self, recipe: Recipe, *, download: bool) -> Data:
@@ -211,6 +213,18 @@ class Task(ABC, Generic[Data, Model]):
             raise ValueError(f"teacher {recipe.teacher!r}: expected the data's classes, got {first(loaded.classes)}")
         return LiveTeacher(loaded.model, image_size=loaded.image_size)
 
+    def appearance(self, recipe: Recipe, data: Data) -> dict[str, Any]:
+        """How training shows its samples beside their order, as plain data: what a teacher cache's answers are about.
+
+        Raises:
+            ValueError: in a task whose teachers' answers cannot be stored.
+        """
+        raise ValueError(f"teacher_cache: expected a task whose teachers' answers can be stored, got {recipe.task}")
+
+    def in_order(self, split: Any, recipe: Recipe, data: Data, place: Placement, *, train: bool) -> Any:
+        """Open the batches of a part in its own order, as training shows its samples, or as they are scored."""
+        raise NotImplementedError  # a task with an `appearance` has it
+
     def stand_in(self, recipe: Recipe) -> Data | None:
         """Data like the recipe's without reading it, to time steps on: as many images, of noise.
 
@@ -221,6 +235,10 @@ class Task(ABC, Generic[Data, Model]):
     def columns(self, data: Data) -> int:
         """The number of logits in a row."""
         return len(data.classes)
+
+    def rows_a_sample(self, data: Data) -> int:
+        """The rows of logits that every sample has."""
+        return 1
 
     def loaders(self, recipe: Recipe, data: Data, place: Placement) -> Loaders:
         """Open the run's batches."""

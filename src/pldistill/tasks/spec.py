@@ -50,6 +50,10 @@ class Metric:
         """What a column is called that has it."""
         return self.title or self.short
 
+    def in_units(self, text: str) -> str:
+        """A heading or an axis with the unit behind it: `Top-1 (%)`; where there is none the text alone."""
+        return f"{text} ({self.unit})" if self.unit else text
+
     def show(self, value: float | None, width: int = 0) -> str:
         """The value with its unit; a dash where there is nothing to measure it on."""
         return "-" if value is None else f"{value:{width}.{self.digits}f}{self.unit and ' ' + self.unit}"

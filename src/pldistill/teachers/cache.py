@@ -25,30 +25,34 @@ the temperature T. They are read as if they shared it evenly: each has the logit
     (C - K) exp((f - m) / T) = exp(logsumexp) - Σ_stored exp((t_i - m) / T)
 
 so that at T the softmax of what is read is, in the stored places, the teacher's own to the rounding of the logits.
+
+Of text a sample is a sequence and has a record for each token that is predicted, one behind the other, of which the
+label is the token itself; the validation text is stored in the same form, not with every class's logit. So it is for
+anyone a file of top-K ids with their log-probabilities: log p_i = logits_i / T - logsumexp, and the mass of the rest is
+1 - Σ exp(log p_i).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
-from pldistill.data import Augment, Dataset
 from pldistill.files import sha256, write_atomically
 from pldistill.json_files import Count, Digest, JsonFile, read_object, validate
 from pldistill.methods import METHODS
 from pldistill.paths import kind_of, require_file, require_folder
 from pldistill.recipe import MANY, Recipe, make_recipe
 from pldistill.specs import teacher_members
-from pldistill.teachers.live import Teacher, open_teacher
-from pldistill.types import Batch, Outputs
+from pldistill.teachers.live import Teacher
+from pldistill.types import Batch, Outputs, TokenBatch
 
 FORMAT = 1
 _OLD_NAMES = {"pictures": "images", "validation_pictures": "validation_images"}  # in headers of older caches
@@ -164,6 +168,7 @@ class CacheMetadata(JsonFile):
         amp: the precision that the teacher computed in.
         device: the kind of device.
         batch_size: images asked about at a time.
+        rows: records of a sample: 1 of an image, of a sequence of tokens its length.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -188,6 +193,7 @@ class CacheMetadata(JsonFile):
     amp: str
     device: str
     batch_size: _Whole
+    rows: _Whole = 1
 
     @model_validator(mode="after")
     def _places_are_classes(self) -> CacheMetadata:
@@ -202,12 +208,16 @@ class CacheMetadata(JsonFile):
 
     @property
     def validation_form(self) -> RecordFormat:
-        """The validation images' records."""
-        return RecordFormat(self.classes, self.classes)
+        """The validation images' records; of text they are as the training text's."""
+        return RecordFormat(self.classes, self.classes) if self.rows == 1 else self.form
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; an image's one record is not said, as it was not in older caches."""
+        return self.model_dump(exclude_defaults=True)
 
     def sizes(self) -> dict[str, int]:
         """Every file with its bytes."""
-        view, validation = self.form.dtype.itemsize, self.validation_form.dtype.itemsize
+        view, validation = (self.rows * form.dtype.itemsize for form in (self.form, self.validation_form))
         files = {view_file(number): self.images * view for number in range(self.views)}
         return {**files, VALIDATION: self.validation_images * validation}
 
@@ -238,7 +248,7 @@ class Header:
         """Put it in place, atomically."""
         whole = {name: self.whole[name] for name in self.about.sizes() if name in self.whole}
         content = HeaderFile(format=FORMAT, about=self.about, whole=whole, under_way=dict(self.under_way))
-        write_atomically(folder / HEADER, (content.model_dump_json(indent=2) + "\n").encode())
+        write_atomically(folder / HEADER, (content.model_dump_json(indent=2, exclude_defaults=True) + "\n").encode())
 
 
 def read_header(folder: Path) -> Header:
@@ -292,10 +302,10 @@ def open_store(folder: Path) -> CacheMetadata:
     return header.about
 
 
-def map_records(path: Path, form: RecordFormat) -> Tensor:
-    """`(N, bytes of a record)` uint8, read from the disk as it is asked for."""
+def map_records(path: Path, form: RecordFormat, rows: int = 1) -> Tensor:
+    """`(N, bytes of a sample's records)` uint8, read from the disk as it is asked for."""
     size = path.stat().st_size
-    return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(-1, form.dtype.itemsize)
+    return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(-1, rows * form.dtype.itemsize)
 
 
 class CachedTeacher(Teacher):
@@ -322,13 +332,13 @@ class CachedTeacher(Teacher):
         self._form = form
         self._validation = validation
         self._ids, self._rows = ids.sort()
-        self._records = [map_records(file, form) for file in files]
+        self._records = [map_records(file, form, about.rows) for file in files]
         self._near: dict[int, Tensor] = {}  # on another device than the CPU, the views that the last batch asked for
         self._device = torch.device("cpu")
 
-    def __call__(self, batch: Batch) -> Outputs:
+    def __call__(self, batch: Batch | TokenBatch) -> Outputs:
         logits = self._look_up(batch)
-        if batch.mixture is not None:
+        if isinstance(batch, Batch) and batch.mixture is not None:
             share = batch.mixture.share
             logits = share * logits + (1 - share) * logits[batch.mixture.partners]
         return Outputs(logits)
@@ -343,7 +353,7 @@ class CachedTeacher(Teacher):
         return self.about.parameters
 
     def record(self) -> dict[str, Any]:
-        return {**super().record(), "teacher_cache": self.about.model_dump()}
+        return {**super().record(), "teacher_cache": self.about.to_dict()}
 
     def to(self, device: torch.device, layout: torch.memory_format) -> None:
         """Answer on this device, which is given a view's records when the view's first batch comes."""
@@ -352,8 +362,11 @@ class CachedTeacher(Teacher):
         if self._validation is not None:
             self._validation.to(device, layout)
 
-    def _look_up(self, batch: Batch) -> Tensor:
+    def _look_up(self, batch: Batch | TokenBatch) -> Tensor:
         rows = self._rows[torch.searchsorted(self._ids, batch.ids)]
+        if isinstance(batch, TokenBatch):  # a text has one view
+            (records,) = self._views([0])
+            return self._form.decode(records.index_select(0, rows).view(-1, self._form.dtype.itemsize))
         if batch.views is None:
             (records,) = self._views([batch.view])
             return self._form.decode(records.index_select(0, rows))
@@ -388,10 +401,26 @@ def with_cache(recipe: Recipe) -> Recipe:
     return make_recipe({"teacher": about.teacher, "views": about.views, **given})
 
 
-def open_cached(recipe: Recipe, dataset: Dataset, augment: Augment) -> CachedTeacher:
+class CachedData(Protocol):
+    """What a cache knows of the data that it is about."""
+
+    @property
+    def classes(self) -> Sequence[str]: ...
+    @property
+    def image_size(self) -> int: ...
+    @property
+    def train(self) -> Any: ...
+    @property
+    def val(self) -> Any: ...
+
+
+def open_cached(
+    recipe: Recipe, dataset: CachedData, augment: Mapping[str, Any], live: Callable[[], Teacher | None]
+) -> CachedTeacher:
     """Open the recipe's store, read it whole once, and check that its answers are those that the run would ask for.
 
-    A teacher that is named otherwise than the teacher cache's, or whose run is there, is opened and must be the same.
+    A teacher that is named otherwise than the teacher cache's, or whose run is there, is opened by `live` and must be
+    the same.
 
     Raises:
         ValueError: for a teacher cache that is damaged or not finished; for answers about other images, of another
@@ -404,7 +433,7 @@ def open_cached(recipe: Recipe, dataset: Dataset, augment: Augment) -> CachedTea
     _suffices(about, recipe)
     assert recipe.teacher is not None
     if recipe.teacher != about.teacher or all(Path(member).is_dir() for member in teacher_members(recipe.teacher)):
-        teacher = open_teacher(recipe, dataset)
+        teacher = live()
         assert teacher is not None
         _same("teacher", recipe.teacher, teacher.fingerprint(), about.teacher_sha256, recipe)
     open_store(folder)
@@ -413,14 +442,14 @@ def open_cached(recipe: Recipe, dataset: Dataset, augment: Augment) -> CachedTea
     return CachedTeacher(about, files, about.form, dataset.train.ids, validation)
 
 
-def _fits(about: CacheMetadata, recipe: Recipe, dataset: Dataset, augment: Augment) -> None:
+def _fits(about: CacheMetadata, recipe: Recipe, dataset: CachedData, augment: Mapping[str, Any]) -> None:
     """Refuse answers about other images than the run's."""
     for what, ours, theirs in (
-        ("augment_seed", recipe.view_seed, about.seed),
+        ("augment_seed", recipe.view_seed if augment else about.seed, about.seed),
         # Where the recipe leaves the precision to the machine, the teacher's is the teacher cache's.
         ("amp", about.amp if recipe.amp == "auto" else recipe.amp, about.amp),
         ("image_size", dataset.image_size, about.image_size),
-        ("augmentation", asdict(augment), about.augment),
+        ("augmentation", dict(augment), about.augment),
         ("number of classes", len(dataset.classes), about.classes),
         ("number of images", len(dataset.train), about.images),
     ):

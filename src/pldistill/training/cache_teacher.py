@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,21 +17,19 @@ import torch
 from accelerate import Accelerator
 
 from pldistill import launch
-from pldistill.data import Augment, Dataset, Split, make_loader, training_augment
 from pldistill.files import HOLDER, LOCK, held, is_new, refuse_held
 from pldistill.launch import Interrupted, Interrupts
 from pldistill.paths import require_new_or_folder
 from pldistill.recipe import Recipe
 from pldistill.specs import data_label
+from pldistill.tasks.base import Placement, make_task
 from pldistill.teachers import cache
 from pldistill.teachers.cache import CacheMetadata, Header, RecordFormat
-from pldistill.teachers.live import Teacher, open_teacher
+from pldistill.teachers.live import Teacher
 from pldistill.training.build import make_accelerator, precision_of
 from pldistill.training.preflight import Warns, preflight
 from pldistill.training.run import open_images
-from pldistill.types import Batch
 
-BATCH = 256  # images asked about at a time, where nobody says
 SYNC_EVERY = 10.0  # seconds: what a plug pulled costs
 
 
@@ -64,12 +62,12 @@ class SilentCacheCallback:
 
 @dataclass(frozen=True)
 class _File:
-    """One file to fill: who is in it, as shown in which view, with records of which form."""
+    """One file to fill: who is in it, as shown in which view of training or in validation, in records of which form."""
 
     name: str
-    split: Split
+    split: Any
     view: int
-    augment: Augment | None
+    train: bool
     form: RecordFormat
 
 
@@ -79,24 +77,18 @@ class _Making:
 
     folder: Path
     about: CacheMetadata
+    recipe: Recipe
+    data: Any
     teacher: Teacher
     accelerator: Accelerator
     workers: int
     callback: CacheCallback
     interrupts: Interrupts
 
-    def batches(self, file: _File, start: int) -> Iterator[Batch]:
-        """The file's images from the `start`-th on, in the order of the split."""
-        loader = make_loader(
-            file.split,
-            batch_size=self.about.batch_size,
-            image_size=self.about.image_size,
-            augment=file.augment,
-            seed=self.about.seed,
-            shuffle=False,
-            device=self.accelerator.device,
-            workers=self.workers,
-        )
+    def batches(self, file: _File, start: int) -> Iterator[Any]:
+        """The file's samples from the `start`-th on, in the order of the split."""
+        place = Placement(self.accelerator.device, self.workers)
+        loader = make_task(self.recipe).in_order(file.split, self.recipe, self.data, place, train=file.train)
         return loader.epoch(file.view, start=start // self.about.batch_size)
 
     @torch.no_grad()
@@ -105,14 +97,14 @@ class _Making:
         part, done = self.folder / f".{file.name}.part", header.under_way.get(file.name, 0)
         synced = time.monotonic()
         with part.open("r+b" if done else "wb") as out:
-            out.truncate(done * file.form.dtype.itemsize)
+            out.truncate(done * self.about.rows * file.form.dtype.itemsize)
             out.seek(0, os.SEEK_END)
             for batch in self.batches(file, done):
                 with self.accelerator.autocast():
                     logits = self.teacher(batch).logits
                 out.write(self._encoded(file, batch, logits).tobytes())
-                done += len(batch.labels)
-                self.callback.asked(len(batch.labels))
+                done += len(batch)
+                self.callback.asked(len(batch))
                 stop = self.interrupts.received
                 if stop is not None or time.monotonic() - synced > SYNC_EVERY:
                     _sync(out)
@@ -131,9 +123,9 @@ class _Making:
         header.write(self.folder)
         return header
 
-    def _encoded(self, file: _File, batch: Batch, logits: torch.Tensor) -> Any:
+    def _encoded(self, file: _File, batch: Any, logits: torch.Tensor) -> Any:
         try:
-            return file.form.encode(logits, batch.labels)
+            return file.form.encode(logits, batch.labels.flatten())
         except ValueError as error:
             raise ValueError(f"teacher {self.about.teacher!r}, {file.name}: {error}") from None
 
@@ -177,7 +169,9 @@ def cache_teacher(
     refuse_held(out)
     accelerator = make_accelerator(recipe.amp, device)
     dataset = open_images(recipe, download)
-    teacher = open_teacher(recipe, dataset)
+    task = make_task(recipe)
+    appearance = task.appearance(recipe, dataset)
+    teacher = task.teacher(recipe.model_copy(update={"teacher_cache": None}), dataset)
     if teacher is None:
         raise ValueError("teacher: expected a run folder or a model's name, got none")
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -186,7 +180,9 @@ def cache_teacher(
     if not 1 <= places <= len(dataset.classes):
         raise ValueError(f"top_k: expected 1 to the data's {len(dataset.classes)} classes, or all, got {places}")
     form = RecordFormat(len(dataset.classes), places, 1.0 if places == len(dataset.classes) else temperature)
-    about = _about(recipe, dataset, teacher, form, views, accelerator)
+    if task.views is not None and views != task.views:
+        raise ValueError(f"views: expected {task.views}, for {recipe.task} shows each sample so, got {views}")
+    about = _about(recipe, dataset, teacher, form, views, accelerator, appearance, task.rows_a_sample(dataset))
     with held(out):
         _make(out, about, recipe, dataset, teacher, accelerator, workers, callback)
     return about
@@ -196,7 +192,7 @@ def _make(
     out: Path,
     about: CacheMetadata,
     recipe: Recipe,
-    dataset: Dataset,
+    dataset: Any,
     teacher: Teacher,
     accelerator: Accelerator,
     workers: int,
@@ -205,14 +201,13 @@ def _make(
     """Fill the files that are not there yet, in a folder that this process holds."""
     header = _begin(out, about)
     preflight(recipe, dataset, teacher, accelerator=accelerator, workers=workers, callback=callback)
-    augment = training_augment(dataset, recipe.hflip)
-    files = [_File(cache.view_file(view), dataset.train, view, augment, about.form) for view in range(about.views)]
-    files.append(_File(cache.VALIDATION, dataset.val, 0, None, about.validation_form))
+    files = [_File(cache.view_file(view), dataset.train, view, True, about.form) for view in range(about.views)]
+    files.append(_File(cache.VALIDATION, dataset.val, 0, False, about.validation_form))
     callback.begin(about, _done(files, header))
     header.write(out)
     try:
         with Interrupts() as interrupts:
-            making = _Making(out, about, teacher, accelerator, workers, callback, interrupts)
+            making = _Making(out, about, recipe, dataset, teacher, accelerator, workers, callback, interrupts)
             for file in files:
                 if file.name not in header.whole:
                     header = making.fill(file, header)
@@ -233,12 +228,20 @@ def make_teacher_cache(recipe: Recipe, *, callback: CacheCallback, **how: Any) -
     if cache.is_complete(store):
         return
     # Runs of any seed that have this augmentation read it.
-    asked = {"teacher_cache": None, "batch_size": BATCH, "seed": 0, "augment_seed": recipe.view_seed}
+    at_once = recipe.task_spec.scored_at_once
+    asked = {"teacher_cache": None, "batch_size": at_once, "seed": 0, "augment_seed": recipe.view_seed}
     cache_teacher(recipe.model_copy(update=asked), store, views=recipe.views, callback=callback, **how)
 
 
 def _about(
-    recipe: Recipe, dataset: Dataset, teacher: Teacher, form: RecordFormat, views: int, accelerator: Accelerator
+    recipe: Recipe,
+    dataset: Any,
+    teacher: Teacher,
+    form: RecordFormat,
+    views: int,
+    accelerator: Accelerator,
+    appearance: Mapping[str, Any],
+    rows: int,
 ) -> CacheMetadata:
     assert recipe.teacher is not None
     named = recipe.teacher if recipe.teacher_checkpoint is None else f"{recipe.teacher}@{recipe.teacher_checkpoint}"
@@ -261,8 +264,8 @@ def _about(
         classes=form.classes,
         image_size=dataset.image_size,
         augment={key: list(value) if isinstance(value, tuple) else value
-                 for key, value in asdict(training_augment(dataset, recipe.hflip)).items()},
-        seed=recipe.view_seed,
+                 for key, value in appearance.items()},
+        seed=recipe.view_seed if appearance else 0,
         views=views,
         places=form.places,
         temperature=form.temperature,
@@ -270,6 +273,7 @@ def _about(
         amp=precision_of(accelerator),
         device=accelerator.device.type,
         batch_size=recipe.batch_size,
+        rows=rows,
     )  # fmt: skip
 
 
@@ -306,7 +310,7 @@ def _begin(out: Path, about: CacheMetadata) -> Header:
 def _holds(part: Path, done: int, size: int, about: CacheMetadata, name: str) -> bool:
     """Whether a file that was begun has the records that the header says, and is no longer than it will be."""
     form = about.validation_form if name == cache.VALIDATION else about.form
-    return part.is_file() and done * form.dtype.itemsize <= min(part.stat().st_size, size)
+    return part.is_file() and done * about.rows * form.dtype.itemsize <= min(part.stat().st_size, size)
 
 
 def _done(files: list[_File], header: Header) -> int:

@@ -13,52 +13,11 @@ from torch.nn import functional
 import pldistill
 from pldistill.__main__ import main
 from pldistill.recipe import make_recipe
-from pldistill.tasks.language.dataset import TokenLoader
+from pldistill.tasks.language.dataset import TokenLoader, open_text
 from pldistill.tasks.language.model import build_model, load_model
 from pldistill.tasks.language.options import LanguageOptions
-from pldistill.tasks.language.text import open_text
 from pldistill.tasks.language.tokenizer import train_tokenizer
-
-TINY = "llama:hidden_size=16,intermediate_size=32,num_hidden_layers=1,num_attention_heads=2,tie_word_embeddings=true"
-WORDS = "the cat sat on a mat and saw the red dog run to my old hat by the sea"
-
-
-def verse(number):
-    words = WORDS.split()
-    return " ".join(words[(number * step) % len(words)] for step in range(1, 9)) + "\n"
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    file = tmp_path_factory.mktemp("text") / "verse.txt"
-    file.write_text("".join(verse(number) for number in range(120)))
-    return file
-
-
-def fields(text, **more):
-    return {
-        "task": "language",
-        "data": f"text:{text},validation=8",
-        "student": TINY,
-        "method": "ce",
-        "epochs": 2,
-        "batch_size": 8,
-        "lr": 0.02,
-        "amp": "off",
-        "task_options": {"context": 16, "tokenizer": "bpe:280"},
-        **more,
-    }
-
-
-def distilled(text, teacher, method, **more):
-    options = {"task_options": {"context": 16}, "method": method, "teacher": str(teacher.folder), "seed": 1}
-    return make_recipe(fields(text, **{**options, **more}))
-
-
-@pytest.fixture(scope="module")
-def teacher(text, tmp_path_factory):
-    recipe = make_recipe(fields(text, epochs=12))
-    return pldistill.train(recipe, out=tmp_path_factory.mktemp("lm") / "teacher", device="cpu")
+from tiny_texts import TINY, distilled, fields
 
 
 def test_the_figures_are_the_textbooks(teacher, text):

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from pldistill.data.registry import Request
+from pldistill.tasks.language.dataset import open_text
 from pldistill.tasks.language.options import LanguageOptions
-from pldistill.tasks.language.text import TEXT_SOURCES, _divided, open_text
+from pldistill.tasks.language.text import TEXT_SOURCES, _divided
 
 OPTIONS = LanguageOptions(context=4, tokenizer="bpe:257")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,24 @@ class Classification(Task[Dataset, NormalizedModel]):
         return NormalizedModel(model, mean=mean, std=std)
 
     def teacher(self, recipe: Recipe, data: Dataset) -> Teacher | None:
-        stored = recipe.teacher_cache is not None
-        return open_cached(recipe, data, training_augment(data, recipe.hflip)) if stored else open_teacher(recipe, data)
+        if recipe.teacher_cache is None:
+            return open_teacher(recipe, data)
+        return open_cached(recipe, data, self.appearance(recipe, data), lambda: open_teacher(recipe, data))
+
+    def appearance(self, recipe: Recipe, data: Dataset) -> dict[str, Any]:
+        return asdict(training_augment(data, recipe.hflip))
+
+    def in_order(self, split: Split, recipe: Recipe, data: Dataset, place: Placement, *, train: bool) -> Loader:
+        return make_loader(
+            split,
+            batch_size=recipe.batch_size,
+            image_size=data.image_size,
+            augment=training_augment(data, recipe.hflip) if train else None,
+            seed=recipe.view_seed,
+            shuffle=False,
+            device=place.device,
+            workers=place.workers,
+        )
 
     def loader(self, split: Split, recipe: Recipe, data: Dataset, place: Placement, *, train: bool) -> Loader:
         to_learn = {
@@ -149,18 +165,9 @@ class Classification(Task[Dataset, NormalizedModel]):
     ) -> tuple[Tensor, Tensor] | None:
         labelled = (data.train.labels != UNLABELLED).nonzero()[:, 0]
         some = data.train.subset(labelled[evenly(len(labelled), most)])
-        alone = make_loader(
-            some,
-            batch_size=min(recipe.batch_size, len(some)),
-            image_size=data.image_size,
-            augment=training_augment(data, recipe.hflip),
-            seed=recipe.view_seed,
-            shuffle=False,
-            device=place.device,
-            workers=place.workers,
-        )
+        settings = recipe.model_copy(update={"batch_size": min(recipe.batch_size, len(some))})
         logits = []
-        for batch in alone.epoch(0):
+        for batch in self.in_order(some, settings, data, place, train=True).epoch(0):
             with autocast():
                 logits.append(teacher(batch).logits.float().cpu())
         return torch.cat(logits), some.labels

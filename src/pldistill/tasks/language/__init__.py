@@ -17,6 +17,8 @@ def _check(recipe: Any) -> None:
     teacher = recipe.teacher or ""
     if teacher.startswith((ENSEMBLE, RANDOM)):
         raise ValueError(f"teacher: expected the folder of one language model, got {teacher!r}")
+    if recipe.views not in (None, 1):
+        raise ValueError(f"views: expected 1, for a text has one view, got {recipe.views}")
 
 
 SPEC = TaskSpec(
@@ -47,7 +49,7 @@ SPEC = TaskSpec(
             in_progress=True,
         ),
         "token_ece": Metric(
-            "ECE",
+            "token ECE",
             "expected calibration error of the next token, 15 equal bins of the largest probability, in percent; lower "
             "is better",
             lower=True,
@@ -62,7 +64,7 @@ SPEC = TaskSpec(
             "fitted temperature", "that number; 1 where none improves the held-out text", 3, unit="", in_summary=False
         ),
         "token_kl": Metric(
-            "KL",
+            "token KL",
             "KL(teacher ‖ student) of the next token at temperature 1, in nats; lower is closer",
             3,
             lower=True,
@@ -70,12 +72,12 @@ SPEC = TaskSpec(
             in_progress=True,
         ),
         "token_agreement": Metric(
-            "agreement",
+            "token agreement",
             "validation tokens where both models give the same token first, in percent",
             in_summary=False,
         ),
         "token_overlap5": Metric(
-            "top-5 overlap",
+            "token top-5 overlap",
             "of the teacher's first five tokens those among the student's first five, in percent",
             in_summary=False,
         ),
@@ -100,7 +102,6 @@ SPEC = TaskSpec(
         "exif": _IMAGES,
         "on_bad_image": _IMAGES,
         "repeats": _IMAGES,
-        "views": "a text has one view",
         "augment_seed": "a text has one view",
         "unlabelled": "all text is labelled by itself",
         "class_map": "teacher and student read the same tokens",
@@ -108,7 +109,6 @@ SPEC = TaskSpec(
         "new_head": "the head is of the tokenizer's size from the start",
         "student_checkpoint": "a student's folder has its weights: --pretrained takes them",
         "teacher_checkpoint": "a teacher's folder has its weights",
-        "teacher_cache": "of a language model none is made yet",
     },
     check=_check,
     sources="pldistill.tasks.language.text:TEXT_SOURCES",

@@ -15,9 +15,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from pldistill.data.loader import check_place, divided
+from pldistill.data.registry import SOURCES, Request, read_spec
 from pldistill.data.sampling import order
+from pldistill.specs import split_spec, unknown
 from pldistill.tasks.language.options import LanguageOptions, trained_size
-from pldistill.tasks.language.text import Documents
+from pldistill.tasks.language.text import TEXT_SOURCES, Documents
 from pldistill.tasks.language.tokenizer import encode, read_tokenizer, token_names, train_tokenizer
 from pldistill.types import NOT_PREDICTED, TokenBatch
 
@@ -85,6 +87,25 @@ class TextData:
     def notes(self) -> list[str]:
         """What a user should know of it before the run."""
         return []
+
+
+def open_text(spec: str, options: LanguageOptions, teacher: str | None = None, *, evaluation: bool = False) -> TextData:
+    """The text that `spec` names, as sequences of tokens; see `TEXT_SOURCES`.
+
+    `train=N` keeps the first N training sequences, `validation=N` holds the last N out. The tokenizer is that of the
+    options, else the teacher's.
+
+    Raises:
+        ValueError: an unknown name or option, a file that is missing, empty or no UTF-8, and too short a text.
+    """
+    name, _, _ = split_spec(spec)
+    if name in SOURCES and name not in TEXT_SOURCES:
+        raise ValueError(f"data: {name} has images and no text: it is for another task")
+    if name not in TEXT_SOURCES:
+        raise ValueError(unknown("text", name, TEXT_SOURCES))
+    path, numbers = read_spec(spec, TEXT_SOURCES[name])
+    documents = TEXT_SOURCES[name].open(Request(spec, path, {}, None, False, evaluation, True, "stop"))
+    return cut(spec, documents, options, teacher, evaluation=evaluation, **numbers)
 
 
 def cut(

@@ -14,12 +14,12 @@ from torch.nn import functional
 from pldistill.recipe import Recipe
 from pldistill.tasks.base import Ask, Autocast, Loaded, Loaders, Pair, Placement, Task, evenly, float32
 from pldistill.tasks.language import SPEC
-from pldistill.tasks.language.dataset import TextData, TokenLoader, TokenSplit
+from pldistill.tasks.language.dataset import TextData, TokenLoader, TokenSplit, open_text
 from pldistill.tasks.language.metrics import TextValidation
 from pldistill.tasks.language.model import LanguageModel, build_model, load_model, save_model
 from pldistill.tasks.language.options import LanguageOptions
-from pldistill.tasks.language.text import open_text
 from pldistill.tasks.language.tokenizer import token_names
+from pldistill.teachers.cache import open_cached
 from pldistill.teachers.live import LiveTeacher, Teacher
 from pldistill.types import NOT_PREDICTED, Outputs, TokenBatch
 
@@ -30,6 +30,7 @@ class Language(Task[TextData, LanguageModel]):
     spec = SPEC
     own = ("task",)
     rows = "tokens"
+    views = 1
     measured = ("perplexity", "bits_per_byte", "next_top1", "token_ece", "val_loss")
 
     def __init__(self, options: LanguageOptions, label_smoothing: float = 0.0) -> None:
@@ -65,9 +66,16 @@ class Language(Task[TextData, LanguageModel]):
         )
 
     def teacher(self, recipe: Recipe, data: TextData) -> Teacher | None:
-        """Read the teacher from its folder, whose tokens must be the data's, one by one."""
+        """Read the teacher from its folder, or its answers from a teacher cache."""
         if recipe.teacher is None:
             return None
+        if recipe.teacher_cache is None:
+            return self._live(recipe, data)
+        return open_cached(recipe, data, self.appearance(recipe, data), lambda: self._live(recipe, data))
+
+    def _live(self, recipe: Recipe, data: TextData) -> Teacher:
+        """Read the teacher from its folder, whose tokens must be the data's, one by one."""
+        assert recipe.teacher is not None
         model, tokenizer, _ = load_model(Path(recipe.teacher), "teacher")
         theirs = token_names(tokenizer)
         if theirs != data.classes:
@@ -91,10 +99,16 @@ class Language(Task[TextData, LanguageModel]):
             world=place.world,
         )
 
+    def appearance(self, recipe: Recipe, data: TextData) -> dict[str, Any]:
+        return {}  # a text has one view
+
+    def in_order(self, split: TokenSplit, recipe: Recipe, data: TextData, place: Placement, *, train: bool) -> Any:
+        return self.loader(split, recipe, data, place.alone(), train=False)
+
     def validation(
         self, loaders: Loaders, data: TextData, teacher: Teacher | None, autocast: Autocast
     ) -> Callable[[LanguageModel], dict[str, Any]]:
-        return TextValidation(loaders, data.val.size, teacher, autocast)
+        return TextValidation(loaders, data.val.size, teacher and teacher.at_validation(), autocast)
 
     def answers(self, teacher: Teacher, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         labels = batch.labels.flatten()
@@ -107,12 +121,15 @@ class Language(Task[TextData, LanguageModel]):
         some = data.train.subset(evenly(len(data.train), max(1, most // data.image_size)))
         settings = recipe.model_copy(update={"batch_size": min(recipe.batch_size, len(some))})
         found = []
-        for batch in self.loader(some, settings, data, place.alone(), train=False).epoch(0):
+        for batch in self.in_order(some, settings, data, place, train=True).epoch(0):
             with autocast():
                 logits, labels = self.answers(teacher, batch)
             found.append((logits.float().cpu(), labels.cpu()))
         logits, labels = (torch.cat(parts)[:most] for parts in zip(*found, strict=True))
         return logits, labels
+
+    def rows_a_sample(self, data: TextData) -> int:
+        return data.image_size
 
     def describe(self, data: TextData) -> str:
         parts = ((data.train, "training"), (data.holdout, "held-out"), (data.val, "validation"))

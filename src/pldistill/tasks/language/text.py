@@ -10,15 +10,10 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from pldistill.data.registry import SOURCES, Request, Source, read_spec
+from pldistill.data.registry import Request, Source
 from pldistill.paths import kind_of
-from pldistill.specs import split_spec, unknown
-
-if TYPE_CHECKING:
-    from pldistill.tasks.language.dataset import TextData
-    from pldistill.tasks.language.options import LanguageOptions
 
 VALIDATION = ("val", "valid", "validation", "test")
 SUFFIXES = (".txt", ".md", ".jsonl")
@@ -30,27 +25,6 @@ class Documents(NamedTuple):
 
     train: list[str]
     val: list[str]
-
-
-def open_text(spec: str, options: LanguageOptions, teacher: str | None = None, *, evaluation: bool = False) -> TextData:
-    """The text that `spec` names, as sequences of tokens; see `TEXT_SOURCES`.
-
-    `train=N` keeps the first N training sequences, `validation=N` holds the last N out. The tokenizer is that of the
-    options, else the teacher's.
-
-    Raises:
-        ValueError: an unknown name or option, a file that is missing, empty or no UTF-8, and too short a text.
-    """
-    from pldistill.tasks.language.dataset import cut
-
-    name, _, _ = split_spec(spec)
-    if name in SOURCES and name not in TEXT_SOURCES:
-        raise ValueError(f"data: {name} has images and no text: it is for another task")
-    if name not in TEXT_SOURCES:
-        raise ValueError(unknown("text", name, TEXT_SOURCES))
-    path, numbers = read_spec(spec, TEXT_SOURCES[name])
-    documents = TEXT_SOURCES[name].open(Request(spec, path, {}, None, False, evaluation, True, "stop"))
-    return cut(spec, documents, options, teacher, evaluation=evaluation, **numbers)
 
 
 def _open_files(request: Request) -> Documents:
