@@ -24,7 +24,16 @@ from pldistill.json_files import JsonFile, read_checked
 from pldistill.methods import MethodSpec, Option, Ramp, Weight
 from pldistill.methods.spec import parse_ramp
 from pldistill.paths import require_file
-from pldistill.specs import ENSEMBLE, RANDOM, expectation, split_spec, split_weights, teacher_members, unknown
+from pldistill.specs import (
+    ENSEMBLE,
+    RANDOM,
+    expectation,
+    model_label,
+    split_spec,
+    split_weights,
+    teacher_members,
+    unknown,
+)
 from pldistill.tasks.registry import DEFAULT, TASKS, find_method, find_task
 from pldistill.tasks.spec import TaskSpec
 
@@ -341,7 +350,7 @@ class Recipe(BaseModel):
         data = "-".join([data, *(option.replace("=", "") for option in options)])
         asked = [split_weights(member)[0].replace(":", "-") for member in teacher_members(self.teacher or "")]
         teacher = f"-from-{'-'.join(Path(member).name for member in asked)}" if self.teacher else ""
-        student = self.student.replace(":", "-")
+        student = model_label(self.student).replace(":", "-")
         return f"{data}-{student}{teacher}-{self.method}-seed{self.seed}".replace("/", "_")
 
     def to_dict(self) -> dict[str, Any]:

@@ -78,6 +78,20 @@ def data_label(spec: str) -> str:
     return ",".join([own, *options])
 
 
+def model_label(name: str) -> str:
+    """A model's name where a long one is in the way: of `TYPE:key=value,...` the keys by their words' initials.
+
+    `llama:hidden_size=48,num_hidden_layers=2,tie_word_embeddings=true` is `llama-hs48-nhl2-twe`; other names stay.
+    """
+    kind, colon, rest = name.partition(":")
+    pairs = [pair.partition("=") for pair in rest.split(",")]
+    if not colon or not all(equals for _, equals, _ in pairs):
+        return name
+    initials = ["".join(word[:1] for word in key.split("_")) for key, _, _ in pairs]
+    values = ["" if value == "true" else value for _, _, value in pairs]
+    return "-".join([kind, *map("".join, zip(initials, values, strict=True))])
+
+
 def expectation(model: type[BaseModel], error: ValidationError, kind: str = "") -> str:
     """Say of the first field that is wrong what was expected and what came: `epochs: expected ... from 1, got 0`.
 

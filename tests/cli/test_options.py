@@ -110,7 +110,7 @@ def test_the_help_has_every_field_in_its_panel_with_its_default():
         assert first_sentence(field.description or "")[:30] in panel
         assert field.is_required() is (f"{name} " in ("data ", "student ", "method "))
     assert panels["Training"].count("Default 20; in detection 12; in language 3.") == 1
-    assert panels["Training"].count("Default 0.0005; in detection 0.0001.") == 1
+    assert panels["Training"].count("Default 0.0005; in detection 0.0001; in language 0.1.") == 1
     assert text.count("Required, here or in --recipe.") == 3
 
 

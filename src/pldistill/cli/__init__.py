@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +14,11 @@ from pldistill import __version__
 from pldistill.cli import lists, runs, studies
 from pldistill.cli.options import PAIRS, Device, Spread, Weights, Workers, console, positive, whole, with_fields
 from pldistill.recipe import Recipe, make_recipe, read_recipe
+from pldistill.specs import unknown
 from pldistill.tasks.registry import DEFAULT
 from pldistill.tasks.spec import Metric
+
+DEMOS = {DEFAULT: "demo", "language": "language_demo"}  # by task, the module of `studies`
 
 
 class Verbs(TyperGroup):
@@ -61,13 +65,19 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def demo(
     out: Annotated[Path | None, typer.Option(help="Folder of the runs and the report.")] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="The same path in seconds, on a handful of images.")] = False,
+    task: Annotated[str, typer.Option(help="classification, or language: causal models on the King James Bible.")] = (
+        "classification"
+    ),
+    smoke: Annotated[bool, typer.Option("--smoke", help="The same path in seconds, on a handful of samples.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Train a teacher and four students (CE, KD, DIST, PLD) on embedded images; end with a table and a report."""
-    from pldistill.studies.demo import run_demo  # brings matplotlib
-
-    run_demo(out or Path("runs/demo-smoke" if smoke else "runs/demo"), smoke=smoke, device=device, console=console)
+    """Train a teacher and small students of several methods on embedded data; end with a table and a report."""
+    if task not in DEMOS:
+        raise ValueError(unknown("task with a demo", task, DEMOS))
+    run_demo = import_module(f"pldistill.studies.{DEMOS[task]}").run_demo  # brings matplotlib
+    name = "demo" if task == DEFAULT else f"demo-{task}"
+    folder = out or Path("runs") / (f"{name}-smoke" if smoke else name)
+    run_demo(folder, smoke=smoke, device=device, console=console)
 
 
 @app.command()

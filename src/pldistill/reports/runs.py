@@ -19,7 +19,7 @@ from pldistill.paths import kind_of
 from pldistill.precision import of_record
 from pldistill.recipe import completed
 from pldistill.record import RunRecord
-from pldistill.specs import data_label
+from pldistill.specs import data_label, model_label
 
 # Where and with how many hands a run was made, not what it computes.
 _ASIDE = {"seed", "out", "device", "workers", "resume", "download"}
@@ -154,7 +154,7 @@ class Group:
 
     @property
     def student(self) -> str:
-        return self.runs[0].recipe["student"]
+        return model_label(self.runs[0].recipe["student"])
 
     @property
     def data(self) -> str:
@@ -228,7 +228,7 @@ def _labels(run: RecordedRun) -> dict[str, str]:
     """What the tables show of a run's identity."""
     return {
         "method": run.recipe["method"],
-        "student": run.recipe["student"],
+        "student": model_label(run.recipe["student"]),
         "data": data_label(run.recipe["data"]),
         "teacher": _teacher_label(run.recipe.get("teacher"), run.folder.parent),
         "epochs": f"{run.planned} epochs",
@@ -245,7 +245,7 @@ def _teacher_label(teacher: Any, beside: Path) -> str:
     folder = Path(str(teacher))
     for place in (folder, beside / folder.name):
         if (run := RunRecord(place)).begun:
-            return str(run.read_recipe().get("student", folder.name))
+            return model_label(str(run.read_recipe().get("student", folder.name)))
     return folder.name or str(teacher)
 
 

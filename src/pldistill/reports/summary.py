@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -9,7 +10,7 @@ import pandas as pd
 from pldistill.record import duration, score_of
 from pldistill.reports.render import Document, Section, Table, formatted, signed, spread_texts
 from pldistill.reports.runs import Group, run_frame, wide_figures
-from pldistill.tasks.registry import DEFAULT, TASKS
+from pldistill.tasks.registry import DEFAULT, METRICS, TASKS
 from pldistill.tasks.spec import TaskSpec
 
 # A method's own choices: what a row and the cross-entropy row that it is measured against may differ in.
@@ -25,7 +26,7 @@ def summarize(groups: Sequence[Group]) -> pd.DataFrame:
     `n` finished runs of `seeds`, `repeated_seeds` among them; `FIGURE_mean` and `FIGURE_std` over these, NaN unless
     each has it: accuracies and APs in percent, `kl_last` in nats, `seconds` of a whole run; the two speeds also where
     the runs were made on different machines. `score` is what the group is `ranked_by`, `over_ce` its difference to the
-    cross-entropy with the same recipe but for the method and what belongs to it; `best` the highest of its block.
+    cross-entropy with the same recipe but for the method and what belongs to it; `best` the best of its block.
     """
     places = [(at, run) for at, group in enumerate(groups) for run in group.runs]
     runs = run_frame(run for _, run in places).assign(group=[at for at, _ in places])
@@ -45,11 +46,15 @@ def summarize(groups: Sequence[Group]) -> pd.DataFrame:
     ce = lines[lines["method"] == "ce"].drop_duplicates("baseline", keep=False).set_index("baseline")["score"]
     lines["over_ce"] = (lines["score"] - lines["baseline"].map(ce)).where(lines["method"] != "ce")
     scores = lines.groupby(_BLOCK)["score"]
-    lines["best"] = (scores.transform("count") > 1) & (lines["score"] == scores.transform("max"))
+    lower = lines["ranked_by"].map(lambda name: METRICS[name].lower)
+    extreme = scores.transform("max").where(~lower, scores.transform("min"))
+    lines["best"] = (scores.transform("count") > 1) & (lines["score"] == extreme)
     lines["taught"] = ~lines.groupby(_BLOCK)["teaches"].transform("any")
     lines["block"] = lines.groupby(_BLOCK, sort=False).ngroup()
     lines["learns"] = lines["method"] != "ce"
-    lines["rank"] = -lines["score"].fillna(-1.0)
+    lines["rank"] = (
+        lines["score"].where(lower, -lines["score"]).fillna(math.inf)
+    )  # the best first, unfinished ones last
     return lines.sort_values(["taught", "block", "learns", "rank", "name"]).reset_index(drop=True)
 
 

@@ -7,10 +7,11 @@ times as many as the students. Cost: under four minutes on two CPU cores. Comman
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,13 +19,13 @@ from rich.console import Console
 
 from pldistill.files import write_atomically
 from pldistill.recipe import Recipe, make_recipe
-from pldistill.record import RunRecord
+from pldistill.record import RunRecord, score_in
 from pldistill.reports.html import write_report
 from pldistill.reports.plots import score_by_epoch
 from pldistill.reports.render import FittedTable, Table, formatted, signed, spread_texts
 from pldistill.reports.runs import group_runs, read_run, run_frame, wide_figures
 from pldistill.studies.study import Fields
-from pldistill.tasks.registry import find_method
+from pldistill.tasks.registry import METRICS, find_method
 from pldistill.training.cache_teacher import make_teacher_cache
 from pldistill.training.parallel import Job, SideBySide
 from pldistill.training.progress import CacheProgress, ProgressBar
@@ -98,13 +99,10 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
         for name in STUDENTS
         for seed in range(amount.seeds)
     ]
-    runs = [_train_all(teacher_recipe(amount), jobs, out, device, console)]
-    runs += [Run(RunRecord(job.folder)) for job in jobs]
+    runs = train_all(teacher_recipe(amount), jobs, out, device, console)
     records = [run.record for run in runs]
     page = write_report(records, out / "report.html", title="pldistill demo")
-    image = score_by_epoch(group_runs(records))
-    assert image is not None  # every row is finished
-    write_atomically(out / "accuracy.svg", image.encode())
+    write_curves(records, out / "accuracy.svg", "top1")
     console.print(FittedTable(demo_table(out)))
     console.print(demo_sentence(out), highlight=False, markup=False)
     own, teaches = "pldistill train --data folder:PATH --student", "--teacher runs/teacher --method pld"
@@ -118,8 +116,27 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
     return runs
 
 
-def _train_all(teacher: Recipe, jobs: Sequence[Job], out: Path, device: str, console: Console) -> Run:
-    """Train the teacher, make its cache, train the students: those without a teacher beside it, if a core is free."""
+def write_curves(records: Sequence[RunRecord], file: Path, metric: str) -> None:
+    """Draw the metric by epoch, a line a run."""
+    image = score_by_epoch(group_runs(records), metric)
+    assert image is not None  # every row is finished
+    write_atomically(file, image.encode())
+
+
+def train_all(
+    teacher: Recipe, jobs: Sequence[Job], out: Path, device: str, console: Console, **cache: Any
+) -> list[Run]:
+    """Train the teacher, make its cache, train the students: those without a teacher beside it, if a core is free.
+
+    Args:
+        teacher: its run, in `out/teacher`.
+        jobs: the students' runs.
+        out: the demo's folder.
+        cache: places and temperature, as `cache_teacher`.
+
+    Returns:
+        The teacher's run and the students', finished.
+    """
     waiting = [job for job in jobs if not RunRecord(job.folder).finished]
     alone = [job for job in waiting if job.recipe.teacher is None]
     taught = [job for job in waiting if job.recipe.teacher is not None]
@@ -133,11 +150,11 @@ def _train_all(teacher: Recipe, jobs: Sequence[Job], out: Path, device: str, con
             console.print(f"beside the teacher: {len(alone)} students that have none", highlight=False)
             runs.begin(alone, in_turn=True)
         run = _train(teacher, out / "teacher", device, console)
-        make_teacher_cache(store, device=device, callback=CacheProgress(console))
+        make_teacher_cache(store, device=device, callback=CacheProgress(console), **cache)
         runs.begin(taught if runs.count > 1 else [*alone, *taught])
         console.print(f"students: {runs.count} at a time", highlight=False)
         runs.wait(lambda record: _show(record, console))
-    return run
+    return [run, *(Run(RunRecord(job.folder)) for job in jobs)]
 
 
 @contextmanager
@@ -159,25 +176,28 @@ def folder_of(out: Path, name: str, seed: int) -> Path:
 def _show(record: RunRecord, console: Console) -> None:
     result = record.read_result()
     assert result is not None
-    line = f"  {record.folder.name:<24} top-1 {result['top1_last']:5.2f} %  {result['seconds']:.0f} s"
-    console.print(line, highlight=False)
+    score, value = score_in(result)
+    figure = f"{METRICS[score].short} {METRICS[score].show(value, 5)}"
+    console.print(f"  {record.folder.name:<24} {figure}  {result['seconds']:.0f} s", highlight=False)
 
 
-def rows_of(out: Path) -> dict[str, list[RunRecord]]:
+def rows_of(out: Path, names: Iterable[str] = STUDENTS) -> dict[str, list[RunRecord]]:
     """The students' finished records by row."""
     found = {}
-    for name in STUDENTS:
+    for name in names:
         folders = (folder_of(out, name, seed) for seed in range(WHOLE.seeds))
         found[name] = [record for record in map(RunRecord, folders) if record.finished]
     return found
 
 
-def demo_figures(out: Path) -> pd.DataFrame:
+FIGURES = {"top1": "top1_last", "agreement": "agreement_last", "seconds": "seconds"}
+
+
+def demo_figures(out: Path, names: Iterable[str] = STUDENTS, figures: Mapping[str, str] = FIGURES) -> pd.DataFrame:
     """A line for the teacher and each row with finished runs in `out`: their figures' means and deviations, and `n`."""
-    records = {"teacher": [RunRecord(out / "teacher")], **rows_of(out)}
+    records = {"teacher": [RunRecord(out / "teacher")], **rows_of(out, names)}
     runs = [(name, read_run(record)) for name in records for record in records[name] if record.finished]
     frame = run_frame(run for _, run in runs).assign(row=[name for name, _ in runs])
-    figures = {"top1": "top1_last", "agreement": "agreement_last", "seconds": "seconds"}
     lines = wide_figures(frame, "row", figures).assign(n=frame.groupby("row").size())
     return lines.reindex([name for name in records if name in lines.index])
 

