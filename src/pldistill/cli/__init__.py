@@ -197,7 +197,7 @@ def evaluate(
         f"{metrics[name].short} {metrics[name].show(value)}" for name, value in figures.items() if name in metrics
     )
     console.print(
-        f"{said}  {figures['images']} images  {precision.NAMES[figures['precision']]}",
+        f"{said}  {figures['images']} {opened.recipe.task_spec.samples}  {precision.NAMES[figures['precision']]}",
         soft_wrap=True,
     )
 

@@ -78,6 +78,7 @@ class TaskSpec:
         scored_at_once: images that `evaluate` takes at a time where no other number is given.
         predictions: what it gives for an image, `classes` or `boxes`; None where it predicts nothing one by one.
         files: what a model's folder has beside model.safetensors and config.json.
+        samples: what a batch is of, in messages.
     """
 
     module: str
@@ -94,6 +95,7 @@ class TaskSpec:
     scored_at_once: int = 256
     predictions: str | None = None
     files: tuple[str, ...] = ()
+    samples: str = "images"
 
     @property
     def option_defaults(self) -> dict[str, Option]:

@@ -111,9 +111,9 @@ class _Making:
                     Header(self.about, header.whole, {file.name: done}).write(self.folder)
                     synced = time.monotonic()
                 if stop is not None:
+                    count = f"{done} of {len(file.split)} {self.recipe.task_spec.samples}"
                     raise Interrupted(
-                        f"stopped in {file.name} after {done} of {len(file.split)} images; nothing is lost: the same "
-                        "line goes on",
+                        f"stopped in {file.name} after {count}; nothing is lost: the same line goes on",
                         stop,
                     )
             _sync(out)

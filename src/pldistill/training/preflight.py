@@ -180,7 +180,8 @@ def introduction(loop: Loop, data: Any, env: dict[str, Any], *, timed: bool = Fa
     yield f"device: {_device(loop)}, {precision.NAMES[env['precision']]} (amp {recipe.amp})"
     alone, whole = loop.steps, loop.steps * recipe.epochs
     together = recipe.batch_size * distributed.world_size() * recipe.accumulate
-    yield f"steps: {alone:,} an epoch of {together:,} images each, {whole:,} in {recipe.epochs} epochs"
+    samples = recipe.task_spec.samples
+    yield f"steps: {alone:,} an epoch of {together:,} {samples} each, {whole:,} in {recipe.epochs} epochs"
     if loop.epoch == loop.step == 0 and (alike := _alike(loop, data)) is not None:
         loop.callback.warn(alike)
     if loop.epoch or loop.step:

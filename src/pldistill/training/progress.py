@@ -58,6 +58,7 @@ class ProgressBar:
         self.title = ""
         self.said_time = False
         self.last_line = time.monotonic()
+        self.samples = "images"
 
     def warn(self, message: str) -> None:
         """Print what a user should know before the run, which goes on."""
@@ -80,7 +81,8 @@ class ProgressBar:
     def step(self, epoch: int, tally: EpochMetrics) -> None:
         """Move the bar."""
         terms = " ".join(f"{name} {term['weighted']:.4g}" for name, term in tally.terms().items())
-        rate = f"{distributed.world_size() * tally.seen / tally.seconds:,.0f} images/s"
+        rate = f"{distributed.world_size() * tally.seen / tally.seconds:,.0f} {tally.samples}/s"
+        self.samples = tally.samples
         done = epoch * self.batches + tally.batches
         self.bar.update(self.task, completed=done, terms=terms, rate=rate)
         now = time.monotonic()
@@ -100,7 +102,7 @@ class ProgressBar:
         self.bar.update(self.task, completed=row["epoch"] * self.batches)
         self.console.print(
             f"  epoch {row['epoch']:>3}/{self.epochs}  {terms}  train {row['train_top1']:5.2f} %  "
-            f"{_scores(row)}  {row['images_per_second']:,.0f} images/s  {row['seconds']:.1f} s",
+            f"{_scores(row)}  {row['images_per_second']:,.0f} {self.samples}/s  {row['seconds']:.1f} s",
             markup=False,
             highlight=False,
             soft_wrap=True,
@@ -188,7 +190,7 @@ class CacheProgress:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("images, left"),
+            TextColumn("done, left"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -206,7 +208,7 @@ class CacheProgress:
     def begin(self, about: CacheMetadata, done: int) -> None:
         """Say the size and open the bar."""
         count = about.views * about.images + about.validation_images
-        already = f"; {done:,} of {count:,} images were asked before" if done else ""
+        already = f"; {done:,} of {count:,} {samples_of(about)} were asked before" if done else ""
         self.console.print(size_line(about) + already, markup=False, highlight=False, soft_wrap=True)
         self.task = self.bar.add_task(about.teacher, total=count, completed=done)
         self.bar.start()
@@ -220,10 +222,15 @@ class CacheProgress:
         self.bar.stop()
 
 
+def samples_of(about: CacheMetadata) -> str:
+    """What a teacher cache has answers about."""
+    return "images" if about.rows == 1 else f"sequences of {about.rows}"
+
+
 def size_line(about: CacheMetadata) -> str:
     """What a teacher cache takes on the disk, and of what."""
-    record, total = about.form.dtype.itemsize, sum(about.sizes().values())
+    record, total, samples = about.form.dtype.itemsize, sum(about.sizes().values()), samples_of(about)
     return (
-        f"{total / 1e6:,.1f} MB: {about.views} views of {about.images:,} images, {about.places} of "
-        f"{about.classes} classes each ({record} bytes), and {about.validation_images:,} validation images"
+        f"{total / 1e6:,.1f} MB: {about.views} views of {about.images:,} {samples}, {about.places} of "
+        f"{about.classes} classes each ({record} bytes), and {about.validation_images:,} validation {samples}"
     )

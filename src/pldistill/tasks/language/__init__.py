@@ -116,5 +116,6 @@ SPEC = TaskSpec(
     models="TYPE:key=value,..., an architecture of Hugging Face transformers and keys of its configuration, as "
     "llama:hidden_size=64,num_hidden_layers=2; or a folder with a config.json",
     scored_at_once=16,
+    samples="sequences",
     files=("tokenizer.json", "tokenizer_config.json", "generation_config.json"),
 )
