@@ -203,6 +203,7 @@ def evaluate(
 
 
 app.command()(runs.predict)
+app.command()(runs.calibrate)
 app.command()(runs.report)
 app.command(cls=Spread)(studies.reproduce)
 app.command(cls=Spread)(studies.landscape)

@@ -66,6 +66,35 @@ def predict(
         raise ValueError(f"{len(unreadable)} of {len(images) + len(unreadable)} files: {'; '.join(unreadable)}")
 
 
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    data: Annotated[
+        str | None, typer.Option(help="Data to fit the temperature on; default: what the run held out.")
+    ] = None,
+    device: Device = "auto",
+    workers: Workers = "2",
+    weights: Weights = "last",
+) -> None:
+    """Fit one number that a model's logits are divided by (temperature scaling); `predict` then uses it."""
+    from pldistill.training.calibrate import calibrate
+    from pldistill.training.run import load_run
+
+    opened = load_run(run)
+    figures = calibrate(opened, data=data, device=device, workers=whole("workers", workers, least=0), weights=weights)
+    samples = opened.recipe.task_spec.samples
+    fitted = figures["fitted_on"]
+    console.print(
+        f"temperature {figures['temperature']:.4f}, fitted on {figures['samples']:,} "
+        f"{'' if data else 'held-out '}{samples}{f' of {fitted}' if data else ''}; "
+        f"on {figures['measured_on'] if data else 'the validation ' + samples}: "
+        f"cross-entropy {figures['nats']:.4f} -> {figures['nats_scaled']:.4f} nats, "
+        f"ECE {figures['ece']:.2f} -> {figures['ece_scaled']:.2f} %",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
+
+
 def _readable(given: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """The images that were named, lie in a folder that was or fit a pattern, in order; and why others cannot be read.
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from pldistill import distributed
 from pldistill.models import TaskModel
@@ -213,6 +214,10 @@ class Task(ABC, Generic[Data, Model]):
             raise ValueError(f"teacher {recipe.teacher!r}: expected the data's classes, got {first(loaded.classes)}")
         return LiveTeacher(loaded.model, image_size=loaded.image_size)
 
+    def reading(self, folder: Path) -> Self:
+        """The task with what a finished run's model asks for of its data; most models ask for nothing."""
+        return self
+
     def appearance(self, recipe: Recipe, data: Data) -> dict[str, Any]:
         """How training shows its samples beside their order, as plain data: what a teacher cache's answers are about.
 
@@ -343,6 +348,7 @@ class Task(ABC, Generic[Data, Model]):
         Raises:
             ValueError: for data of a class that the model does not know.
         """
+        self = self.reading(folder)
         loaded = self.load(folder)
         known = {"data": spec or recipe.data, "image_size": loaded.image_size, "unlabelled": None}
         settings = recipe.model_copy(update={**known, "batch_size": batch_size})

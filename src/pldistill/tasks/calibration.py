@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from pldistill.files import check_digest
+from pldistill.json_files import Count, Digest, JsonFile, Number, read_json
+from pldistill.paths import kind_of
+
+TEMPERATURE = "temperature.json"  # beside a model's weights, where it was calibrated
 BINS = 15
 LEAST, MOST = 1e-3, 1e3  # of a fitted temperature
 _AT_ONCE = 2**22  # logits that are looked at together
@@ -81,3 +89,34 @@ def _derivatives(
         sums["bend"] += ((p * z.square()).sum(dim=1) - mean.square()).clamp(min=0).sum()
     joined = join(sums)
     return joined["slope"].item(), joined["bend"].item()
+
+
+class TemperatureFile(JsonFile):
+    """What temperature.json must hold: see `pldistill.training.calibrate`."""
+
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    fitted_on: str
+    samples: Count
+    measured_on: str
+    nats: Number
+    ece: Number
+    nats_scaled: Number
+    ece_scaled: Number
+    model_sha256: Digest
+
+
+def read_temperature(folder: Path) -> float:
+    """What the logits of a folder's model are divided by: 1 where it was not calibrated.
+
+    Raises:
+        ValueError: for a damaged file, or one of another model than the folder's.
+    """
+    file = folder / TEMPERATURE
+    if kind_of(file) is None:
+        return 1.0
+    content = read_json(file, TemperatureFile)
+    try:
+        check_digest(folder / "model.safetensors", content.model_sha256)
+    except ValueError:
+        raise ValueError(f"{str(file)!r} is of another model: `pldistill calibrate` makes it anew") from None
+    return content.temperature

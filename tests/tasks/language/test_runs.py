@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -20,6 +21,7 @@ from pldistill.tasks.language.dataset import TokenLoader, open_text
 from pldistill.tasks.language.model import build_model, load_model
 from pldistill.tasks.language.options import LanguageOptions
 from pldistill.tasks.language.tokenizer import train_tokenizer
+from pldistill.training.calibrate import calibrate
 from tiny_texts import TINY, distilled, fields
 
 
@@ -249,3 +251,12 @@ def _again(teacher, tmp_path):
     """The same run with a larger learning rate, which does worse."""
     recipe = make_recipe({**teacher.recipe.to_dict(), "lr": 1.0})
     return pldistill.train(recipe, out=tmp_path / "again", device="cpu")
+
+
+def test_a_language_model_is_calibrated_as_its_record_says(teacher, tmp_path):
+    shutil.copytree(teacher.folder, tmp_path / "run")
+    figures = calibrate(pldistill.load_run(tmp_path / "run"), device="cpu")
+    assert figures["temperature"] == pytest.approx(teacher.result["temperature_last"], rel=1e-3)
+    assert math.exp(figures["nats"]) == pytest.approx(teacher.result["perplexity_last"], rel=1e-3)
+    assert math.exp(figures["nats_scaled"]) == pytest.approx(teacher.result["scaled_perplexity_last"], rel=1e-3)
+    assert figures["ece"] == pytest.approx(teacher.result["token_ece_last"], abs=0.1)

@@ -30,6 +30,7 @@ from pldistill.data.stand_in import stand_in
 from pldistill.models import NormalizedModel
 from pldistill.recipe import Recipe
 from pldistill.tasks.base import Ask, Autocast, Loaded, Loaders, Pair, Placement, Task, evenly, float32, matched, mixed
+from pldistill.tasks.calibration import read_temperature
 from pldistill.tasks.classification import SPEC
 from pldistill.tasks.classification.metrics import Validation
 from pldistill.teachers.cache import open_cached
@@ -191,13 +192,17 @@ class Classification(Task[Dataset, NormalizedModel]):
 
     @torch.no_grad()
     def predict(self, folder: Path, images: Sequence[Path | str]) -> list[list[dict[str, Any]]]:
-        """All classes of each image with their probabilities, the most probable first: `class` and `probability`."""
-        loaded = self.load(folder)
+        """All classes of each image with their probabilities, the most probable first: `class` and `probability`.
+
+        Of a model that was calibrated they are those of the logits divided by its temperature.
+        """
+        loaded, temperature = self.load(folder), read_temperature(folder)
         answers = []
         for first in range(0, len(images), AT_ONCE):
             some = images[first : first + AT_ONCE]
             batch = torch.stack([read_image(str(image), loaded.image_size, exif=self.exif) for image in some])
-            best = loaded.model(batch).logits.softmax(dim=1).sort(dim=1, descending=True, stable=True)
+            logits = loaded.model(batch).logits / temperature
+            best = logits.softmax(dim=1).sort(dim=1, descending=True, stable=True)
             answers += [
                 [
                     {"class": loaded.classes[index], "probability": probability}

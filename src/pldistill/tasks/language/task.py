@@ -143,12 +143,9 @@ class Language(Task[TextData, LanguageModel]):
         model, tokenizer, context = load_model(folder)
         return Loaded(model, token_names(tokenizer), context)
 
-    def measure(
-        self, folder: Path, recipe: Recipe, spec: str | None, batch_size: int, place: Placement, autocast: Autocast
-    ) -> dict[str, Any]:
-        """As any task's, in the tokens of the model's own tokenizer."""
-        own = Language(self.options.model_copy(update={"tokenizer": str(folder)}), self.label_smoothing)
-        return super(Language, own).measure(folder, recipe, spec, batch_size, place, autocast)
+    def reading(self, folder: Path) -> Language:
+        """The task in the tokens of the model's own tokenizer."""
+        return type(self)(self.options.model_copy(update={"tokenizer": str(folder)}), self.label_smoothing)
 
 
 def make(recipe: Recipe) -> Language:
