@@ -1,4 +1,4 @@
-"""What travels between the parts: `Batch` or `DetectionBatch` from data to models, `Outputs` from these to methods."""
+"""What travels between the parts: a task's batches from data to models, `Outputs` from these to methods."""
 
 from __future__ import annotations
 
@@ -112,6 +112,31 @@ class TokenBatch:
         return len(self.inputs)
 
 
+IGNORED = 255  # in a mask: a pixel of no class
+
+
+@dataclass(frozen=True)
+class MaskBatch:
+    """A batch of images with a class for each pixel, already augmented.
+
+    Attributes:
+        images: `(N, 3, H, W)` uint8. Each model normalizes them with its own statistics.
+        masks: `(N, H, W)` int64 class indices; `IGNORED` where a pixel is of none.
+        ids: `(N,)` int64, each image's index in its split: with its view it names the augmented image forever.
+        view: which augmented version of the split this is; epoch e of a run sees view e.
+        size: height and width that the map of logits is wanted at; None for the model's own.
+    """
+
+    images: Tensor
+    masks: Tensor
+    ids: Tensor
+    view: int
+    size: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
 @dataclass(frozen=True)
 class Detections:
     """What a detector found in an image.
@@ -132,7 +157,8 @@ class Outputs:
     """What a network said about a batch.
 
     Attributes:
-        logits: `(N, C)`, the dtype the model computed in. N counts images, RoIs in detection, or tokens of text.
+        logits: `(N, C)`, the dtype the model computed in. N counts images, RoIs in detection, tokens of
+            text, or pixels of a map.
         features: by tap name, the activations that a method asked for.
     """
 

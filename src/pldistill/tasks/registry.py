@@ -1,4 +1,4 @@
-"""The tasks by name. Another is a folder, and a line here: `TASKS["segmentation"] = SPEC`."""
+"""The tasks by name. Another is a folder, and a line here: `TASKS["depth"] = SPEC`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 from pldistill.methods.spec import MethodSpec
 from pldistill.specs import unknown
-from pldistill.tasks import classification, detection, language
+from pldistill.tasks import classification, detection, language, segmentation
 from pldistill.tasks.spec import Metric, TaskSpec
 
 TASKS: dict[str, TaskSpec] = {
     "classification": classification.SPEC,
     "detection": detection.SPEC,
     "language": language.SPEC,
+    "segmentation": segmentation.SPEC,
 }
 DEFAULT = "classification"
 

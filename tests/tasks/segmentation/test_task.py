@@ -1,0 +1,114 @@
+"""Which rows the two models are compared in, what is trained at full size, and how a set of images is scored."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from pldistill.losses import pld
+from pldistill.tasks.registry import find_method
+from pldistill.tasks.segmentation.metrics import confusion, figures_of
+from pldistill.tasks.segmentation.options import SegmentationOptions
+from pldistill.tasks.segmentation.segmenter import LOGITS
+from pldistill.tasks.segmentation.task import Segmentation
+from pldistill.teachers.live import LiveTeacher
+from pldistill.training.distiller import Distiller
+from pldistill.types import IGNORED
+from tiny_segmenters import batch, segmenter
+
+
+def pair(student, teacher, scene, **options):
+    return Segmentation(SegmentationOptions(**options)).pair(student, teacher, scene)
+
+
+def test_a_row_is_a_pixel_of_the_map_that_has_a_class():
+    student, other, scene = segmenter().eval(), segmenter(seed=1).eval(), batch(side=32)
+    found = pair(student, LiveTeacher(other), scene)
+    logits, theirs = (model.maps(scene.images)[LOGITS] for model in (student, other))
+    assert logits.shape == (3, 4, 4, 4)  # stride 8
+    expected = []
+    for image in range(3):
+        for down in range(4):
+            for across in range(4):  # the pixel under the center of the map's own
+                label = scene.masks[image, 8 * down + 4, 8 * across + 4]
+                if label != IGNORED:
+                    expected.append((logits[image, :, down, across], theirs[image, :, down, across], label))
+    ours, teachers, labels = (torch.stack(column) for column in zip(*expected, strict=True))
+    assert 0 < len(labels) < 48
+    torch.testing.assert_close(found.student.logits, ours)
+    torch.testing.assert_close(found.teacher.logits, teachers)
+    assert found.labels.tolist() == labels.tolist()
+    assert found.hits == (ours.argmax(1) == labels).sum()
+    assert found.counted == len(labels)
+    assert not found.teacher.logits.requires_grad
+
+
+def test_its_own_term_is_the_cross_entropy_of_torchvisions_answer():
+    """Of what torchvision's module gives for the normalized images, over all pixels but those of no class."""
+    for name in ("lraspp:test_resnet", "lraspp_mobilenet_v3_large"):
+        student, scene = segmenter(name).eval(), batch(side=32)
+        images = (scene.images.float() / 255 - 0.5) / 0.25
+        out = student.model(images)["out"]
+        expected = functional.cross_entropy(out, scene.masks, ignore_index=255)
+        torch.testing.assert_close(pair(student, None, scene).own()["task"], expected)
+
+
+def test_a_teacher_of_another_stride_is_resized_to_the_students():
+    student, other, scene = segmenter().eval(), segmenter("deeplabv3_mobilenet_v3_large").eval(), batch(side=64)
+    theirs = other.maps(scene.images)[LOGITS]
+    assert theirs.shape[2:] == (4, 4)
+    wanted = functional.interpolate(theirs, (8, 8), mode="bilinear").movedim(1, 3).flatten(0, 2)
+    kept = scene.masks[:, 4::8, 4::8].flatten() != IGNORED
+    torch.testing.assert_close(pair(student, LiveTeacher(other), scene).teacher.logits, wanted[kept])
+
+
+def test_the_methods_term_is_the_loss_of_the_rows():
+    student, other, scene = segmenter(), segmenter(seed=1), batch()
+    method = find_method("pld", "segmentation").build(temperature=1.0)
+    distiller = Distiller(student.eval(), method, Segmentation(SegmentationOptions()))
+    step = distiller(scene, LiveTeacher(other), {"task": 1.0, "pld": 2.0})
+    found = pair(student, LiveTeacher(other), scene)
+    expected = pld(found.student.logits, found.teacher.logits, found.labels)
+    torch.testing.assert_close(step.loss, found.own()["task"] + 2 * expected)
+    step.loss.backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+    assert all(parameter.grad is None for parameter in other.parameters())
+
+
+def test_a_batch_without_a_pixel_of_a_class_is_a_zero_with_a_graph():
+    student, scene = segmenter(), batch()
+    scene = replace(scene, masks=torch.full_like(scene.masks, IGNORED))
+    for name in ("ce", "kd", "pld", "dist"):
+        spec = find_method(name, "segmentation")
+        distiller = Distiller(student, spec.build(**spec.options), Segmentation(SegmentationOptions()))
+        step = distiller(scene, LiveTeacher(segmenter(seed=1)), spec.weights)
+        assert step.loss == 0
+        step.loss.backward()
+        assert all(parameter.grad.isfinite().all() for parameter in student.parameters())
+
+
+def test_the_figures_are_counted_by_hand():
+    truth = torch.tensor([[0, 0, 0, 1], [1, 1, 255, 3]])
+    answers = torch.tensor([[0, 0, 1, 1], [0, 2, 2, 3]])
+    matrix = confusion(truth, answers, 4)
+    assert matrix.tolist() == [[2, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
+    found = figures_of(matrix, ["sky", "road", "car", "tree"])
+    assert found["per_class"] == pytest.approx({"sky": 50.0, "road": 25.0, "car": None, "tree": 100.0})
+    assert found["miou"] == pytest.approx((50 + 25 + 100) / 3)  # a pixel is called car, and none is one
+    assert found["absent_classes"] == ["car"]
+    assert found["pixel_accuracy"] == pytest.approx(100 * 4 / 7)
+    nothing = figures_of(torch.zeros(4, 4, dtype=torch.int64), ["sky", "road", "car", "tree"])
+    assert (nothing["miou"], nothing["pixel_accuracy"]) == (None, None)
+
+
+def test_one_matrix_of_the_whole_set_is_no_mean_over_batches():
+    scene = batch(count=6, classes=4)
+    answers = torch.randint(4, scene.masks.shape, generator=torch.Generator().manual_seed(3))
+    whole = confusion(scene.masks, answers, 4)
+    parts = sum(confusion(scene.masks[at], answers[at], 4) for at in torch.arange(6).split(2))
+    assert whole.tolist() == parts.tolist()
+    for label in range(4):
+        ours, theirs = scene.masks == label, (answers == label) & (scene.masks != IGNORED)
+        expected = 100 * (ours & theirs).sum() / (ours | theirs).sum()
+        assert figures_of(whole, "abcd")["per_class"]["abcd"[label]] == pytest.approx(expected.item())
