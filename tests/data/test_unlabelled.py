@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 def test_the_methods_that_read_no_labels_are_known():
     on_logits = {"kd", "rkl", "js", "jsd", "skew_kl", "dist", "ttm", "wttm", "skd", "kendall", "cmkd", "rankdistil"}
-    assert set(FREE) == on_logits | {"dhkd", "at", "fitnet", "pkt", "rkd", "sp", "vid"}
+    assert set(FREE) == on_logits | {"dhkd", "cwd", "at", "fitnet", "pkt", "rkd", "sp", "vid"}
 
 
 def test_a_folder_joins_images_in_memory(folder):

@@ -112,6 +112,7 @@ TENSORS = {
     "attention_transfer": {"student": MAPS, "teacher": MAPS},
     "hint": {"student": MAPS, "teacher": MAPS},
     "vid": {"mean": MAPS, "teacher": MAPS, "log_scale": SCALE},
+    "cwd": {"student": MAPS, "teacher": MAPS},
     "pkt": {"student": STUDENT, "teacher": TEACHER},
     "rkd": {"student": STUDENT, "teacher": TEACHER},
     "sp": {"student": MAPS, "teacher": MAPS},

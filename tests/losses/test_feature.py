@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from pldistill.losses import attention_transfer, hint, vid
+from pldistill.losses import CWDLoss, attention_transfer, cwd, hint, vid
 from pldistill.losses.feature import pool_to_smaller
 
 
@@ -157,3 +157,95 @@ def test_float64_stays_float64(loss):
 def test_what_does_not_fit_is_refused(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def cwd_by_hand(student, teacher, temperature, kept=None):
+    """Image by image and channel by channel, from softmaxes over the places that are kept."""
+    total, images = 0.0, 0
+    for n, (ours, theirs) in enumerate(zip(student.tolist(), teacher.tolist(), strict=True)):
+        places = [(i, j) for i in range(student.shape[2]) for j in range(student.shape[3])]
+        places = [place for place in places if kept is None or kept[n][place]]
+        images += bool(places)
+        for own, other in zip(ours, theirs, strict=True):
+            p, q = ([math.exp(channel[i][j] / temperature) for i, j in places] for channel in (own, other))
+            p, q = ([value / math.fsum(part) for value in part] for part in (p, q))
+            total += math.fsum(b * math.log(b / a) for a, b in zip(p, q, strict=True))
+    return temperature**2 * total / (images * student.shape[1])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_cwd_is_its_formula(temperature):
+    student, teacher = draw(3, 4, 2, 5), 3 * draw(3, 4, 2, 5, seed=1)
+    expected = cwd_by_hand(student, teacher, temperature)
+    assert cwd(student, teacher, temperature=temperature).item() == pytest.approx(expected, rel=1e-12)
+    moved = student + draw(3, 4, 1, 1, seed=2)  # a constant a channel
+    assert cwd(moved, teacher, temperature=temperature).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_cwd_leaves_marked_places_out_of_every_softmax():
+    student, teacher = draw(3, 4, 2, 5), draw(3, 4, 2, 5, seed=1)
+    labels = torch.zeros(3, 2, 5, dtype=torch.int64)
+    labels[0, 0, :3] = labels[1] = 255
+    expected = cwd_by_hand(student, teacher, 4.0, labels != 255)
+    assert cwd(student, teacher, labels, ignore_index=255).item() == pytest.approx(expected, rel=1e-12)
+    student[1], teacher[0, :, 0, 0] = math.nan, math.inf
+    student.requires_grad_()
+    value = cwd(student, teacher, labels, ignore_index=255)
+    assert value.item() == pytest.approx(expected, rel=1e-12)
+    value.backward()
+    assert not student.grad[1].any()
+    assert not student.grad[0, :, 0, :3].any()
+    nothing = cwd(student, teacher, torch.full_like(labels, 255), ignore_index=255)
+    assert nothing.isnan()
+    (gradient,) = torch.autograd.grad(nothing, student)
+    assert not gradient.any()
+
+
+def test_the_gradient_of_cwd_is_its_own():
+    student, teacher = draw(2, 3, 2, 3).requires_grad_(), draw(2, 3, 2, 3, seed=1).requires_grad_()
+    labels = torch.tensor([[[0, 1, 9], [9, 0, 0]]] * 2)
+    for marks in (None, labels):
+        assert torch.autograd.gradcheck(lambda s, m=marks: cwd(s, teacher.detach(), m, ignore_index=9), student)
+    cwd(student, teacher).backward()
+    assert teacher.grad is None
+    tau, q, p = 4.0, (teacher / 4).flatten(2).softmax(2), (student / 4).flatten(2).softmax(2)
+    torch.testing.assert_close(student.grad.flatten(2), tau * (p - q).detach() / 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_cwd_is_finite_where_the_logarithm_of_a_softmax_is_not(dtype):
+    student, teacher = ((80 * draw(2, 5, 16, 16, seed=seed)).to(dtype).requires_grad_() for seed in (0, 1))
+    assert not student.float().flatten(2).softmax(2).log().isfinite().all()
+    value = cwd(student, teacher, temperature=1.0)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert value.isfinite()
+    assert student.grad.isfinite().all()
+    expected = cwd(student.double(), teacher.double(), temperature=1.0)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert cwd(student, student).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_module_of_cwd_is_its_function():
+    student, teacher, labels = draw(2, 3, 2, 2), draw(2, 3, 2, 2, seed=1), torch.tensor([[[0, 7], [1, 1]]] * 2)
+    module = CWDLoss(temperature=2.0, ignore_index=7)
+    assert torch.equal(module(student, teacher, labels), cwd(student, teacher, labels, temperature=2.0, ignore_index=7))
+    assert repr(module) == "CWDLoss(temperature=2.0, ignore_index=7)"
+    assert CWDLoss().temperature == 4.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((draw(2, 3, 4, 4), draw(2, 5, 4, 4)), r"one shape, got student \(2, 3, 4, 4\) and teacher \(2, 5, 4, 4\)"),
+        ((draw(2, 3, 4, 4), draw(2, 3, 2, 2)), "one shape"),
+        ((draw(2, 3), draw(2, 3)), r"expected maps \(N, C, H, W\)"),
+        ((draw(2, 3, 4, 4),) * 2 + (torch.zeros(2, 4, dtype=torch.int64),), r"labels must have shape \(2, 4, 4\)"),
+        ((draw(2, 3, 4, 4),) * 2 + (torch.zeros(2, 4, 4),), "labels must be class indices of an integer dtype"),
+    ],
+)
+def test_cwd_refuses_what_does_not_fit(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        cwd(*arguments)
+    with pytest.raises(ValueError, match="temperature must be"):
+        cwd(draw(1, 1, 2, 2), draw(1, 1, 2, 2), temperature=0.0)

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 import pldistill
 from pldistill.launch import Interrupted
+from pldistill.losses import cwd
 from pldistill.methods import METHODS
 from pldistill.models import NormalizedModel, build, probe, stages
 from pldistill.recipe import make_recipe
@@ -16,7 +17,7 @@ from pldistill.teachers.live import LiveTeacher
 from pldistill.training import checkpoint
 from pldistill.training.distiller import Distiller
 from pldistill.training.loop import Loop
-from pldistill.types import Batch
+from pldistill.types import Batch, Outputs
 from tiny_runs import StopAt, assert_same_run
 
 HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
@@ -57,9 +58,9 @@ def weights(key):
 
 
 def test_these_are_the_methods_of_features():
-    assert KEYS == ["at", "fitnet", "dhkd", "pkt", "rkd", "sp", "vid"]
+    assert KEYS == ["at", "fitnet", "dhkd", "cwd", "pkt", "rkd", "sp", "vid"]
     assert [key for key in KEYS if METHODS[key].couples_batch] == ["pkt", "rkd", "sp"]
-    expected = {"at": 1000, "fitnet": 100, "dhkd": 1, "pkt": 30000, "rkd": 1, "sp": 3000, "vid": 1}
+    expected = {"at": 1000, "fitnet": 100, "dhkd": 1, "cwd": 3, "pkt": 30000, "rkd": 1, "sp": 3000, "vid": 1}
     assert {key: METHODS[key].weights for key in KEYS} == {key: {"task": 1, key: expected[key]} for key in KEYS}
 
 
@@ -292,3 +293,17 @@ def test_a_pair_that_does_not_fit_is_refused_before_a_file_is_written(teacher, t
     with pytest.raises(ValueError, match=r"student \(1, 160, 2, 2\) and teacher \(1, 64, 8, 8\)"):
         pldistill.train(recipe, out=tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_channel_wise_distillation_brings_channels_and_size_together():
+    """A 1x1 convolution of the student's map against the teacher's, resized, and nothing else."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.randn(2, *shape, generator=generator) for shape in ((3, 4, 4), (5, 2, 2)))
+    student, teacher = (Outputs(torch.zeros(2, 5), {"map": maps}) for maps in (ours, theirs))
+    method = METHODS["cwd"].build(student, teacher, **METHODS["cwd"].options)
+    larger = torch.nn.functional.interpolate(theirs, (4, 4), mode="bilinear")
+    expected = cwd(torch.einsum("oc,nchw->nohw", method.adapter.weight[:, :, 0, 0], ours), larger, temperature=4.0)
+    torch.testing.assert_close(method(student, teacher, torch.zeros(2))["cwd"], expected)
+    alike = METHODS["cwd"].build(student, student, **METHODS["cwd"].options)
+    assert not list(alike.parameters())
+    assert alike(student, student, torch.zeros(2))["cwd"] == pytest.approx(0, abs=1e-6)

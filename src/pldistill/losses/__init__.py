@@ -1,6 +1,6 @@
 """Distillation losses as pure functions, and as modules: (student, teacher, labels) in, a loss out."""
 
-from pldistill.losses.feature import attention_transfer, hint, pkt, rkd, sp, vid
+from pldistill.losses.feature import attention_transfer, cwd, hint, pkt, rkd, sp, vid
 from pldistill.losses.fused_linear import TeacherHead, fused_linear
 from pldistill.losses.logit import (
     dhkd,
@@ -21,6 +21,7 @@ from pldistill.losses.logit_relation import skd
 from pldistill.losses.model import PlackettLuce
 from pldistill.losses.modules import (
     CMKDLoss,
+    CWDLoss,
     DecoupledPLDLoss,
     DHKDLoss,
     DISTLoss,
@@ -58,6 +59,7 @@ from pldistill.losses.top_k import TeacherTopK, TopKBound, pld_from_top_k, pld_t
 
 __all__ = [
     "CMKDLoss",
+    "CWDLoss",
     "DHKDLoss",
     "DISTLoss",
     "DKDLoss",
@@ -84,6 +86,7 @@ __all__ = [
     "WTTMLoss",
     "attention_transfer",
     "cmkd",
+    "cwd",
     "decoupled_pld",
     "dhkd",
     "dist",

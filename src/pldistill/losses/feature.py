@@ -1,5 +1,5 @@
-"""Losses on features: activations place by place (attention transfer, FitNet's hint, variational information), and
-how the images of a batch relate (PKT, RKD, similarity-preserving).
+"""Losses on features: activations place by place (attention transfer, FitNet's hint, variational information, channel-
+wise distillation), and how the images of a batch relate (PKT, RKD, similarity-preserving).
 
 Symbols: f_s, f_t the maps of student and teacher at one pair of places; a method sums over its pairs. Every loss is
 raw: its weight and the task's own loss stand outside. A relation couples the samples of a batch, a row of features for
@@ -9,6 +9,7 @@ Half-precision inputs are computed, and the loss returned, in float32, inside an
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 
 import torch
@@ -19,13 +20,17 @@ from pldistill.losses._inputs import (
     check_equal,
     check_factor,
     check_floats,
+    check_ignore_index,
+    check_integers,
     check_maps,
     check_samples,
+    check_temperature,
     check_vectors,
     computed,
     shapes,
     unit,
 )
+from pldistill.losses.logit import _among, _kl
 
 
 def attention_transfer(student: Tensor, teacher: Tensor, *, power: float = 2.0) -> Tensor:
@@ -96,6 +101,68 @@ def vid(mean: Tensor, teacher: Tensor, log_scale: Tensor) -> Tensor:
     mean, teacher = computed(mean, teacher)
     variance = (functional.softplus(log_scale.to(mean.dtype)) + 1e-5)[:, None, None]
     return ((mean - teacher).square() / variance + variance.log()).mean() / 2
+
+
+def cwd(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: float = 4.0,
+    ignore_index: int = -100,
+) -> Tensor:
+    """Channel-wise distillation: τ² / (N C) Σ_nc KL(φ(f_t)_nc ‖ φ(f_s)_nc), φ(f)_nci = exp(f_nci/τ) / Σ_j exp(f_ncj/τ).
+
+    The softmax is over the H W places i of a channel, so each channel says where it is strong and not how much. f are
+    maps of logits, one channel a class, or of features. From log-softmaxes: finite in float32 where the logarithm of a
+    softmax is not, at logits of deviation 80 say. A constant added to a channel of an image changes nothing.
+
+    Args:
+        student: f_s, (N, C, H, W), floating point.
+        teacher: f_t, the same shape; maps of other channels or another size are the caller's to bring to it.
+        labels: (N, H, W); places of `ignore_index` take no part, and N counts the images that have others. None: all
+            do, as published.
+        temperature: τ, from 1e-6 to 1e6; published 4.
+        ignore_index: the mark.
+
+    Returns:
+        A scalar; NaN, with a gradient of 0, where no place takes part.
+
+    Raises:
+        ValueError: shapes that differ (both are named), no floating-point tensors, labels that do not fit, or a bad
+            temperature.
+
+    Source: Shu et al., "Channel-wise knowledge distillation for dense prediction" (2021), Eq. 5, with the mean over the
+    images, as its public code has it. Others leave the teacher's entropy out, with the same gradient.
+    """
+    check_maps(student, teacher)
+    check_equal(student, teacher)
+    check_temperature(temperature)
+    check_ignore_index(ignore_index)
+    count, channels = student.shape[:2]
+    kept = torch.ones(count, student[0, 0].numel(), dtype=torch.bool, device=student.device)
+    if labels is not None:
+        check_places(labels, student)
+        kept = (labels != ignore_index).flatten(1)
+    ours, theirs = (maps.reshape(count * channels, -1) for maps in computed(student, teacher))
+    part = kept.repeat_interleave(channels, 0)
+    losses = _among(part, ours, theirs, temperature, lambda log_p, log_q: _kl(log_q, log_p))
+    images = kept.any(1).sum()
+    value = temperature**2 * losses.sum() / (channels * images.clamp(min=1))
+    return value.masked_fill(images == 0, math.nan)
+
+
+def check_places(labels: object, maps: Tensor) -> None:
+    """Refuse what is not a mark for each place of (N, C, H, W) maps; it may be any integer."""
+    check_integers("labels", labels, "class indices")
+    assert isinstance(labels, Tensor)
+    expected = (len(maps), *maps.shape[2:])
+    if tuple(labels.shape) != expected:
+        raise ValueError(
+            f"labels must have shape {expected} for maps of {tuple(maps.shape)}, got {tuple(labels.shape)}"
+        )
+    if labels.device != maps.device:
+        raise ValueError(f"labels are on {labels.device} but the maps on {maps.device}")
 
 
 def pool_to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

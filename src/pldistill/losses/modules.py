@@ -3,8 +3,8 @@
     criterion = PLDLoss(temperature=1.0)
     loss = criterion(student_logits, teacher_logits, labels)
 
-Each is the function of its name in `ranking`, `stagewise`, `rank_agreement`, `logit` or `logit_relation`, which says
-what it computes. Options are plain attributes; bad ones are refused at construction. A tensor among them,
+Each is the function of its name in `ranking`, `stagewise`, `rank_agreement`, `logit`, `logit_relation` or `feature`,
+which says what it computes. Options are plain attributes; bad ones are refused at construction. A tensor among them,
 `class_weight` say, moves with the module between devices and stays out of its state dict. `sample_weight` is given with
 the labels.
 """
@@ -16,7 +16,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from pldistill.losses import logit, logit_relation, rank_agreement, ranking, stagewise, top_k
+from pldistill.losses import feature, logit, logit_relation, rank_agreement, ranking, stagewise, top_k
 from pldistill.losses._inputs import (
     check_choice,
     check_class_dim,
@@ -654,3 +654,13 @@ class SKDLoss(_Loss):
 
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Tensor:
         return logit_relation.skd(student_logits, teacher_logits, labels, **self._options())
+
+
+class CWDLoss(_Loss):
+    """Channel-wise distillation of maps (N, C, H, W), `feature.cwd`. It is a mean: there is no other reduction."""
+
+    def __init__(self, temperature: float = 4.0, ignore_index: int = -100):
+        super().__init__(temperature=temperature, ignore_index=ignore_index)
+
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> Tensor:
+        return feature.cwd(student, teacher, labels, **self._options())

@@ -381,6 +381,16 @@ METHODS: dict[str, MethodSpec] = {
         note="a second head learns from the teacher and is left out of the exported student; head=nonlinear is the "
         "code's example for resnet32x4-ShuffleNetV2; weight 0.1 on ImageNet; the logits themselves are matched",
     ),
+    "cwd": _feature(
+        last_stage,
+        _lazy("feature", "ChannelWise"),
+        options={"temperature": 4.0},
+        places=NAMED,
+        weights={"task": 1.0, "cwd": 3.0},
+        source="Shu et al. 2021; its public code on maps of logits (segmentation)",
+        note="of a classifier the last stage's map, which is our choice; the student's channels are brought to the "
+        "teacher's by a 1x1 convolution, which is trained with it",
+    ),
     "pkt": _feature(
         pooled,
         _relation("pkt", "pkt"),

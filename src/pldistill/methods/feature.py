@@ -1,5 +1,5 @@
-"""Methods on features: activations place by place (attention transfer, FitNet's hint, variational information), and
-how the images of a batch relate, one function of one feature of each model."""
+"""Methods on features: activations place by place (attention transfer, FitNet's hint, variational information,
+channel-wise distillation), and how the images of a batch relate, one function of one feature of each model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pldistill import losses
 from pldistill.losses.feature import pool_to_smaller
@@ -68,6 +69,31 @@ class VariationalInformation(Method):
     def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor) -> dict[str, Tensor]:
         pairs = zip(self.stages, _maps(student, teacher), strict=True)
         return {"vid": torch.stack([stage(*pair) for stage, pair in pairs]).sum()}
+
+
+class ChannelWise(Method):
+    """The student's map, by a 1x1 convolution where its channels are fewer or more, against the teacher's at one stage.
+
+    A teacher's map of another size is resized (bilinear) to the student's.
+    """
+
+    reads_labels = False
+
+    def __init__(self, student: Outputs, teacher: Outputs, *, temperature: float) -> None:
+        super().__init__()
+        ((ours, theirs),) = _maps(student, teacher)
+        channels = ours.shape[1], theirs.shape[1]
+        # A bias would be a constant of a channel, which the loss does not see.
+        self.adapter = nn.Identity() if channels[0] == channels[1] else nn.Conv2d(*channels, 1, bias=False)
+        self.temperature = temperature
+        self.forward(student, teacher)  # a temperature that is none is refused here
+
+    def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor | None = None) -> dict[str, Tensor]:
+        ((ours, theirs),) = _maps(student, teacher)
+        size = ours.shape[2:]
+        if theirs.shape[2:] != size:
+            theirs = functional.interpolate(theirs, size, mode="bilinear", align_corners=False)
+        return {"cwd": losses.cwd(self.adapter(ours), theirs, temperature=self.temperature)}
 
 
 class _Normal(nn.Module):

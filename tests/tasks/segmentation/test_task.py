@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pldistill.losses import pld
+from pldistill.losses import cwd, pld
 from pldistill.tasks.registry import find_method
 from pldistill.tasks.segmentation.metrics import confusion, figures_of
 from pldistill.tasks.segmentation.options import SegmentationOptions
@@ -112,3 +112,31 @@ def test_one_matrix_of_the_whole_set_is_no_mean_over_batches():
         ours, theirs = scene.masks == label, (answers == label) & (scene.masks != IGNORED)
         expected = 100 * (ours & theirs).sum() / (ours | theirs).sum()
         assert figures_of(whole, "abcd")["per_class"]["abcd"[label]] == pytest.approx(expected.item())
+
+
+def test_channel_wise_distillation_is_of_the_whole_maps_of_logits():
+    """All their pixels, those of no class too, the teacher's resized to the student's."""
+    student, other, scene = segmenter().eval(), segmenter("deeplabv3_mobilenet_v3_large").eval(), batch(side=64)
+    spec = find_method("cwd", "segmentation")
+    taps = spec.taps(student.stages(), other.stages(), spec.options)
+    student.listen(taps[0])
+    other.listen(taps[1])
+    method = spec.build(student.probe(64), other.probe(64), **spec.options)
+    step = Distiller(student, method, Segmentation(SegmentationOptions()))(scene, LiveTeacher(other), spec.weights)
+    ours, theirs = (model.maps(scene.images)[LOGITS] for model in (student, other))
+    expected = cwd(ours, functional.interpolate(theirs, (8, 8), mode="bilinear"), temperature=4.0)
+    torch.testing.assert_close(step.raw["cwd"], expected)
+    torch.testing.assert_close(step.weighted["cwd"], 3 * expected)
+
+
+def test_stages_are_tapped_by_name_and_number():
+    student = segmenter()
+    assert list(student.stages()) == ["low", "high", "logits"]
+    student.listen(["low", -1])
+    found = student.eval()(batch(side=32).images)
+    assert {name: tuple(maps.shape) for name, maps in found.features.items()} == {
+        "low": (3, 48, 4, 4),
+        "logits": (3, 4, 4, 4),
+    }
+    with pytest.raises(ValueError, match="unknown stage 'lo'; did you mean low"):
+        student.listen(["lo"])

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -97,22 +98,23 @@ def _names(file: Path) -> tuple[str, ...] | None:
 def _read(part: Path, names: tuple[str, ...] | None, *, exif: bool, on_bad_image: str) -> _Part:
     files = _pairs(part)
     most = IGNORED if names is None else len(names)
+    look = partial(_look, most=most, exif=exif, decode=on_bad_image == "skip")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = list(pool.map(lambda pair: _look(*pair, most, exif=exif, decode=on_bad_image == "skip"), files))
-    bad = [look for look in looks if isinstance(look, str)]
+        looks = list(pool.map(look, files))
+    bad = [found for found in looks if isinstance(found, str)]
     if bad and on_bad_image == "stop":
         raise ValueError(
             f"masks: {len(bad)} of {len(files)} files of {str(part)!r} are bad: {first_few(bad)}; on_bad_image=skip "
             "leaves them out"
         )
-    good = [place for place, look in enumerate(looks) if not isinstance(look, str)]
+    good = [place for place, found in enumerate(looks) if not isinstance(found, str)]
     if not good:
         raise ValueError(f"masks: no image of {str(part)!r} can be read: {first_few(bad)}")
     counts, sizes = np.zeros(IGNORED + 1, np.int64), set()
-    for look in looks:
-        if not isinstance(look, str):
-            counts += look[1]
-            sizes.add(look[0])
+    for found in looks:
+        if not isinstance(found, str):
+            counts += found[1]
+            sizes.add(found[0])
     split = StoredMasks([files[place] for place in good], torch.tensor(good), exif=exif)
     return _Part(split, counts[:IGNORED], sizes, tuple(bad))
 
@@ -146,8 +148,9 @@ def _by_stem(folder: Path, suffixes: frozenset[str]) -> dict[str, str]:
     return files
 
 
-def _look(image: str, mask: str, most: int, *, exif: bool, decode: bool) -> tuple[Size, np.ndarray] | str:
+def _look(files: tuple[str, str], *, most: int, exif: bool, decode: bool) -> tuple[Size, np.ndarray] | str:
     """Height and width of an image and how many pixels of its mask have each index; or what is wrong with them."""
+    image, mask = files
     try:
         width, height = open_image(image, exif=exif).size if decode else check_header(image, exif=exif)
         classes = read_mask(mask)

@@ -2,7 +2,7 @@
 
 The cross-entropy at full size, the term "task", stays beside every method with weight 1: the rows of the others are at
 the stride of the map of logits, where an edge is not seen. Temperatures are 1, but for channel-wise distillation, whose
-softmax is over an image's pixels and not over classes.
+softmax is over an image's pixels and not over classes: the last stage of these models is the map of logits.
 """
 
 from __future__ import annotations
@@ -42,4 +42,10 @@ SPECS: dict[str, MethodSpec] = {
     "decoupled_pld": _of("decoupled_pld", "pldistill's own, on pixels", _CHOICE, temperature=1.0),
     "plkl": _of("plkl", "pldistill's own, on pixels", _CHOICE, temperature=1.0),
     "listmle": _of("listmle", "Xia et al. 2008, on pixels"),
+    "cwd": _of(
+        "cwd",
+        "Shu et al. 2021; its public code on maps of logits",
+        "on the map of logits, all its pixels, as published; student_taps and teacher_taps name other stages",
+        weight=3.0,
+    ),
 }

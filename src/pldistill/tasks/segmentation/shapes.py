@@ -43,7 +43,8 @@ def shapes(train: int = 600, val: int = 150, seed: int = 0) -> tuple[DrawnMasks,
 
 def _cached(count: int, seed: int, split: str) -> DrawnMasks:
     file = cache_folder() / "shapes" / f"v{VERSION}-{split}{count}-seed{seed}.safetensors"
-    return DrawnMasks(**cached_tensors(file, lambda: draw(count, seed, split)))
+    drawn = cached_tensors(file, lambda: draw(count, seed, split))
+    return DrawnMasks(drawn["images"], drawn["masks"])
 
 
 def draw(count: int, seed: int, split: str) -> dict[str, torch.Tensor]:
