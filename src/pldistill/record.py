@@ -6,6 +6,7 @@
     result.json     the figures of a finished run, and the SHA-256 of its files; a folder without it holds an
                     unfinished one
     detections.json what a detector and its teacher found in the first validation images, which lie in images/
+    overlays/       the first validation images with what a segmentation model and its teacher say of their pixels
 
 `top1_last` and `top1_best` are the top-1 on the validation split after the last and after the best epoch. The best
 epoch is the one with the highest top-1 there; where training images were held out (`validation=N`), the one with the
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 # The files of a record beside its result, and those of the model: what result.json has the SHA-256 of.
 TEXTS = ("recipe.json", "env.json", "metrics.jsonl", "detections.json")
 MODEL = ("model.safetensors", "config.json")
+OVERLAYS = "overlays"
 MOST_FOLDERS = 10_000  # that `find_runs` looks into below one path
 _RUNS = "a run folder or a folder of runs (recipe.json inside)"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "accelerate", "pldistill")
@@ -242,6 +244,10 @@ class RunRecord:
         }  # as older runs wrote it
         validate(found, DetectionsFile, str(path))
         return found
+
+    def overlays(self) -> list[Path]:
+        """The PNGs that a segmentation run left, in order; none of another run."""
+        return sorted((self.folder / OVERLAYS).glob("*.png"))
 
     @property
     def begun(self) -> bool:

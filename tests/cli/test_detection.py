@@ -327,10 +327,10 @@ def test_boxes_as_a_table(capsys, student, image):
 
 
 def test_what_a_classifier_s_run_has_not_is_refused(capsys, teacher, image):
-    for name, value in (("score", "0.5"), ("draw", "drawn")):
+    for name, value, kinds in (("score", "0.5", "boxes"), ("draw", "drawn", "boxes or masks")):
         code, _, err = run(capsys, "predict", teacher.folder, image, f"--{name}", value)
         assert code == 2
-        assert f"{name}: expected a run that finds boxes, got one of classification" in err
+        assert f"{name}: expected a run that finds {kinds}, got one of classification" in err
     code, out, _ = run(capsys, "predict", teacher.folder, image, "--json")
     (answer,) = json.loads(out)
     assert len(answer["classes"]) == 5

@@ -26,10 +26,12 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of lines.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a table: a line for a class or a box.")] = False,
     score: Annotated[str | None, typer.Option(metavar="X", help="Least of a detector's boxes; default 0.5.")] = None,
-    draw: Annotated[Path | None, typer.Option(help="A folder for the images with a detector's boxes.")] = None,
+    draw: Annotated[
+        Path | None, typer.Option(help="A folder for images with a detector's boxes, or for masks.")
+    ] = None,
     weights: Weights = "last",
 ) -> None:
-    """Print each image's first five classes with their probabilities, or what a detector finds with its boxes.
+    """Print each image's first five classes with their probabilities, a detector's boxes, or the classes of its pixels.
 
     A file that cannot be read is said at the end, and the others are answered; the exit code is then 2.
     """
@@ -41,26 +43,29 @@ def predict(
     opened = load_run(run)
     folder = model_folder(opened, weights)
     kind = opened.recipe.task_spec.predictions
-    for name, given in (("score", score), ("draw", draw)):
-        if given is not None and kind != "boxes":
-            raise ValueError(f"{name}: expected a run that finds boxes, got one of {opened.recipe.task}")
+    for name, given, kinds in (("score", score, ("boxes",)), ("draw", draw, ("boxes", "masks"))):
+        if given is not None and kind not in kinds:
+            raise ValueError(f"{name}: expected a run that finds {' or '.join(kinds)}, got one of {opened.recipe.task}")
     images, unreadable = _readable(images)
-    least, files = _share("score", score, 0.5), [] if draw is None else _files(draw, images)
+    suffix = ".png" if kind == "masks" else ".jpg"
+    least, files = _share("score", score, 0.5), [] if draw is None else _files(draw, images, suffix)
     answers = make_task(opened.recipe).predict(folder, images)
     if kind == "boxes":
         answers = [[box for box in boxes if box["score"] >= least] for boxes in answers]
-    else:
+    elif kind == "classes":
         answers = [classes[:FIRST] for classes in answers]
     if as_json:
         _print_json(images, answers, kind or "predictions")
     elif as_csv:
-        _print_csv(images, answers, boxes=kind == "boxes")
+        _print_csv(images, answers, kind)
     else:
         for image, predictions in zip(images, answers, strict=True):
             console.print(_one_line(str(image)), soft_wrap=True)
             for line in [_line(prediction) for prediction in predictions] or ["nothing"]:
                 console.print(f"  {_one_line(line)}", soft_wrap=True)
-    if draw is not None:
+    if draw is not None and kind == "masks":
+        _draw_masks(files, answers, silent=as_json or as_csv)
+    elif draw is not None:
         _draw(files, images, answers, least, silent=as_json or as_csv, exif=opened.recipe.exif)
     if unreadable:
         raise ValueError(f"{len(unreadable)} of {len(images) + len(unreadable)} files: {'; '.join(unreadable)}")
@@ -144,7 +149,9 @@ def _one_line(text: str) -> str:
 
 
 def _line(prediction: Mapping[str, Any]) -> str:
-    """A class with its probability, or a box: score, class, left, top, right and bottom in pixels."""
+    """A class with its probability or its share of the pixels, or a box: score, class, left, top, right and bottom."""
+    if "share" in prediction:
+        return f"{100 * prediction['share']:6.2f} %  {prediction['class']}"
     if "probability" in prediction:
         return f"{100 * prediction['probability']:6.2f} %  {prediction['class']}"
     edges = " ".join(f"{edge:7.1f}" for edge in prediction["box"])
@@ -171,18 +178,29 @@ def _draw(
             console.print(f"drawn   {file}", soft_wrap=True)
 
 
+def _draw_masks(files: Sequence[Path], answers: Sequence[Any], *, silent: bool) -> None:
+    """Write the masks as PNGs of class indices, one file an image."""
+    from pldistill.tasks.segmentation.predict import as_mask, index_image
+
+    for file, plain in zip(files, answers, strict=True):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(index_image(as_mask(plain)))
+        if not silent:
+            console.print(f"drawn   {file}", soft_wrap=True)
+
+
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of them.")],
     out: Annotated[Path, typer.Option(help="The page to write.")],
 ) -> None:
-    """Write one self-contained HTML page: table, curves, environment, and images that detectors looked at."""
+    """Write one self-contained HTML page: table, curves, environment, and images with what was found."""
     from pldistill.record import find_runs
     from pldistill.reports.html import write_report  # brings matplotlib
 
     console.print(str(write_report(find_runs(runs), out)), soft_wrap=True)
 
 
-def _files(folder: Path, images: Sequence[Path]) -> list[Path]:
+def _files(folder: Path, images: Sequence[Path], suffix: str) -> list[Path]:
     """Where each image is drawn, under its own name; under its folders too where names meet.
 
     Raises:
@@ -195,7 +213,7 @@ def _files(folder: Path, images: Sequence[Path]) -> list[Path]:
         whole = [image.absolute() for image in images]
         common = os.path.commonpath([image.parent for image in whole])
         names = [str(image.relative_to(common)) for image in whole]
-    files = [folder / name for name in files_for(names, ".jpg")]
+    files = [folder / name for name in files_for(names, suffix)]
     for file, image in zip(files, images, strict=True):
         if files.count(file) > 1:
             raise ValueError(f"draw: expected each image once, got {str(image)!r} several times")
@@ -212,14 +230,15 @@ def _print_json(images: Sequence[Path], answers: Sequence[Any], name: str) -> No
     print(json.dumps(content, indent=2, ensure_ascii=encoding != "utf8"))
 
 
-def _print_csv(images: Sequence[Path], answers: Sequence[Any], *, boxes: bool) -> None:
-    """A line for each class of an image, the most probable first, or for each box, the best first."""
+def _print_csv(images: Sequence[Path], answers: Sequence[Any], kind: str | None) -> None:
+    """A line for each class of an image, the most probable or the largest first, or for each box, the best first."""
     table = csv.writer(sys.stdout)
+    boxes, figure = kind == "boxes", "share" if kind == "masks" else "probability"
     edges = ("left", "top", "right", "bottom")
-    table.writerow(["image", "class", "score", *edges] if boxes else ["image", "class", "probability"])
+    table.writerow(["image", "class", "score", *edges] if boxes else ["image", "class", figure])
     for image, answer in zip(images, answers, strict=True):
         for one in answer:
-            figures = [one["score"], *one["box"]] if boxes else [one["probability"]]
+            figures = [one["score"], *one["box"]] if boxes else [one[figure]]
             table.writerow([image, one["class"], *figures])
 
 

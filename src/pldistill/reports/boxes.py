@@ -107,7 +107,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 @dataclass(frozen=True)
-class DetectionSheet:
+class Sheet:
     """One image with its panels: a name for a file, what is to be seen, a JPEG."""
 
     name: str
@@ -124,7 +124,7 @@ class _Seen:
     images: Mapping[str, Mapping[str, Any]]
 
 
-def detection_sheets(groups: Sequence[Group]) -> list[DetectionSheet]:
+def detection_sheets(groups: Sequence[Group]) -> list[Sheet]:
     """For each set of data a sheet an image: the truth, what each teacher found, then each group's first run.
 
     None where no run left detections. A teacher's own run has no panel where a student's run holds its answers.
@@ -143,7 +143,7 @@ def _seen(group: Group) -> _Seen | None:
     return None
 
 
-def _sheets(number: int, seen: Sequence[_Seen]) -> Iterable[DetectionSheet]:
+def _sheets(number: int, seen: Sequence[_Seen]) -> Iterable[Sheet]:
     """A sheet for every image that all of these runs saw."""
     for place, file in enumerate(seen[0].images, start=1):
         if not all(file in each.images for each in seen):
@@ -156,7 +156,7 @@ def _sheets(number: int, seen: Sequence[_Seen]) -> Iterable[DetectionSheet]:
         titles = ", ".join(panel.title for panel in panels)
         # Images of several folders may have one name, and the sheets are files of one folder.
         inside = Path(file).relative_to("images")
-        yield DetectionSheet(f"{number}-{place}-{inside.stem}", f"{inside.as_posix()}: {titles}", jpeg(sheet))
+        yield Sheet(f"{number}-{place}-{inside.stem}", f"{inside.as_posix()}: {titles}", jpeg(sheet))
 
 
 def _teachers(seen: Sequence[_Seen], file: str) -> list[Panel]:

@@ -20,8 +20,9 @@ from markupsafe import Markup
 from pldistill.files import write_atomically
 from pldistill.record import METRICS, RunRecord, duration
 from pldistill.reports import plots
-from pldistill.reports.boxes import DetectionSheet, detection_sheets
+from pldistill.reports.boxes import Sheet, detection_sheets
 from pldistill.reports.comparison import Comparison
+from pldistill.reports.masks import mask_sheets
 from pldistill.reports.plots import GROUNDS, Curve, panels_by_epoch, points_of
 from pldistill.reports.render import Table, html_table, spread_texts
 from pldistill.reports.runs import Group, RecordedRun, flatten, group_runs, over_seeds
@@ -62,7 +63,8 @@ def write_report(
     if out.is_dir():
         raise ValueError(f"out: expected the name of a file to write, got the folder {str(out)!r}")
     lines = summarize(group_runs(records))
-    sheets = detection_sheets(lines["group"].tolist())
+    groups = lines["group"].tolist()
+    sheets = [*detection_sheets(groups), *mask_sheets(groups)]
     page = _page(lines, title, sections, sheets)
     out.parent.mkdir(parents=True, exist_ok=True)
     for sheet in sheets:
@@ -81,7 +83,7 @@ def shared_and_apart(named: Sequence[tuple[str, dict[str, str]]]) -> tuple[dict[
     return settings.loc[:, ~differs].iloc[0].to_dict(), apart.where(apart.notna(), None)
 
 
-def _page(lines: pd.DataFrame, title: str, sections: Sequence[str], sheets: Sequence[DetectionSheet]) -> str:
+def _page(lines: pd.DataFrame, title: str, sections: Sequence[str], sheets: Sequence[Sheet]) -> str:
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -76,7 +76,7 @@ class TaskSpec:
         own_sources: the names among them that are for this task alone.
         models: a sentence on the names of its models, for `pldistill list models`; empty for timm's classifiers.
         scored_at_once: images that `evaluate` takes at a time where no other number is given.
-        predictions: what it gives for an image, `classes` or `boxes`; None where it predicts nothing one by one.
+        predictions: what it gives for an image, `classes`, `boxes` or `masks`; None where it predicts nothing.
         files: what a model's folder has beside model.safetensors and config.json.
         samples: what a batch is of, in messages.
     """

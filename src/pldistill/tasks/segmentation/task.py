@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pldistill.recipe import Recipe
+from pldistill.record import RunRecord
 from pldistill.tasks.base import (
     Ask,
     Autocast,
@@ -39,6 +40,7 @@ from pldistill.tasks.segmentation import SPEC
 from pldistill.tasks.segmentation.dataset import MaskData, MaskLoader, MaskSplit, make_mask_loader, resize_labels
 from pldistill.tasks.segmentation.metrics import MaskValidation
 from pldistill.tasks.segmentation.options import SegmentationOptions
+from pldistill.tasks.segmentation.predict import leave_overlays, segment
 from pldistill.tasks.segmentation.segmenter import LOGITS, Segmenter, build_segmenter, rows, upsample
 from pldistill.tasks.segmentation.sources import open_masks
 from pldistill.tasks.segmentation.weights import from_checkpoint, load_segmenter, save_segmenter
@@ -181,6 +183,15 @@ class Segmentation(Task[MaskData, Segmenter]):
     def load(self, folder: Path) -> Loaded[Segmenter]:
         loaded = load_segmenter(folder)
         return Loaded(loaded.model, loaded.classes, loaded.image_size)
+
+    def show(self, model: Segmenter, teacher: Teacher | None, run: RunRecord, data: MaskData) -> None:
+        asked = None if teacher is None else teacher.members[0].model
+        assert asked is None or isinstance(asked, Segmenter)
+        leave_overlays(run, data, model, asked)
+
+    def predict(self, folder: Path, images: Sequence[Path | str]) -> list[list[dict[str, Any]]]:
+        """The classes of an image's pixels, the largest first: `class`, `index`, `share` of the pixels, `rle`."""
+        return segment(folder, images, exif=self.exif)
 
     def result(self, rows: Sequence[Mapping[str, Any]], data: MaskData) -> Figures:
         """Give the figures after the last epoch, IoU by class, and which classes no validation pixel is of."""
