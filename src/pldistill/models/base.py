@@ -17,9 +17,12 @@ class TaskModel(nn.Module, ABC):
 
     Attributes:
         model: the module whose weights a run leaves behind.
+        probe_is_whole: whether every layer sees in `probe` what an image shows it in training; then a layer that
+            cannot train on one image is found by it.
     """
 
     model: Any
+    probe_is_whole = False
 
     @abstractmethod
     def answer(self, batch: Any) -> Outputs:

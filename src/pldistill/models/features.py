@@ -174,6 +174,7 @@ class NormalizedModel(TaskModel):
 
     mean: Tensor
     std: Tensor
+    probe_is_whole = True
 
     def __init__(
         self, model: nn.Module, *, mean: Sequence[float], std: Sequence[float], taps: Sequence[str | int] = ()

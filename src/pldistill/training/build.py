@@ -14,7 +14,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pldistill import distributed, launch, precision
 from pldistill.methods.base import Method
 from pldistill.methods.spec import at_epoch
-from pldistill.models import NormalizedModel
 from pldistill.recipe import Recipe
 from pldistill.record import RunRecord
 from pldistill.tasks.base import Placement, Task, make_task
@@ -123,7 +122,7 @@ def assemble(
         accelerator.ddp_handler = unused  # pyright: ignore[reportAttributeAccessIssue]
     place = Placement(accelerator.device, workers, distributed.rank(), distributed.world_size())
     loaders = task.loaders(recipe, data, place)
-    if (smallest := min(loaders.train.joined, default=0) // place.world) < 2 and isinstance(student, NormalizedModel):
+    if (smallest := min(loaders.train.joined, default=0) // place.world) < 2 and student.probe_is_whole:
         check_single_images(student, data.image_size, recipe.batch_size, smallest)
     # Of what the student draws in training, whoever the teacher is; each process draws for other images.
     torch.manual_seed((recipe.seed + _STRIDE * distributed.rank()) % 2**64)

@@ -272,7 +272,7 @@ def test_the_recipe_has_the_tasks_defaults():
             {"method": "pld", "teacher": "ensemble:a+b"},
             "teacher: expected one model in detection, got 'ensemble:a\\+b'",
         ),
-        ({"task": "segmentation"}, r"^unknown task 'segmentation'; did you mean detection\?"),
+        ({"task": "detections"}, r"^unknown task 'detections'; did you mean detection "),
         ({"task_options": {"roi_per_image": 1}}, "unknown task option 'roi_per_image'; did you mean rois_per_image"),
         ({"task_options": {"rois_per_image": 0}}, "task option rois_per_image: expected a whole number from 1, got 0"),
         (

@@ -138,3 +138,12 @@ def test_what_does_not_fit_is_refused_before_a_folder_is_made(tmp_path, change, 
 def test_what_a_recipe_cannot_say_is_refused_at_once(change, says):
     with pytest.raises(ValueError, match=says):
         make_recipe({**CE, **change})
+
+
+def test_a_batch_of_one_image_is_refused_for_a_head_that_cannot_train_on_one(tmp_path):
+    """DeepLabV3 normalizes one value a channel behind its pooling; LR-ASPP does not."""
+    recipe = make_recipe({**CE, "student": "deeplabv3_mobilenet_v3_large", "batch_size": 1})
+    with pytest.raises(ValueError, match=r"batch_size: expected at least 2, for the student's BatchNorm 'class"):
+        pldistill.train(recipe, out=tmp_path / "run", device="cpu")
+    one = make_recipe({**CE, "data": "shapes:train=3,val=2", "batch_size": 1, "epochs": 1})
+    assert pldistill.train(one, out=tmp_path / "one", device="cpu").result["epochs"] == 1

@@ -140,3 +140,24 @@ def test_stages_are_tapped_by_name_and_number():
     }
     with pytest.raises(ValueError, match="unknown stage 'lo'; did you mean low"):
         student.listen(["lo"])
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "millions"),
+    [
+        ("lraspp_mobilenet_v3_large", 8, 3.22),
+        ("deeplabv3_mobilenet_v3_large", 16, 11.02),
+        ("deeplabv3_resnet50", 8, 39.63),
+        ("fcn_resnet50", 8, 32.96),
+    ],
+)
+def test_torchvisions_models_are_had_at_their_own_stride(name, stride, millions):
+    """Parameters for 21 classes, without an auxiliary head; the map is what torchvision's own forward pass resizes."""
+    model = segmenter(name, classes=21).eval()
+    assert sum(parameter.numel() for parameter in model.model.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
+    images = batch(count=1, side=64).images
+    with torch.no_grad():
+        maps = model.maps(images)[LOGITS]
+        assert maps.shape == (1, 21, 64 // stride, 64 // stride)
+        out = model.model((images.float() / 255 - 0.5) / 0.25)["out"]
+        assert torch.equal(model.classes_of(images, (64, 64)), out.argmax(1))

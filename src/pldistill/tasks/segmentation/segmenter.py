@@ -104,6 +104,7 @@ class Segmenter(TaskModel):
 
     mean: Tensor
     std: Tensor
+    probe_is_whole = True
 
     def __init__(self, model: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
