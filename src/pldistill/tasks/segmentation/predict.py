@@ -62,8 +62,8 @@ def as_plain(mask: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
 
 def _runs(where: Tensor) -> dict[str, list[int]]:
     flat = where.T.flatten().numpy()
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    lengths = np.diff([0, *edges, len(flat)]).tolist()
+    edges = (np.flatnonzero(flat[1:] != flat[:-1]) + 1).tolist()
+    lengths = [last - first for first, last in zip([0, *edges], [*edges, len(flat)], strict=True)]
     return {"size": list(where.shape), "counts": [0, *lengths] if flat[0] else lengths}
 
 
