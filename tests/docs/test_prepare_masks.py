@@ -159,7 +159,7 @@ def test_archives_and_installed_folders_are_the_same_as_a_wheel(tmp_path):
 def test_other_packages_are_refused(tmp_path, spoil, says):
     files = nilearn()
     spoil(files)
-    with pytest.raises(ValueError, match=says.replace("_', got 2", "_.*', got 2")):
+    with pytest.raises(ValueError, match=says):
         PREPARE["prepare"]("atlas", wheel(tmp_path / "n.whl", files), tmp_path / "atlas")
 
 
