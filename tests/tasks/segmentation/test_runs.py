@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file
 
 import pldistill
 from pldistill.__main__ import main
 from pldistill.recipe import make_recipe
+from pldistill.tasks.base import make_task
 from pldistill.tasks.registry import TASKS
 from pldistill.tasks.segmentation.metrics import confusion, figures_of
 from pldistill.tasks.segmentation.sources import open_masks
@@ -147,3 +149,24 @@ def test_a_batch_of_one_image_is_refused_for_a_head_that_cannot_train_on_one(tmp
         pldistill.train(recipe, out=tmp_path / "run", device="cpu")
     one = make_recipe({**CE, "data": "shapes:train=3,val=2", "batch_size": 1, "epochs": 1})
     assert pldistill.train(one, out=tmp_path / "one", device="cpu").result["epochs"] == 1
+
+
+def test_published_weights_of_other_classes_start_with_a_fresh_head(tmp_path):
+    """A file as torchvision publishes it: 21 classes, and an auxiliary head."""
+    torch.manual_seed(1)
+    published = torchvision.models.get_model(
+        "fcn_resnet50", weights=None, weights_backbone=None, num_classes=21, aux_loss=True
+    )
+    torch.save(published.state_dict(), tmp_path / "fcn.pth")
+    fields = {**CE, "student": "fcn_resnet50", "student_checkpoint": str(tmp_path / "fcn.pth")}
+    data = open_masks(CE["data"])
+    with pytest.raises(ValueError, match="has a head of 21 classes, the model has 5"):
+        make_task(make_recipe(fields)).student(make_recipe(fields), data)
+    recipe = make_recipe({**fields, "new_head": True})
+    state = make_task(recipe).student(recipe, data).model.state_dict()
+    theirs = published.state_dict()
+    head = {"classifier.4.weight", "classifier.4.bias"}
+    assert head < set(state)
+    assert all(torch.equal(value, theirs[name]) for name, value in state.items() if name not in head)
+    with pytest.raises(ValueError, match=r"pretrained: .*no weights are fetched; student_checkpoint takes a file"):
+        make_recipe({**CE, "pretrained": True})
