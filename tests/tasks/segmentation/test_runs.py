@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from safetensors.torch import load_file
 
 import pldistill
@@ -12,6 +14,7 @@ from pldistill.__main__ import main
 from pldistill.recipe import make_recipe
 from pldistill.tasks.base import make_task
 from pldistill.tasks.registry import TASKS
+from pldistill.tasks.segmentation import shapes
 from pldistill.tasks.segmentation.metrics import confusion, figures_of
 from pldistill.tasks.segmentation.sources import open_masks
 from pldistill.tasks.segmentation.weights import load_segmenter
@@ -170,3 +173,43 @@ def test_published_weights_of_other_classes_start_with_a_fresh_head(tmp_path):
     assert all(torch.equal(value, theirs[name]) for name, value in state.items() if name not in head)
     with pytest.raises(ValueError, match=r"pretrained: .*no weights are fetched; student_checkpoint takes a file"):
         make_recipe({**CE, "pretrained": True})
+
+
+def as_files(root, part, split, order):
+    """A split as files, its classes in another order: index i of the data is `order.index(i)` in them."""
+    labels = np.full(256, 255, np.uint8)
+    labels[list(order)] = range(len(order))
+    for folder in ("images", "masks"):
+        (root / part / folder).mkdir(parents=True)
+    for place, name in enumerate(split.names):
+        image, mask = split.read(place)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(root / part / "images" / f"{name}.png")
+        Image.fromarray(labels[mask.numpy()]).save(root / part / "masks" / f"{name}.png")
+    names = [shapes.CLASSES[index] for index in order]
+    (root / "classes.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+
+
+def test_files_with_their_classes_in_another_order_give_the_same_figures(teacher, tmp_path):
+    data = open_masks("shapes:train=32,val=12")
+    as_files(tmp_path / "masks", "val", data.val, (3, 0, 4, 1, 2))
+    figures = pldistill.evaluate(teacher, data=f"masks:{tmp_path / 'masks'}", device="cpu")
+    assert figures["miou"] == pytest.approx(teacher.result["miou_last"])
+    assert figures["images"] == 12
+    (tmp_path / "masks" / "classes.txt").write_text("a\nb\nc\nd\ne\n")
+    with pytest.raises(ValueError, match="unknown class 'a'"):
+        pldistill.evaluate(teacher, data=f"masks:{tmp_path / 'masks'}", device="cpu")
+
+
+def test_a_class_that_no_pixel_is_of_is_named_and_left_out(tmp_path):
+    """Trained on files whose masks call crosses no class; `cross` is a name all the same."""
+    data = open_masks("shapes:train=16,val=6")
+    for part, split in (("train", data.train), ("val", data.val)):
+        as_files(tmp_path / "masks", part, split, (0, 1, 2, 3))
+    (tmp_path / "masks" / "classes.txt").write_text("\n".join(shapes.CLASSES), encoding="utf-8")
+    recipe = make_recipe({**CE, "data": f"masks:{tmp_path / 'masks'}", "epochs": 1})
+    run = pldistill.train(recipe, out=tmp_path / "run", device="cpu", workers=0)
+    per_class = run.result["per_class"]
+    assert run.result["absent_classes"] == ["cross"]
+    assert per_class.pop("cross") is None
+    assert run.result["miou_last"] == pytest.approx(sum(per_class.values()) / 4)
+    assert "no pixel of val is of 1 of the 5 classes: cross" in pldistill.evaluate(run, device="cpu")["notes"][-1]
