@@ -42,7 +42,7 @@ def test_a_folder_is_read_pixel_by_pixel(folder):
     (folder / "classes.txt").write_text("sky\nroad\n\ncar\n")
     data = open_masks(f"masks:{folder}")
     assert data.classes == ("sky", "road", "car")
-    assert (len(data.train), len(data.val), data.image_size, data.shown) == (5, 2, 20, (20, 24))
+    assert (len(data.train), len(data.val), data.image_size, data.frame) == (5, 2, 20, (20, 24))
     for place in range(5):
         image, mask = data.train.read(place)
         expected = picture(place)
@@ -80,17 +80,17 @@ def test_evaluation_reads_the_validation_part_alone(folder, tmp_path):
 
 def test_images_of_several_sizes_are_squares(folder):
     write(folder, "train", "large", *picture(7, size=(60, 30)))
-    assert open_masks(f"masks:{folder}").shown == (256, 256)
+    assert open_masks(f"masks:{folder}").frame == (256, 256)
     data = open_masks(f"masks:{folder}", image_size=20)
-    assert (data.image_size, data.shown) == (20, (20, 20))
+    assert (data.image_size, data.frame) == (20, (20, 20))
 
 
 def test_the_size_that_a_run_was_scored_with_is_asked_for_again(folder):
     """A run records the short side; with it the same images are seen whole again."""
     first = open_masks(f"masks:{folder}")
     again = open_masks(f"masks:{folder}", image_size=first.image_size, evaluation=True)
-    assert again.shown == first.shown == (20, 24)
-    assert open_masks(f"masks:{folder}", image_size=10).shown == (10, 10)
+    assert again.frame == first.frame == (20, 24)
+    assert open_masks(f"masks:{folder}", image_size=10).frame == (10, 10)
 
 
 def test_classes_are_matched_by_name(folder):
@@ -205,10 +205,10 @@ def test_fit_resizes_the_short_side_and_cuts_the_middle():
     image = torch.zeros(3, 8, 12, dtype=torch.uint8)
     mask = torch.arange(96, dtype=torch.uint8).view(8, 12)
     image[0] = mask
-    shown, classes = fit(image, mask, (4, 4))
+    frame, classes = fit(image, mask, (4, 4))
     assert torch.equal(classes, mask[1::2, 1::2][:, 1:5])
     wide = torch.nn.functional.interpolate(image[None].float(), (4, 6), mode="bilinear", antialias=True)[0]
-    assert torch.equal(shown, wide.round().to(torch.uint8)[:, :, 1:5])
+    assert torch.equal(frame, wide.round().to(torch.uint8)[:, :, 1:5])
     same = fit(image, mask, (8, 12))
     assert same[0] is image
     assert same[1] is mask
@@ -219,7 +219,7 @@ def loader(count=9, seed=3, **options):
     images = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _ in pairs])
     split = DrawnMasks(images, torch.stack([torch.from_numpy(mask) for _, mask in pairs]))
     return make_mask_loader(
-        split, **{"batch_size": 4, "shown": (16, 16), "seed": seed, "shuffle": True, "device": CPU, **options}
+        split, **{"batch_size": 4, "frame": (16, 16), "seed": seed, "shuffle": True, "device": CPU, **options}
     ), split
 
 
@@ -261,14 +261,14 @@ def test_a_view_is_a_function_of_seed_view_and_image_alone():
     assert rest == {number: mask for number, mask in masks(first, 1).items() if number in rest}
     assert len(rest) == 5
     few = make_mask_loader(
-        split.subset([7, 2]), batch_size=2, shown=(16, 16), crop=8, hflip=True, seed=3, shuffle=True, device=CPU
+        split.subset([7, 2]), batch_size=2, frame=(16, 16), crop=8, hflip=True, seed=3, shuffle=True, device=CPU
     )
     assert masks(few, 1) == {number: mask for number, mask in masks(first, 1).items() if number in (2, 7)}
 
 
 def test_workers_change_no_number(folder):
     data = open_masks(f"masks:{folder}")
-    how = {"batch_size": 2, "shown": data.shown, "crop": 12, "hflip": True, "seed": 0, "shuffle": True, "device": CPU}
+    how = {"batch_size": 2, "frame": data.frame, "crop": 12, "hflip": True, "seed": 0, "shuffle": True, "device": CPU}
     alone, helped = (list(make_mask_loader(data.train, **how, workers=count).epoch(0)) for count in (0, 2))
     for one, other in zip(alone, helped, strict=True):
         assert torch.equal(one.images, other.images)

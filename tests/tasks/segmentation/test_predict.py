@@ -85,9 +85,9 @@ def test_an_image_is_answered_at_its_own_size(teacher, images):
         pixels = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
         height, width = pixels.shape[1:]
         seen = (64, round(64 * width / height))
-        shown = functional.interpolate(pixels[None].float(), seen, mode="bilinear", antialias=True).round()
+        frame = functional.interpolate(pixels[None].float(), seen, mode="bilinear", antialias=True).round()
         with torch.no_grad():
-            maps = loaded.model.maps(shown.to(torch.uint8))["logits"]
+            maps = loaded.model.maps(frame.to(torch.uint8))["logits"]
         expected = functional.interpolate(maps, (height, width), mode="bilinear").argmax(1)[0]
         assert (as_mask(plain) == expected.numpy()).all()
         assert sum(one["share"] for one in plain) == pytest.approx(1)

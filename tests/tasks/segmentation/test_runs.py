@@ -95,12 +95,12 @@ def test_a_teacher_at_chance_is_refused(teacher, tmp_path):
 def test_a_folder_opens_again_and_damage_is_said(teacher, tmp_path):
     loaded = load_segmenter(teacher.folder)
     assert loaded.classes == ("background", "disk", "square", "triangle", "cross")
-    assert (loaded.image_size, loaded.shown) == (64, (64, 64))
+    assert (loaded.image_size, loaded.frame) == (64, (64, 64))
     config = json.loads((teacher.folder / "config.json").read_text())
     (tmp_path / "model.safetensors").write_bytes((teacher.folder / "model.safetensors").read_bytes())
     for change, says in (
         ({"task": "detection"}, "holds a model of detection, expected one of segmentation"),
-        ({"shown": [0, 64]}, "is damaged"),
+        ({"frame": [0, 64]}, "is damaged"),
         ({"architecture": "lraspp:resnet18"}, "does not fit|names"),
         ({"label_names": ["a"]}, "has a head of 5 classes, the model has 1"),
     ):

@@ -153,7 +153,7 @@ class MaskData:
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
         image_size: the short side in pixels of what models see.
-        shown: height and width of it: those of all images, else a square.
+        frame: height and width of it: those of all images, else a square.
         hflip: whether a mirrored image keeps its classes.
         train: what the student learns from.
         val: what scores it.
@@ -167,7 +167,7 @@ class MaskData:
     mean: Triple
     std: Triple
     image_size: int
-    shown: Size
+    frame: Size
     hflip: bool
     train: MaskSplit
     val: MaskSplit
@@ -195,16 +195,16 @@ class MaskData:
         ]
 
 
-def fit(image: Tensor, mask: Tensor, shown: Size) -> tuple[Tensor, Tensor]:
+def fit(image: Tensor, mask: Tensor, frame: Size) -> tuple[Tensor, Tensor]:
     """Image and mask at the size that models see: short side resized, center cut; as they are where they have it."""
-    if image.shape[1:] == shown:
+    if image.shape[1:] == frame:
         return image, mask
     height, width = image.shape[1:]
-    scale = max(shown[0] / height, shown[1] / width)
-    size = max(shown[0], round(height * scale)), max(shown[1], round(width * scale))
+    scale = max(frame[0] / height, frame[1] / width)
+    size = max(frame[0], round(height * scale)), max(frame[1], round(width * scale))
     image, mask = resize(image, size), resize_labels(mask[None], size)[0]
-    top, left = (size[0] - shown[0]) // 2, (size[1] - shown[1]) // 2
-    return cut(image, mask, top, left, shown)
+    top, left = (size[0] - frame[0]) // 2, (size[1] - frame[1]) // 2
+    return cut(image, mask, top, left, frame)
 
 
 def resize(image: Tensor, size: Size) -> Tensor:
@@ -233,7 +233,7 @@ class _Show:
     """How a split is shown; the arguments of `make_mask_loader`."""
 
     batch_size: int
-    shown: Size
+    frame: Size
     crop: int
     hflip: bool
     seed: int
@@ -263,9 +263,9 @@ class _Reading(torch.utils.data.Dataset):
         return images, masks
 
     def _scene(self, place: int, down: float, across: float, mirrored: bool) -> tuple[Tensor, Tensor]:
-        image, mask = fit(*self._split.read(place), self._show.shown)
+        image, mask = fit(*self._split.read(place), self._show.frame)
         if side := self._show.crop:
-            height, width = self._show.shown
+            height, width = self._show.frame
             top, left = int(down * (height - side + 1)), int(across * (width - side + 1))
             image, mask = cut(image, mask, top, left, (side, side))
         return (image.flip(-1), mask.flip(-1)) if mirrored else (image, mask)
@@ -312,7 +312,7 @@ def make_mask_loader(
     split: MaskSplit,
     *,
     batch_size: int,
-    shown: Size,
+    frame: Size,
     crop: int = 0,
     hflip: bool = False,
     seed: int,
@@ -323,7 +323,7 @@ def make_mask_loader(
     rank: int = 0,
     world: int = 1,
 ) -> MaskLoader:
-    """A loader over `split`, whose images come at the size `shown`, or as squares of side `crop` cut out of that.
+    """A loader over `split`, whose images come at the size `frame`, or as squares of side `crop` cut out of that.
 
     `hflip` mirrors half of the images, in each view others. `seed` is of the order, `view_seed` of crops and flips;
     None is the seed. The batches, and the parts of `world` processes, are those of `pldistill.data.make_loader`;
@@ -336,10 +336,10 @@ def make_mask_loader(
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value < least:
             raise ValueError(f"{name}: expected at least {least}, got {value}")
-    if crop > min(shown):
-        raise ValueError(f"task option crop: expected at most {min(shown)}, the images' short side, got {crop}")
+    if crop > min(frame):
+        raise ValueError(f"task option crop: expected at most {min(frame)}, the images' short side, got {crop}")
     if len(split) < max(1, world):
         raise ValueError(f"split: expected at least {max(1, world)} images, one for each process, got {len(split)}")
     views = seed if view_seed is None else view_seed
-    show = _Show(batch_size, shown, crop, hflip, seed, views, shuffle, device, rank, world)
+    show = _Show(batch_size, frame, crop, hflip, seed, views, shuffle, device, rank, world)
     return MaskLoader(split, show, 0 if isinstance(split, DrawnMasks) else workers)

@@ -98,23 +98,23 @@ def _names(file: Path) -> tuple[str, ...] | None:
 def _read(part: Path, names: tuple[str, ...] | None, *, exif: bool, on_bad_image: str) -> _Part:
     files = _pairs(part)
     most = IGNORED if names is None else len(names)
-    look = partial(_look, most=most, exif=exif, decode=on_bad_image == "skip")
+    examine = partial(_look, most=most, exif=exif, decode=on_bad_image == "skip")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = list(pool.map(look, files))
-    bad = [found for found in looks if isinstance(found, str)]
+        looks = list(pool.map(examine, files))
+    bad = [look for look in looks if isinstance(look, str)]
     if bad and on_bad_image == "stop":
         raise ValueError(
             f"masks: {len(bad)} of {len(files)} files of {str(part)!r} are bad: {first_few(bad)}; on_bad_image=skip "
             "leaves them out"
         )
-    good = [place for place, found in enumerate(looks) if not isinstance(found, str)]
+    good = [place for place, look in enumerate(looks) if not isinstance(look, str)]
     if not good:
         raise ValueError(f"masks: no image of {str(part)!r} can be read: {first_few(bad)}")
     counts, sizes = np.zeros(IGNORED + 1, np.int64), set()
-    for found in looks:
-        if not isinstance(found, str):
-            counts += found[1]
-            sizes.add(found[0])
+    for look in looks:
+        if not isinstance(look, str):
+            counts += look[1]
+            sizes.add(look[0])
     split = StoredMasks([files[place] for place in good], torch.tensor(good), exif=exif)
     return _Part(split, counts[:IGNORED], sizes, tuple(bad))
 

@@ -45,8 +45,8 @@ def segment(folder: Path, images: Sequence[Path | str], *, exif: bool = True) ->
         image = torch.from_numpy(np.asarray(open_image(str(file), exif=exif)).transpose(2, 0, 1).copy())
         height, width = image.shape[1:]
         scale = loaded.image_size / min(height, width)
-        shown = resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
-        mask = loaded.model.classes_of(shown[None], (height, width))[0]
+        seen = resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+        mask = loaded.model.classes_of(seen[None], (height, width))[0]
         answers.append(as_plain(mask, loaded.classes))
     return answers
 
@@ -110,11 +110,11 @@ def leave_overlays(run: RunRecord, data: MaskData, student: Segmenter, teacher: 
     """Write the first validation images as models see them, each beside its mask and what the models say of it."""
     student.eval()
     for place in range(min(LEFT, len(data.val))):
-        image, mask = fit(*data.val.read(place), data.shown)
+        image, mask = fit(*data.val.read(place), data.frame)
         panels = [image.permute(1, 2, 0).numpy(), overlay(image, mask)]
         for model in (teacher, student):
             if model is not None:
-                said = model.classes_of(image[None].to(model.mean.device), data.shown)[0].cpu()
+                said = model.classes_of(image[None].to(model.mean.device), data.frame)[0].cpu()
                 panels.append(overlay(image, said))
         file = run.folder / OVERLAYS / f"{place + 1}-{data.val.names[place]}.png"
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,7 @@ def _divided(data: MaskData, train: int | None = None, validation: int | None = 
     return data
 
 
-def shown_at(sizes: set[tuple[int, int]], image_size: int | None) -> tuple[int, tuple[int, int]]:
+def frame_of(sizes: set[tuple[int, int]], image_size: int | None) -> tuple[int, tuple[int, int]]:
     """The short side, and height and width, that models see of images of these heights and widths."""
     alone = next(iter(sizes)) if len(sizes) == 1 else None
     side = image_size or (SQUARE if alone is None else min(alone))
@@ -81,14 +81,14 @@ def _open_shapes(request: Request) -> MaskData:
     from pldistill.tasks.segmentation.dataset import MaskData
 
     train, val = drawn.shapes(**request.options)
-    side, shown = shown_at({(drawn.SIZE, drawn.SIZE)}, request.image_size)
+    side, frame = frame_of({(drawn.SIZE, drawn.SIZE)}, request.image_size)
     return MaskData(
         spec=request.spec,
         classes=drawn.CLASSES,
         mean=drawn.MEAN,
         std=drawn.STD,
         image_size=side,
-        shown=shown,
+        frame=frame,
         hflip=True,
         train=train,
         val=val,
@@ -102,14 +102,14 @@ def _open_folder(request: Request) -> MaskData:
 
     how = {"exif": request.exif, "on_bad_image": request.on_bad_image}
     read = read_folder(request.path, evaluation=request.evaluation, **how)
-    side, shown = shown_at(read.sizes, request.image_size)
+    side, frame = frame_of(read.sizes, request.image_size)
     return MaskData(
         spec=request.spec,
         classes=read.classes,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         image_size=side,
-        shown=shown,
+        frame=frame,
         hflip=True,
         train=read.train,
         val=read.val,

@@ -91,9 +91,9 @@ class Segmentation(Task[MaskData, Segmenter]):
 
     def open(self, recipe: Recipe, *, download: bool) -> MaskData:
         data = self._open(recipe, evaluation=False)
-        if self.options.crop > min(data.shown):
+        if self.options.crop > min(data.frame):
             raise ValueError(
-                f"task option crop: expected at most {min(data.shown)}, the images' short side, got {self.options.crop}"
+                f"task option crop: expected at most {min(data.frame)}, the images' short side, got {self.options.crop}"
             )
         return data
 
@@ -121,7 +121,7 @@ class Segmentation(Task[MaskData, Segmenter]):
         return make_mask_loader(
             split,
             batch_size=recipe.batch_size,
-            shown=data.shown,
+            frame=data.frame,
             crop=self.options.crop if train else 0,
             hflip=train and hflip,
             seed=recipe.seed if train else 0,
@@ -167,7 +167,7 @@ class Segmentation(Task[MaskData, Segmenter]):
     def describe(self, data: MaskData) -> str:
         parts = ((data.train, "training"), (data.holdout, "held-out"), (data.val, "validation"))
         numbers = ", ".join(f"{len(part):,} {what}" for part, what in parts if part is not None)
-        height, width = data.shown
+        height, width = data.frame
         return f"{numbers} images, {len(data.classes)} classes a pixel, {width} x {height} pixels"
 
     def save(self, model: Segmenter, folder: Path, data: MaskData, recipe: Recipe) -> None:
@@ -177,7 +177,7 @@ class Segmentation(Task[MaskData, Segmenter]):
             architecture=recipe.student,
             classes=data.classes,
             image_size=data.image_size,
-            shown=data.shown,
+            frame=data.frame,
         )
 
     def load(self, folder: Path) -> Loaded[Segmenter]:

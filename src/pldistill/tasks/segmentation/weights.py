@@ -34,7 +34,7 @@ class _Config(JsonFile):
     mean: Annotated[list[Number], Field(min_length=3, max_length=3)]
     std: Annotated[list[_Deviation], Field(min_length=3, max_length=3)]
     image_size: _Side
-    shown: Annotated[list[_Side], Field(min_length=2, max_length=2)]
+    frame: Annotated[list[_Side], Field(min_length=2, max_length=2)]
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class LoadedSegmenter:
         architecture: its name.
         classes: class names in the order of the logits.
         image_size: pixels of the short side that it was scored with.
-        shown: height and width that it was scored with.
+        frame: height and width that it was scored with.
     """
 
     model: Segmenter
     architecture: str
     classes: tuple[str, ...]
     image_size: int
-    shown: Size
+    frame: Size
 
 
 def save_segmenter(
@@ -63,7 +63,7 @@ def save_segmenter(
     architecture: str,
     classes: Sequence[str],
     image_size: int,
-    shown: Size,
+    frame: Size,
 ) -> None:
     """Write `model.safetensors` and `config.json`, each whole or not at all; the arguments as in `LoadedSegmenter`."""
     config: dict[str, Any] = {
@@ -72,7 +72,7 @@ def save_segmenter(
         "label_names": list(classes),
         **model.statistics(),
         "image_size": image_size,
-        "shown": list(shown),
+        "frame": list(frame),
     }
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def load_segmenter(directory: str | Path) -> LoadedSegmenter:
         model = build_segmenter(config.architecture, len(config.label_names))
     put_weights(model, read_state(folder / WEIGHTS), folder / WEIGHTS)
     segmenter = Segmenter(model, mean=config.mean, std=config.std).eval()
-    height, width = config.shown
+    height, width = config.frame
     return LoadedSegmenter(
         segmenter, config.architecture, tuple(config.label_names), config.image_size, (height, width)
     )
