@@ -14,6 +14,8 @@ CE = {
     "method": "ce",
     "epochs": 2,
     "batch_size": 8,
+    "optimizer": "sgd",
+    "lr": 0.05,
     "amp": "off",
     "trust_teacher": True,
 }
