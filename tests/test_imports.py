@@ -36,6 +36,7 @@ RULES["training"] = {*RULES["tasks"], "tasks", "launch", "losses", "precision"}
 RULES["reports"] = {"files", "paths", "losses", "precision", "recipe", "record", "specs", "tasks"}
 RULES["studies"] = {*RULES["training"], "training", "reports"}
 RULES["bench"] = {"losses", "specs"}
+RULES["integrations"] = {"losses", "specs"}
 
 LOSSES_ALSO = {
     "torch",
