@@ -31,7 +31,7 @@ RULES = {
     "models": {"files", "json_files", "paths", "types"},
     "teachers": {"data", "files", "json_files", "methods", "models", "paths", "recipe", "specs", "types"},
 }
-RULES["tasks"] = {*RULES["teachers"], "teachers", "distributed", "record"}
+RULES["tasks"] = {*RULES["teachers"], "teachers", "distributed", "losses", "record"}
 RULES["training"] = {*RULES["tasks"], "tasks", "launch", "losses", "precision"}
 RULES["reports"] = {"files", "paths", "losses", "precision", "recipe", "record", "specs", "tasks"}
 RULES["studies"] = {*RULES["training"], "training", "reports"}

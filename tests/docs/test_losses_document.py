@@ -7,6 +7,7 @@ import torch
 
 from places import ROOT
 from pldistill import losses
+from pldistill.tasks.language.tokenizer import train_tokenizer
 
 
 def kl(a, b):
@@ -48,3 +49,16 @@ def test_every_call_is_its_formula():
         p, q = ((z[valid] / temperature).softmax(-1) for z in shifted[:2])
         expected = formula(p, q).sum().item() / (100 if by_n else int(valid.sum()))
         assert math.isclose(found.item(), expected, rel_tol=1e-12), name
+
+
+def test_the_code_for_two_tokenizers_runs():
+    text = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "align_tokens" in block]
+    texts = ["the cat sat on the mat", "a cat and a mat"]
+    tokenizers = [train_tokenizer(texts * 9, size) for size in (262, 270)]
+    models = [torch.nn.Embedding(tokenizer.get_vocab_size(), tokenizer.get_vocab_size()) for tokenizer in tokenizers]
+    names = {"texts": texts, "student": models[0], "teacher": models[1]}
+    names |= {"student_tokenizer": tokenizers[0], "teacher_tokenizer": tokenizers[1]}
+    exec(compile(code, "losses.md", "exec"), names)
+    assert names["loss"].item() > 0
+    assert int(names["chunks"].max()) == int(names["teacher_chunks"].max()) > 5

@@ -103,6 +103,8 @@ def test_dist_has_the_mean_alone(reduction):
 
 TOKENS = STUDENT[:, None]
 STORE = losses.teacher_top_k(TEACHER, 2, LABELS)
+SIDE = losses.ChunkedLogits(TEACHER.expand(2, 2, 3), LABELS.expand(2, 2), torch.tensor([[-1, 0], [-1, 1]]))
+SAME = losses.Projection(torch.arange(3), torch.arange(3), torch.ones(3))
 MAPS, SCALE = torch.ones(2, 3, 4, 4), torch.ones(3)
 TENSORS = {
     "pld_weights": {"teacher_logits": TEACHER, "labels": LABELS},
@@ -121,6 +123,13 @@ TENSORS = {
     "pld_top_k_bound": {"student_logits": STUDENT, "labels": LABELS},
     "tokens": {"student_logits": TOKENS, "labels": LABELS[:, None]},
     "fused_linear": {"hidden": TOKENS, "weight": STUDENT, "labels": LABELS[:, None]},
+    "align_tokens": {"student_ends": LABELS[:, None], "teacher_ends": LABELS[:, None]},
+    "h_kl": {"common": torch.tensor([[0, 1]])},
+    "uld": {},
+    "p_kl": {},
+    "projected_tokens": {},
+    "common_tokens": {},
+    "teacher_weights": {},
 }
 BESIDE = {  # what these want besides their tensors
     "teacher_top_k": {"top_k": 2},
@@ -128,6 +137,11 @@ BESIDE = {  # what these want besides their tensors
     "pld_top_k_bound": {"teacher": STORE},
     "tokens": {"loss": losses.pld, "teacher_logits": TOKENS},
     "fused_linear": {"loss": losses.pld, "teacher": losses.TeacherHead(TOKENS, STUDENT)},
+    **{name: {"student": SIDE, "teacher": SIDE} for name in ("uld", "h_kl")},
+    "p_kl": {"student": SIDE, "teacher": SIDE, "projection": SAME},
+    "projected_tokens": {"loss": losses.pld, "student": SIDE, "teacher": SIDE, "projection": SAME},
+    "common_tokens": {"projection": SAME},
+    "teacher_weights": {"teachers": [SIDE]},
 }
 ON_LOGITS = {"student_logits": STUDENT, "teacher_logits": TEACHER, "labels": LABELS}
 CALLS = [

@@ -1,5 +1,15 @@
 """Distillation losses as pure functions, and as modules: (student, teacher, labels) in, a loss out."""
 
+from pldistill.losses.chunks import ChunkedLogits, align_tokens
+from pldistill.losses.cross_tokenizer import (
+    Projection,
+    common_tokens,
+    h_kl,
+    p_kl,
+    projected_tokens,
+    teacher_weights,
+    uld,
+)
 from pldistill.losses.feature import attention_transfer, cwd, hint, pkt, rkd, sp, vid
 from pldistill.losses.fused_linear import TeacherHead, fused_linear
 from pldistill.losses.logit import (
@@ -60,6 +70,7 @@ from pldistill.losses.top_k import TeacherTopK, TopKBound, pld_from_top_k, pld_t
 __all__ = [
     "CMKDLoss",
     "CWDLoss",
+    "ChunkedLogits",
     "DHKDLoss",
     "DISTLoss",
     "DKDLoss",
@@ -74,6 +85,7 @@ __all__ = [
     "PListMLELoss",
     "PlackettLuce",
     "PlackettLuceKLLoss",
+    "Projection",
     "RLDLoss",
     "RankDistilLoss",
     "ReverseKLLoss",
@@ -84,8 +96,10 @@ __all__ = [
     "TeacherTopK",
     "TopKBound",
     "WTTMLoss",
+    "align_tokens",
     "attention_transfer",
     "cmkd",
+    "common_tokens",
     "cwd",
     "decoupled_pld",
     "dhkd",
@@ -93,12 +107,14 @@ __all__ = [
     "dkd",
     "fused_linear",
     "generalized_jsd",
+    "h_kl",
     "hint",
     "jensen_shannon",
     "kd",
     "kendall",
     "listmle",
     "nkd",
+    "p_kl",
     "p_listmle",
     "pkt",
     "plackett_luce",
@@ -107,6 +123,7 @@ __all__ = [
     "pld_from_top_k",
     "pld_top_k_bound",
     "pld_weights",
+    "projected_tokens",
     "rankdistil",
     "reverse_kl",
     "rkd",
@@ -117,8 +134,10 @@ __all__ = [
     "standardize",
     "teacher_optimal_ranking",
     "teacher_top_k",
+    "teacher_weights",
     "tokens",
     "ttm",
+    "uld",
     "vid",
     "wttm",
 ]

@@ -111,13 +111,18 @@ def check_token_options(
     for name in _OWN:
         if name in options:
             raise ValueError(f"{name} is not an option of tokens, which packs the positions and sums; got {name}=...")
-    if num_items is None:
-        return
-    if loss_couples_rows(loss):
+    if num_items is not None and loss_couples_rows(loss):
         raise ValueError(
             f"num_items must be None for {loss_name(loss)}, which correlates the rows of a batch: its losses of "
             f"micro-batches do not add up to that of all; got {num_items!r}"
         )
+    check_num_items(num_items)
+
+
+def check_num_items(num_items: object) -> None:
+    """Refuse what is no number of items; None is the number of the call."""
+    if num_items is None:
+        return
     if isinstance(num_items, Tensor):
         fits = num_items.numel() == 1 and (num_items.device.type != "cpu" or num_items.item() > 0)
     else:
