@@ -31,8 +31,16 @@ DENSE = torch.tensor(
     [[0, 1, 0, 0, 0, 0, 0], [0.7, 0, 0.3, 0, 0, 0, 0], [0, 0, 0.2, 0, 0.8, 0, 0], [0, 0, 0, 1, 0, 0, 0], [0] * 7],
     dtype=torch.float64,
 )
-STUDENT_IDS, TEACHER_IDS = DENSE.nonzero(as_tuple=True)
-W = Projection(STUDENT_IDS, TEACHER_IDS, DENSE[STUDENT_IDS, TEACHER_IDS])
+# The other way: each teacher's token is one of the student's, of which the last is reached by nobody.
+BACK = torch.eye(5, dtype=torch.float64)[[1, 0, 1, 3, 2, 0, 3]]
+
+
+def sparse(dense):
+    source, target = dense.nonzero(as_tuple=True)
+    return Projection(source, target, dense[source, target])
+
+
+W, W_BACK = sparse(DENSE), sparse(BACK)
 COMMON = torch.tensor([[0, 1], [2, 4], [3, 3]])
 
 
@@ -99,7 +107,7 @@ def h_kl_by_hand(student, teacher, tau=1.0):
 def projected_by_hand(loss, student, teacher, **options):
     made = []
     for (row, ours), (_, theirs) in zip(chunks_of(student), chunks_of(teacher), strict=True):
-        scores = (DENSE @ teacher.logits[row, theirs[0] - 1].softmax(-1)).log()
+        scores = (teacher.logits[row, theirs[0] - 1].softmax(-1) @ BACK).log()
         scores[4] = scores[:4].min() - 100
         label = student.ids[row, ours[0]][None]
         made.append(loss(student.logits[row, ours[0] - 1][None], scores[None], label, **options).item())
@@ -110,13 +118,13 @@ CASES = {
     "uld": (partial(uld, temperature=1.5), partial(uld_by_hand, tau=1.5)),
     "p_kl": (partial(p_kl, projection=W, temperature=1.5), partial(p_kl_by_hand, tau=1.5)),
     "h_kl": (partial(h_kl, common=COMMON, temperature=1.5), partial(h_kl_by_hand, tau=1.5)),
-    "pld": (partial(projected_tokens, pld, projection=W), partial(projected_by_hand, pld)),
+    "pld": (partial(projected_tokens, pld, projection=W_BACK), partial(projected_by_hand, pld)),
     "kd": (
-        partial(projected_tokens, kd, projection=W, temperature=2.0),
+        partial(projected_tokens, kd, projection=W_BACK, temperature=2.0),
         partial(projected_by_hand, kd, temperature=2.0),
     ),
     "decoupled_pld": (
-        partial(projected_tokens, decoupled_pld, projection=W, beta=2.0),
+        partial(projected_tokens, decoupled_pld, projection=W_BACK, beta=2.0),
         partial(projected_by_hand, decoupled_pld, beta=2.0),
     ),
 }
@@ -293,19 +301,20 @@ def test_sides_that_do_not_fit_are_refused(change, error, message):
 
 
 @pytest.mark.parametrize(
-    ("projection", "error", "message"),
+    ("change", "error", "message"),
     [
-        (DENSE, ValueError, "projection must be a Projection, got Tensor"),
-        (W._replace(weights=W.weights * 0.72), ValueError, "must sum to 1, got 0.72 for 0"),
-        (W._replace(weights=W.weights - 1), ValueError, "projection.weights must be above 0, got -0.8"),
-        (W._replace(teacher=W.teacher + 3), IndexError, r"projection.teacher must be in 0\.\.6, got 7"),
-        (W._replace(student=W.student[:2]), ValueError, r"projection.student must have the weights' shape \(E,\)"),
+        (lambda w: w.weights, ValueError, "projection must be a Projection, got Tensor"),
+        (lambda w: w._replace(weights=w.weights * 0.72), ValueError, "must sum to 1, got 0.72 for 0"),
+        (lambda w: w._replace(weights=w.weights - 1), ValueError, "projection.weights must be above 0, got -?0"),
+        (lambda w: w._replace(target=w.target + 9), IndexError, r"projection.target must be in 0\.\.[46], got 1"),
+        (lambda w: w._replace(source=w.source - 1), IndexError, r"projection.source must be in 0\.\.[46], got -1"),
+        (lambda w: w._replace(source=w.source[:2]), ValueError, r"projection.source must have the weights' shape \(E"),
     ],
 )
-@pytest.mark.parametrize("loss", [p_kl, partial(projected_tokens, pld)])
-def test_projections_that_do_not_fit_are_refused(loss, projection, error, message):
+@pytest.mark.parametrize(("loss", "projection"), [(p_kl, W), (partial(projected_tokens, pld), W_BACK)])
+def test_projections_that_do_not_fit_are_refused(loss, projection, change, error, message):
     with pytest.raises(error, match=message):
-        loss(*sides(), projection)
+        loss(*sides(), change(projection))
 
 
 @pytest.mark.parametrize(
@@ -324,7 +333,7 @@ def test_pairs_that_do_not_fit_are_refused(common, error, message):
 @pytest.mark.parametrize("loss", [dist, pld_from_top_k])
 def test_losses_of_other_things_are_refused(loss):
     with pytest.raises(ValueError, match=f"loss must be of one row of logits of both models, got {loss.__name__}"):
-        projected_tokens(loss, *sides(), W)
+        projected_tokens(loss, *sides(), W_BACK)
 
 
 def test_bad_weights_of_teachers_are_refused():

@@ -2,7 +2,7 @@
 
 Both models have read one text, in other tokens. `align_tokens` cuts it into chunks that are whole tokens of both; each
 loss is of a chunk c. Symbols: V_s and V_t the sizes of the vocabularies, p the student's probabilities, q the
-teacher's, τ the temperature, W (V_s, V_t) a projection: how a student's token is spelled in the teacher's.
+teacher's, τ the temperature, W a projection: how the tokens of one vocabulary are spelled in the other.
 
 The teacher is a constant. Every loss is Σ_c w_c L_c / n, w the weight of the chunk's text and n the number of chunks,
 or `num_items`: the chunks of all micro-batches of a step, so that the losses of four add up to that of all. Without a
@@ -47,18 +47,18 @@ SCORES = ("confidence", "entropy", "cross_entropy")
 
 
 class Projection(NamedTuple):
-    """W (V_s, V_t), sparse and without negative entries: the weights of a student's token on teacher's tokens.
+    """W (V, V'), sparse and without negative entries: the weights of one vocabulary's tokens on another's.
 
-    A row sums to 1, or is empty where nothing in the teacher's vocabulary says what the token says.
+    A row sums to 1, or is empty where nothing in the other vocabulary says what the token says.
 
     Attributes:
-        student: (E,), integers in 0..V_s-1: the rows of the E entries.
-        teacher: (E,), integers in 0..V_t-1: their columns.
+        source: (E,), integers in 0..V-1: the rows of the E entries.
+        target: (E,), integers in 0..V'-1: their columns.
         weights: (E,), floating point, above 0.
     """
 
-    student: Tensor
-    teacher: Tensor
+    source: Tensor
+    target: Tensor
     weights: Tensor
 
 
@@ -123,7 +123,7 @@ def p_kl(
 
     Args:
         student, teacher, num_items, weight: as `uld`.
-        projection: W.
+        projection: W (V_s, V_t), from the student's tokens to the teacher's.
         temperature: τ of both softmaxes.
         tau_squared: multiply with τ².
 
@@ -134,9 +134,9 @@ def p_kl(
     check_flag("tau_squared", tau_squared)
     count = check_sides(student, teacher)
     _check_projection(projection, student, teacher)
-    reached, columns = projection.teacher.long().unique(return_inverse=True)
+    reached, columns = projection.target.long().unique(return_inverse=True)
     tokens, constant = _scored(student, teacher, count, temperature, reached)
-    p = _sums(arithmetic_mean(tokens), projection.student, columns, projection.weights, len(reached))
+    p = _sums(arithmetic_mean(tokens), projection.source, columns, projection.weights, len(reached))
     losses = _divergence(geometric_mean(constant), p) * (temperature**2 if tau_squared else 1)
     return _reduced(losses, tokens, len(student.logits), num_items, weight)
 
@@ -192,17 +192,18 @@ def projected_tokens(
     weight: float | Tensor | None = None,
     **options: object,
 ) -> Tensor:
-    """A loss of rows on the teacher's scores of the student's tokens, where chunks begin: L_c = L(s, log (W q), x).
+    """A loss of rows on the teacher's scores of the student's tokens, where chunks begin: L_c = L(s, log (q W), x).
 
     Where a chunk begins both models have read the same text and nothing more, so that what they expect next can be
-    compared as it is. (W q)_u = Σ_v W_uv q_v is what the teacher expects of the tokens that spell the student's token
-    u. `projected_tokens(pld, ...)` ranks the student's tokens by it, the token that comes, x, first: PLD across
-    tokenizers. A student's token that W says nothing of is behind all others: 100 below the least score of the row.
+    compared as it is. With each teacher's token at the first token of the student's spelling of it,
+    `make_projection(teacher, student, pieces=1, both_ways=False)`, q W is a distribution over the student's tokens.
+    `projected_tokens(pld, ...)` ranks them by it, the token that comes, x, first: PLD across tokenizers. A token that W
+    does not reach is behind all others: 100 below the least score of the row.
 
     Args:
         loss: of this package, of (student_logits, teacher_logits, labels), that does not correlate rows.
         student, teacher, num_items, weight: as `uld`.
-        projection: W.
+        projection: W (V_t, V_s), from the teacher's tokens to the student's.
         options: the loss's own, `temperature=2.0` for example.
 
     Returns, Raises: as `uld`; ValueError for a projection that does not fit, and for `dist` and `skd`.
@@ -213,12 +214,11 @@ def projected_tokens(
     if loss_couples_rows(loss) or loss is pld_from_top_k:
         raise ValueError(f"loss must be of one row of logits of both models, got {loss_name(loss)}")
     count = check_sides(student, teacher)
-    _check_projection(projection, student, teacher)
+    _check_projection(projection, teacher, student)
     tokens, constant = _scored(student, teacher, count, 1.0)
     logits = _at_first(student, tokens)
-    scores = _sums(
-        constant.log_p[constant.first], projection.teacher, projection.student, projection.weights, logits.shape[1]
-    )
+    log_q = constant.log_p[constant.first]
+    scores = _sums(log_q, projection.source, projection.target, projection.weights, logits.shape[1])
     ruled_out = scores == -torch.inf
     least = scores.masked_fill(ruled_out, torch.inf).amin(1, keepdim=True)
     scores = torch.where(ruled_out, least - 100, scores)
@@ -233,7 +233,7 @@ def common_tokens(projection: Projection, *, at_least: float = 1.0) -> Tensor:
     want one teacher's token the one with the larger weight has it, of equal ones the first.
 
     Args:
-        projection: W.
+        projection: W (V_s, V_t), from the student's tokens to the teacher's.
         at_least: in (0, 1]; 1: the same strings alone.
 
     Raises:
@@ -244,7 +244,7 @@ def common_tokens(projection: Projection, *, at_least: float = 1.0) -> Tensor:
     if isinstance(at_least, bool) or not isinstance(at_least, int | float) or not 0 < at_least <= 1:
         raise ValueError(f"at_least must be in (0, 1], got {at_least!r}")
     best = projection.weights >= at_least
-    ours, theirs, weights = projection.student[best].long(), projection.teacher[best].long(), projection.weights[best]
+    ours, theirs, weights = projection.source[best].long(), projection.target[best].long(), projection.weights[best]
     order = ours.argsort(stable=True)
     order = order[weights[order].argsort(descending=True, stable=True)]
     pairs: list[tuple[int, int]] = []
@@ -254,7 +254,7 @@ def common_tokens(projection: Projection, *, at_least: float = 1.0) -> Tensor:
             pairs.append((u, v))
             taken[0].add(u)
             taken[1].add(v)
-    return torch.tensor(sorted(pairs), dtype=torch.int64, device=projection.student.device).view(-1, 2)
+    return torch.tensor(sorted(pairs), dtype=torch.int64, device=projection.source.device).view(-1, 2)
 
 
 def teacher_weights(
@@ -375,21 +375,24 @@ def _reduced(
     return total / denominator(num_items, len(losses), total)
 
 
-def _check_projection(projection: object, student: ChunkedLogits, teacher: ChunkedLogits) -> None:
+def _check_projection(projection: object, source: ChunkedLogits, target: ChunkedLogits) -> None:
+    """Refuse what is no projection from one model's tokens to the other's."""
     if not isinstance(projection, Projection):
         raise ValueError(f"projection must be a Projection, got {type(projection).__name__}")
     check_floats("projection.weights", projection.weights)
-    sizes = {"student": student.logits.shape[-1], "teacher": teacher.logits.shape[-1]}
+    shape, sizes = (
+        tuple(projection.weights.shape),
+        {"source": source.logits.shape[-1], "target": target.logits.shape[-1]},
+    )
     for name, size in sizes.items():
         ids: Tensor = getattr(projection, name)
         check_integers(f"projection.{name}", ids, "token ids")
         if ids.dim() != 1 or ids.shape != projection.weights.shape or len(ids) == 0:
-            shape = tuple(projection.weights.shape)
             raise ValueError(
                 f"projection.{name} must have the weights' shape (E,) {shape}, E >= 1, got {tuple(ids.shape)}"
             )
-        if ids.device != student.logits.device or projection.weights.device != student.logits.device:
-            raise ValueError(f"projection is on {ids.device} but student on {student.logits.device}")
+        if ids.device != source.logits.device or projection.weights.device != source.logits.device:
+            raise ValueError(f"projection is on {ids.device} but the logits on {source.logits.device}")
         if is_eager_cpu(ids) and (ids.min() < 0 or ids.max() >= size):
             wrong = ids.min() if ids.min() < 0 else ids.max()
             raise IndexError(f"projection.{name} must be in 0..{size - 1}, got {wrong.item()}")
@@ -397,12 +400,12 @@ def _check_projection(projection: object, student: ChunkedLogits, teacher: Chunk
         return
     if not (projection.weights > 0).all():
         raise ValueError(f"projection.weights must be above 0, got {projection.weights.min().item()}")
-    sums = torch.zeros(sizes["student"], dtype=torch.float64)
-    sums = sums.index_add(0, projection.student.long(), projection.weights.detach().double())
+    sums = torch.zeros(sizes["source"], dtype=torch.float64)
+    sums = sums.index_add(0, projection.source.long(), projection.weights.detach().double())
     wrong = (sums > 0) & ((sums - 1).abs() > 1e-3)
     if wrong.any():
         row = int(wrong.nonzero()[0])
-        raise ValueError(f"projection.weights of a student's token must sum to 1, got {sums[row].item():g} for {row}")
+        raise ValueError(f"projection.weights of a token must sum to 1, got {sums[row].item():g} for {row}")
 
 
 def _check_common(common: object, student: ChunkedLogits, teacher: ChunkedLogits) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE, WordLevel
 from tokenizers.normalizers import Lowercase
 
-from pldistill.losses import ChunkedLogits, align_tokens, common_tokens, p_kl, projected_tokens, uld
-from pldistill.losses import pld as pld_loss
+from pldistill.losses import ChunkedLogits, align_tokens, common_tokens, kd, p_kl, pld, projected_tokens, uld
 from pldistill.tasks.language.alignment import (
     encode_with_ends,
     make_projection,
@@ -128,13 +127,13 @@ def test_the_weights_of_a_spelling():
     """To the teacher "ab" is a, b and "abc" is a, bc; its own "bc" is b, c to the student, which has both exactly."""
     student, teacher = of_merges(("a", "b"), ("ab", "c")), of_merges(("b", "c"))
     w = make_projection(student, teacher)
-    dense = torch.zeros(6, 5, dtype=torch.float64).index_put((w.student, w.teacher), w.weights)
+    dense = torch.zeros(6, 5, dtype=torch.float64).index_put((w.source, w.target), w.weights)
     expected = torch.zeros(6, 5, dtype=torch.float64)
     expected[[0, 1, 2, 3], [0, 1, 2, 3]] = 1  # the end of a text, a, b, c
     expected[4, [1, 2]] = expected[5, [1, 4]] = torch.tensor(TWO, dtype=torch.float64)
     torch.testing.assert_close(dense, expected, rtol=1e-15, atol=0)
     spelled = make_projection(student, teacher, decay=1.0)
-    assert spelled.weights[spelled.student == 4].tolist() == [0.5, 0.5]
+    assert spelled.weights[spelled.source == 4].tolist() == [0.5, 0.5]
     assert make_projection(student, teacher, pieces=1).weights.tolist() == [1] * 6
 
 
@@ -142,14 +141,25 @@ def test_a_token_that_the_teacher_s_are_spelled_with_has_part_of_them():
     """The teacher's "abc" is ab, c to the student, and "ab", which the teacher has not, is a, b to it."""
     student, teacher = of_merges(("a", "b")), of_merges(("b", "c"), ("a", "bc"))
     w = make_projection(student, teacher)
-    row = w.student == 4
-    assert w.teacher[row].tolist() == [1, 5, 2]
+    row = w.source == 4
+    assert w.target[row].tolist() == [1, 5, 2]
     total = sum(TWO) + TWO[0]
     expected = [TWO[0] / total, TWO[0] / total, TWO[1] / total]
     assert w.weights[row].tolist() == pytest.approx(expected, rel=1e-15)
     kept = make_projection(student, teacher, keep=2)
-    assert kept.teacher[kept.student == 4].tolist() == [1, 5]
-    assert kept.weights[kept.student == 4].tolist() == [0.5, 0.5]
+    assert kept.target[kept.source == 4].tolist() == [1, 5]
+    assert kept.weights[kept.source == 4].tolist() == [0.5, 0.5]
+
+
+def test_the_first_token_of_a_spelling(pair):
+    """From the larger tokenizer to the smaller: one token of weight 1 a row, which the token begins with."""
+    for source, target in (pair, pair[::-1]):
+        w = make_projection(source, target, pieces=1, both_ways=False)
+        ours, theirs = token_bytes(source), token_bytes(target)
+        assert torch.equal(w.source, torch.arange(len(ours)))
+        assert torch.equal(w.weights, torch.ones(len(ours), dtype=torch.float64))
+        for u, v in zip(w.source.tolist(), w.target.tolist(), strict=True):
+            assert (ours[u] or b"mark").startswith(theirs[v] or b"mark")
 
 
 def knowing(pair, alone=False):
@@ -171,12 +181,14 @@ def knowing(pair, alone=False):
 
 def test_losses_of_two_real_tokenizers(pair):
     """A teacher that knows the text: what a student that knows it too has, and one that does not."""
-    w = make_projection(*pair)
+    w, back = make_projection(*pair), make_projection(*pair[::-1], pieces=1, both_ways=False)
     student, teacher = knowing(pair)
     blank = student._replace(logits=torch.zeros_like(student.logits))
     assert uld(student, teacher).item() < 1e-6
     assert uld(blank, teacher).item() > 1
-    assert projected_tokens(pld_loss, student, teacher, w) < 0.5 * projected_tokens(pld_loss, blank, teacher, w)
+    assert projected_tokens(kd, student, teacher, back, temperature=1.0).item() < 1e-6
+    assert projected_tokens(kd, blank, teacher, back, temperature=1.0).item() > 1
+    assert projected_tokens(pld, student, teacher, back) < 0.1 * projected_tokens(pld, blank, teacher, back)
     pairs = common_tokens(w)
     spelled = [token_bytes(tokenizer) for tokenizer in pair]
     assert all(spelled[0][u] == spelled[1][v] for u, v in pairs.tolist())

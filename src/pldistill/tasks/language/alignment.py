@@ -82,54 +82,63 @@ def encode_with_ends(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tensor
 
 
 def make_projection(
-    student: Tokenizer, teacher: Tokenizer, *, pieces: int = 4, decay: float = 0.1, keep: int = 4
+    source: Tokenizer,
+    target: Tokenizer,
+    *,
+    pieces: int = 4,
+    decay: float = 0.1,
+    keep: int = 4,
+    both_ways: bool = True,
 ) -> Projection:
-    """W: how each of the student's tokens is spelled in the teacher's, by rules on their bytes.
+    """W: how each token of one tokenizer is spelled in the other's, by rules on their bytes.
 
     A token that both have is itself, of weight 1, and so is the end of a text. Of another, the first `pieces` tokens
-    that the teacher's tokenizer makes of its bytes have weights decay^0, decay^1, ..., divided by their sum; and where
-    the student's tokenizer spells a teacher's token with it, as the i-th, that token has as much. Of these the `keep`
-    largest stay, of equal ones the first, and are divided by their sum. So every row sums to 1, and no weight goes to a
-    token that no rule names: the public tool gives 28 % of each row to the last of its columns by default, whatever
-    that is. Special tokens but the end of a text have no row.
+    that the target makes of its bytes have weights decay^0, decay^1, ..., divided by their sum; and, `both_ways`, where
+    the source spells a target's token with it as the i-th, that token has as much. Of these the `keep` largest stay, of
+    equal ones the first, and are divided by their sum. So every row sums to 1, and no weight goes to a token that no
+    rule names: the public tool gives 28 % of each such row to the last of its columns by default, whatever that is.
+    Special tokens but the end of a text have no row.
+
+    For `p_kl` and `common_tokens` from the student's tokens to the teacher's. For `projected_tokens` from the teacher's
+    to the student's, with `pieces=1, both_ways=False`: each of the teacher's tokens is the first of its spelling.
 
     Args:
-        student, teacher: byte-level tokenizers.
+        source, target: byte-level tokenizers.
         pieces: how many tokens of a spelling count, at least 1.
         decay: how much less each counts than the one before, in (0, 1].
-        keep: how many of the teacher's tokens a row has at most, at least 1.
+        keep: how many of the target's tokens a row has at most, at least 1.
+        both_ways: count where the target's tokens are spelled with the source's.
 
     Returns:
-        Weights in float64, sorted by the student's token.
+        Weights in float64, sorted by the source's token.
 
     Raises:
         ValueError: for a tokenizer that is not byte-level or has no end of a text, and for numbers out of range.
 
-    Source: X-Token (arXiv 2605.21699), without its scale trick.
+    Source: X-Token (arXiv 2605.21699), without its scale trick; one piece and one way are pldistill's own.
     """
     for name, value in (("pieces", pieces), ("keep", keep)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
     if not 0 < decay <= 1:
         raise ValueError(f"decay: expected a number in (0, 1], got {decay!r}")
-    ours, theirs = token_bytes(student), token_bytes(teacher)
+    ours, theirs = token_bytes(source), token_bytes(target)
     same = {spelled: number for number, spelled in reversed(list(enumerate(theirs))) if spelled}
     rows: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for u, spelled in enumerate(ours):
-        if spelled and spelled not in same:
-            for v, weight in _spelling(teacher, spelled, pieces, decay):
-                rows[u][v] += weight
-    for v, spelled in enumerate(theirs):
-        for u, weight in _spelling(student, spelled, pieces, decay) if spelled else ():
-            if ours[u] not in same:
-                rows[u][v] += weight
-    for u, spelled in enumerate(ours):
         if spelled in same:
             rows[u] = {same[spelled]: 1.0}
-    rows[end_of_text(student)] = {end_of_text(teacher): 1.0}
-    entries = [(u, v, weight) for u in sorted(rows) for v, weight in _largest(rows[u], keep)]
-    students, teachers, weights = zip(*entries, strict=True)
-    return Projection(torch.tensor(students), torch.tensor(teachers), torch.tensor(weights, dtype=torch.float64))
+        elif spelled:
+            for v, weight in _spelling(target, spelled, pieces, decay):
+                rows[u][v] += weight
+    for v, spelled in enumerate(theirs if both_ways else ()):
+        for u, weight in _spelling(source, spelled, pieces, decay) if spelled else ():
+            if ours[u] not in same:
+                rows[u][v] += weight
+    rows[end_of_text(source)] = {end_of_text(target): 1.0}
+    entries = [(u, v, weight) for u in sorted(rows) if rows[u] for v, weight in _largest(rows[u], keep)]
+    sources, targets, weights = zip(*entries, strict=True)
+    return Projection(torch.tensor(sources), torch.tensor(targets), torch.tensor(weights, dtype=torch.float64))
 
 
 def _spelling(tokenizer: Tokenizer, spelled: bytes, pieces: int, decay: float) -> list[tuple[int, float]]:
