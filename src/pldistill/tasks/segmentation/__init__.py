@@ -38,7 +38,7 @@ SPEC = TaskSpec(
     },
     score="miou",
     options=SegmentationOptions,
-    defaults={"batch_size": 16, "lr": 3e-3, "optimizer": "adamw", "weight_decay": 0.01, "epochs": 30},
+    defaults={"batch_size": 16, "lr": 5e-3, "optimizer": "adamw", "weight_decay": 0.01, "epochs": 30},
     refused={
         "mixup": _MANY,
         "cutmix": _MANY,
