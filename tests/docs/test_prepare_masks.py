@@ -88,7 +88,7 @@ def test_slices_of_the_atlas_are_read_back(tmp_path):
     data = open_masks(f"masks:{tmp_path / 'atlas'}")
     assert counts == {"train": len(data.train), "val": len(data.val)}
     assert data.classes == ("background", "gray matter", "white matter", "other")
-    assert data.shown == (10, 12)
+    assert data.frame == (10, 12)
     t1, gray, white = head()
     for split in (data.train, data.val):
         for place, name in enumerate(split.names):
