@@ -1,7 +1,9 @@
 """The calls that docs/losses.md names compute the formulas that stand beside them."""
 
+import csv
 import math
 import re
+from statistics import fmean, median, stdev
 
 import torch
 
@@ -62,3 +64,21 @@ def test_the_code_for_two_tokenizers_runs():
     exec(compile(code, "losses.md", "exec"), names)
     assert names["loss"].item() > 0
     assert int(names["chunks"].max()) == int(names["teacher_chunks"].max()) > 5
+
+
+def test_the_table_of_two_tokenizers_is_the_record_s():
+    with (ROOT / "benchmarks" / "cross-tokenizer-cpu.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    text = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+    methods = {row["method"] for row in rows}
+    assert len(methods) == 6
+    for method in methods:
+        runs = [row for row in rows if row["method"] == method]
+        assert sorted(row["seed"] for row in runs) == ["0", "1", "2"]
+        bits, top1, seconds = ([float(row[name]) for row in runs] for name in ("bits_per_byte", "top1", "seconds"))
+        figures = (
+            f"{fmean(bits):.3f} ± {stdev(bits):.3f} | {fmean(top1):.2f} ± {stdev(top1):.2f} | {median(seconds):.0f}"
+        )
+        name = "cross-entropy alone" if method == "ce" else method
+        assert f"| {name} | {figures} |" in text
+    assert f"at {float(rows[0]['teacher_bits_per_byte']):.3f} bits a byte" in " ".join(text.split())
