@@ -102,7 +102,9 @@ class Recipe(BaseModel):
         json_schema_extra=_in(STUDENT),
     )
     method: str = Field(
-        description="A name of `pldistill list methods`; ce trains a teacher.", json_schema_extra=_in(LOSS)
+        description="A name of `pldistill list methods`, or several, as kd+at; ce trains a teacher. An option of "
+        "several is METHOD.OPTION, as kd.temperature, and each term has its weight.",
+        json_schema_extra=_in(LOSS),
     )
     task: Annotated[str, AfterValidator(_known_task)] = Field(
         DEFAULT, description="What is learned; see `pldistill list tasks`.", json_schema_extra=_in(DATA)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pldistill.methods.combination import JOINT, combine
 from pldistill.methods.spec import MethodSpec
 from pldistill.specs import unknown
 from pldistill.tasks import classification, detection, language, segmentation
@@ -31,14 +32,16 @@ def find_task(name: str) -> TaskSpec:
 
 
 def find_method(name: str, task: str = DEFAULT) -> MethodSpec:
-    """The method of this name with its defaults for the task.
+    """The method of this name with its defaults for the task; `kd+at` is both.
 
     Raises:
         ValueError: naming the methods that the task knows.
     """
-    known = find_task(task).methods
+    known, kind = find_task(task).methods, "method" if task == DEFAULT else f"method of {task}"
+    if JOINT in name:
+        return combine(name, known, kind)
     if name not in known:
-        raise ValueError(unknown("method" if task == DEFAULT else f"method of {task}", name, known))
+        raise ValueError(unknown(kind, name, known))
     return known[name]
 
 
