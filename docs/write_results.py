@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from pldistill.precision import NAMES, of_record
@@ -18,7 +19,7 @@ from pldistill.reports.comparison_tables import comparison_document, comparison_
 from pldistill.reports.render import Table, markdown, markdown_table, plus_minus
 from pldistill.reports.runs import group_runs, machine_name
 from pldistill.reports.summary import summarize, summary_document
-from pldistill.studies import SEARCHES, find_study
+from pldistill.studies import SEARCHES, find_study, language_demo
 from pldistill.studies.demo import demo_table
 from pldistill.studies.runner import compare
 from pldistill.studies.search import compare as compare_search
@@ -47,12 +48,12 @@ def runs_table(name: str) -> str:
         os.chdir(before)
 
 
-def demo_part(name: str) -> str:
+def demo_part(name: str, table: Callable[[Path], Table] = demo_table) -> str:
     """What `pldistill demo` printed, from one folder of records, and on which machine."""
     env = RunRecord(RECORDS / name / "teacher").read_environment()
     precision = NAMES[of_record({}, env)]
     where = f"{machine_name(env)}; {precision}; torch {env['torch']}"
-    return f"{where}\n\n{markdown_table(demo_table(RECORDS / name))}"
+    return f"{where}\n\n{markdown_table(table(RECORDS / name))}"
 
 
 def searched(name: str) -> Comparison:
@@ -164,7 +165,11 @@ def documents() -> dict[Path, str]:
         ("full", benchmark_tables.full_table()),
     ):
         detailed = filled(detailed, name, table)
-    return {readme: shown, results: detailed}
+    language = ROOT / "docs" / "language.md"
+    spoken = filled(
+        language.read_text(encoding="utf-8"), "demo-language", demo_part("demo-language", language_demo.demo_table)
+    )
+    return {readme: shown, results: detailed, language: spoken}
 
 
 if __name__ == "__main__":
