@@ -264,7 +264,8 @@ class Recipe(BaseModel):
     )
     class_map: str | None = Field(
         None,
-        description="A JSON file that says which of the teacher's classes is which of the data's.",
+        description="A JSON file that says which of the teacher's classes is which of the data's. Of an ensemble one "
+        "for all, or A.json+B.json.",
         json_schema_extra=_in(TEACHER),
     )
     trust_teacher: bool = Field(

@@ -233,6 +233,36 @@ def test_every_member_of_an_ensemble_is_mapped(six, tmp_path):
     torch.testing.assert_close(asked(batch()).logits, mapped(six, pair, tmp_path)(batch()).logits)
 
 
+def test_a_class_that_is_several_gives_each_its_part(six, tmp_path):
+    """p_c = Σ_i W_ic p_i, given that the image shows a class of the data's."""
+    asked = mapped(six, {"cat": {"cats": 0.75, "dogs": 0.25}, "dog": "dogs", "car": {"cats": 0.5}}, tmp_path)
+    p = LiveTeacher(asked.model)(batch()).logits.double().softmax(1)
+    cats, dogs = 0.75 * p[:, 0] + 0.5 * p[:, 5], 0.25 * p[:, 0] + p[:, 1]
+    expected = torch.stack([dogs, cats], 1) / (dogs + cats)[:, None]
+    torch.testing.assert_close(asked(batch()).logits.double().softmax(1), expected, rtol=1e-5, atol=0)
+
+
+def test_parts_are_in_the_fingerprint_and_whole_ones_change_nothing(six, tmp_path):
+    maps = [{"cat": {"cats": part}, "dog": "dogs"} for part in (0.5, 0.25, 1, 1.0)]
+    prints = [mapped(six, each, tmp_path).fingerprint() for each in maps]
+    assert len(set(prints)) == 3
+    assert prints[3] == mapped(six, {"cat": "cats", "dog": "dogs"}, tmp_path).fingerprint()
+
+
+def test_each_member_of_an_ensemble_may_have_its_own_map(six, tmp_path):
+    maps = {"a": {"car": "cats", "dog": "dogs"}, "b": {"cat": "cats", "poodle": {"dogs": 0.5}}}
+    alone = [mapped(six, each, tmp_path)(batch()).logits for each in maps.values()]
+    for name, each in maps.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(each))
+    given = f"{tmp_path / 'a.json'}+{tmp_path / 'b.json'}"
+    recipe = make_recipe({**BASE, "teacher": f"ensemble:{six}+{six}", "class_map": given})
+    torch.testing.assert_close(open_teacher(recipe, pets())(batch()).logits, sum(alone) / 2)
+    with pytest.raises(ValueError, match="expected a file for each of the 2 teachers, got 3"):
+        open_teacher(recipe.model_copy(update={"class_map": given + "+"}), pets())
+    with pytest.raises(ValueError, match="expected the data's 2 classes, got 6"):
+        open_teacher(recipe.model_copy(update={"class_map": f"{tmp_path / 'a.json'}+"}), pets())
+
+
 def test_published_names_are_synsets(monkeypatch, tmp_path):
     pretrained(monkeypatch)
     asked = mapped("resnet18.a1_in1k", {"n01440764": "cats", "1": "dogs"}, tmp_path)
@@ -248,9 +278,14 @@ def test_published_names_are_synsets(monkeypatch, tmp_path):
         ({"6": "cats"}, "expected an index of the teacher's 6 classes, 0 to 5, got '6'"),
         ({"cat": 2}, "expected an index of the data's 2 classes, 0 to 1, got 2"),
         ({"cat": -1}, "0 to 1, got -1"),
-        ({"cat": True}, "expected the name or the index of a class of the data's for 'cat', got True"),
-        ({"cat": None}, "for 'cat', got None"),
-        ({"cat": {"a": 1}}, "for 'cat', got"),
+        ({"cat": True}, "of a class of the data's for 'cat', or an object of classes and parts, got True"),
+        ({"cat": None}, "for 'cat', or an object of classes and parts, got None"),
+        ({"cat": {"a": 1}, "dog": 0}, "unknown class of the data 'a'"),
+        ({"cat": {}}, "or an object of classes and parts, got {}"),
+        ({"cat": {"cats": 0}}, "expected a part above 0 and at most 1 for 'cats' of 'cat', got 0"),
+        ({"cat": {"cats": "1"}}, "expected a part above 0 and at most 1 for 'cats' of 'cat', got '1'"),
+        ({"cat": {"cats": 0.7, "dogs": 0.4}}, "expected parts of 'cat' that are 1 at most in all, got 1.1"),
+        ({"cat": {"cats": 0.5, "1": 0.4}, "dog": 0}, "expected 'cats' once for 'cat', got it twice"),
         ({"poodle": "dogs", "4": "cats"}, "expected each of the teacher's classes once, got 'poodle' and '4'"),
         ('{"cat": 0, "cat": 1}', "the key 'cat' is there twice"),
         ("[1, 2]", "expected a JSON object"),

@@ -11,17 +11,19 @@ checkpoint, average and training mode without a hack.
 A class map is for a teacher that knows other classes than the data: a JSON file that says which of its classes is
 which of the data's.
 
-    {"teacher's class": "data's class", ...}
+    {"teacher's class": "data's class", "another": {"data's class": 0.7, "another of the data's": 0.3}, ...}
 
 A class is given by its name or its index from 0; what is both is the name. A model that names no classes (one with a
 checkpoint) has indices alone; timm's ImageNet models name theirs by synsets (`n01440764`) or first words (`tench`).
 
-Of a teacher with classes T, the answer for the data's class c is
+Of a teacher with classes T, W_ic being the part of its class i that is the data's class c (1 where the file names one),
+the answer for c is
 
-    t_c = log Σ_{i in T: map(i) = c} exp t_i
+    t_c = log Σ_{i in T} W_ic exp t_i,    Σ_c W_ic <= 1
 
-so the probabilities of its classes that map to c add up, and classes that the file leaves out have no part: softmax(t)
-is the teacher's distribution given that the image shows a class of the data's. (At a temperature τ other than 1 a
+so the probabilities of its classes add up by their parts, and classes that the file leaves out have no part: softmax(t)
+is the teacher's distribution given that the image shows a class of the data's. The members of an ensemble may have a
+map each, `A.json+B.json`, in their order. (At a temperature τ other than 1 a
 method tempers t_c, the sum's logarithm.) Every class of the data's must be covered, for no loss could be asked about
 a class of which the teacher holds no opinion: to train on the classes that it knows, leave the others out of the data.
 """
@@ -62,15 +64,26 @@ class ClassMap:
     Attributes:
         columns: `(C, K)` int64, for each of the data's classes the teacher's, K the most that any of them has; the
             teacher's count of classes, one past the last, fills up.
+        parts: `(C, K)` float64, of each of these the part W_ic that is the data's class; None where all are 1.
     """
 
     columns: Tensor
+    parts: Tensor | None = None
 
     def __call__(self, logits: Tensor) -> Tensor:
         """`(N, T)` to `(N, C)`, float32, or float64 for float64."""
         self.columns = self.columns.to(logits.device)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return functional.pad(logits, (0, 1), value=-math.inf)[:, self.columns].logsumexp(dim=2)
+        taken = functional.pad(logits, (0, 1), value=-math.inf)[:, self.columns]
+        if self.parts is not None:
+            self.parts = self.parts.to(logits.device)
+            taken = taken + self.parts.log().to(logits.dtype)
+        return taken.logsumexp(dim=2)
+
+    def marks(self) -> bytes:
+        """What tells it from others."""
+        marks = repr(self.columns.tolist())
+        return (marks if self.parts is None else marks + repr(self.parts.tolist())).encode()
 
 
 def read_class_map(
@@ -86,20 +99,25 @@ def read_class_map(
 
     Raises:
         ValueError: no such file, no JSON object of names and numbers in it, an unknown class, an index out of range, a
-            teacher's class given twice, or classes of the data's that no class of the teacher's covers.
+            teacher's class given twice, parts of one that are not above 0 or more than it in all, or classes of the
+            data's that no class of the teacher's covers.
     """
     names = {**(also or {}), **{name: index for index, name in enumerate(theirs or ())}}
     known = {name: index for index, name in enumerate(ours)}
     taken: dict[int, str] = {}
-    groups: list[list[int]] = [[] for _ in ours]
-    for their_class, value in _pairs(path):
-        their, our = _index("teacher", their_class, names, count), _index("data", value, known, len(ours))
+    groups: list[dict[int, float]] = [{} for _ in ours]
+    for their_class, shares in _pairs(path):
+        their = _index("teacher", their_class, names, count)
         if their in taken:
             raise ValueError(
                 f"class_map: expected each of the teacher's classes once, got {taken[their]!r} and {their_class!r}"
             )
         taken[their] = their_class
-        groups[our].append(their)
+        for value, part in shares:
+            our = _index("data", value, known, len(ours))
+            if their in groups[our]:
+                raise ValueError(f"class_map: expected {ours[our]!r} once for {their_class!r}, got it twice")
+            groups[our][their] = part
     bare = [ours[index] for index, group in enumerate(groups) if not group]
     if bare:
         more = f" and {len(bare) - _SHOWN} more" if len(bare) > _SHOWN else ""
@@ -108,19 +126,35 @@ def read_class_map(
             f"got none for {', '.join(bare[:_SHOWN])}{more}"
         )
     width = max(len(group) for group in groups)
-    return ClassMap(torch.tensor([sorted(group) + [count] * (width - len(group)) for group in groups]))
+    columns = torch.tensor([sorted(group) + [count] * (width - len(group)) for group in groups])
+    parts = [[group[their] for their in sorted(group)] + [1.0] * (width - len(group)) for group in groups]
+    whole = all(part == 1 for row in parts for part in row)
+    return ClassMap(columns, None if whole else torch.tensor(parts, dtype=torch.float64))
 
 
-def _pairs(path: str) -> list[tuple[str, str | int]]:
-    """The file's entries as they stand."""
+def _pairs(path: str) -> list[tuple[str, list[tuple[str | int, float]]]]:
+    """The file's entries: a class of the teacher's, and the classes of the data's with the part of it that each has."""
     require_file(path, "class_map")
-    entries = list(read_object(Path(path), f"class_map: {path!r}").items())
-    for their_class, value in entries:
-        if isinstance(value, bool) or not isinstance(value, str | int):
+    entries = read_object(Path(path), f"class_map: {path!r}")
+    return [(their_class, _shares(their_class, value)) for their_class, value in entries.items()]
+
+
+def _shares(their_class: str, value: Any) -> list[tuple[str | int, float]]:
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return [(value, 1.0)]
+    if not isinstance(value, dict) or not value:
+        raise ValueError(
+            f"class_map: expected the name or the index of a class of the data's for {their_class!r}, or an object of "
+            f"classes and parts, got {value!r}"
+        )
+    for our, part in value.items():
+        if isinstance(part, bool) or not isinstance(part, int | float) or not 0 < part <= 1:
             raise ValueError(
-                f"class_map: expected the name or the index of a class of the data's for {their_class!r}, got {value!r}"
+                f"class_map: expected a part above 0 and at most 1 for {our!r} of {their_class!r}, got {part!r}"
             )
-    return entries
+    if (whole := math.fsum(value.values())) > 1 + 1e-9:
+        raise ValueError(f"class_map: expected parts of {their_class!r} that are 1 at most in all, got {whole:g}")
+    return [(our, float(part)) for our, part in value.items()]
 
 
 def _index(side: str, given: str | int, names: dict[str, int], count: int) -> int:
@@ -204,7 +238,7 @@ class LiveTeacher(Teacher):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         if self.class_map is not None:
-            digest.update(repr(self.class_map.columns.tolist()).encode())
+            digest.update(self.class_map.marks())
         return digest.hexdigest()
 
 
@@ -238,14 +272,26 @@ def open_teacher(recipe: Recipe, dataset: Dataset) -> Teacher | None:
     if recipe.teacher is None:
         return None
     named = teacher_members(recipe.teacher)
+    recipes = [recipe.model_copy(update={"class_map": path}) for path in _maps(recipe, len(named))]
     try:
-        members = [_open(member, place, recipe, dataset) for place, member in enumerate(named)]
+        members = [_open(member, place, recipes[place], dataset) for place, member in enumerate(named)]
     except models.HeadSizeError as error:  # its hint is for a student, which may begin with a fresh head
         ours = len(dataset.classes)
         raise ValueError(
             f"teacher {recipe.teacher!r}: expected the data's {ours} classes, got {error.theirs}{_MAP_HINT}"
         ) from None
     return members[0] if len(members) == 1 else Ensemble(members)
+
+
+def _maps(recipe: Recipe, members: int) -> list[str | None]:
+    """The class map of each member: one for all of them, or `A.json+B.json`, in which an empty one is none."""
+    given = recipe.class_map
+    if given is None or "+" not in given or kind_of(Path(given)) is not None:
+        return [given] * members
+    paths = given.split("+")
+    if len(paths) != members:
+        raise ValueError(f"class_map: expected a file for each of the {members} teachers, got {len(paths)}, {given!r}")
+    return [path or None for path in paths]
 
 
 def _open(member: str, place: int, recipe: Recipe, dataset: Dataset) -> LiveTeacher:
