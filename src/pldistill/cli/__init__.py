@@ -139,7 +139,7 @@ def train(
         device=device,
         workers=count,
         download=download,
-        callback=ProgressBar(console),
+        callback=ProgressBar(console, full.task_spec.samples),
         checkpoint_minutes=minutes,
         checkpoint_steps=steps,
         keep=keep,

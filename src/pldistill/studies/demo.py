@@ -232,4 +232,5 @@ def demo_sentence(out: Path) -> str:
 
 def _train(row: Recipe, folder: Path, device: str, console: Console) -> Run:
     resume = RunRecord(folder).begun
-    return train(row, out=folder, resume=resume, device=device, callback=ProgressBar(console), keep="last")
+    bar = ProgressBar(console, row.task_spec.samples)
+    return train(row, out=folder, resume=resume, device=device, callback=bar, keep="last")

@@ -86,10 +86,10 @@ class NonFiniteLoss(ArithmeticError):
 
 
 class EpochMetrics:
-    """Sums over the samples seen so far in an epoch, `samples` in messages; a checkpoint in mid-epoch carries them."""
+    """Sums over the samples seen so far in an epoch; a checkpoint in mid-epoch carries them."""
 
-    def __init__(self, device: torch.device, samples: str = "images") -> None:
-        self.device, self.samples = device, samples
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.batches = 0
         self.seen = 0
         self.seconds = 0.0

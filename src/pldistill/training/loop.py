@@ -120,7 +120,7 @@ class Loop:
     AGREE_EVERY = 10
 
     def __post_init__(self) -> None:
-        self.tally = self._new_tally()
+        self.tally = EpochMetrics(self.accelerator.device)
         self.steps = -(-len(self.loader) // self.recipe.accumulate)
         self.saved = time.monotonic()
 
@@ -141,9 +141,6 @@ class Loop:
                     self._close_epoch()
         finally:
             self.callback.end()
-
-    def _new_tally(self) -> EpochMetrics:
-        return EpochMetrics(self.accelerator.device, self.recipe.task_spec.samples)
 
     def prepare(self) -> None:
         """Hand what is trained to Accelerate; several processes meet here."""
@@ -272,7 +269,7 @@ class Loop:
             if self.best is not None:
                 self.best.offer(self.evaluated)
         self.epoch += 1
-        self.tally = self._new_tally()
+        self.tally = EpochMetrics(self.accelerator.device)
         save_state(self)
         self.callback.epoch(row)
         if distributed.is_main_process():

@@ -51,14 +51,13 @@ class ProgressBar:
     LINE_EVERY = 30.0
     FIRST_AFTER = 5.0  # seconds of steps, after which the time that is left is said once
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, samples: str = "images") -> None:
+        self.console, self.samples = console, samples
         self.bar = self._new_bar()
         self.epochs = self.batches = 0
         self.title = ""
         self.said_time = False
         self.last_line = time.monotonic()
-        self.samples = "images"
 
     def warn(self, message: str) -> None:
         """Print what a user should know before the run, which goes on."""
@@ -81,8 +80,7 @@ class ProgressBar:
     def step(self, epoch: int, tally: EpochMetrics) -> None:
         """Move the bar."""
         terms = " ".join(f"{name} {term['weighted']:.4g}" for name, term in tally.terms().items())
-        rate = f"{distributed.world_size() * tally.seen / tally.seconds:,.0f} {tally.samples}/s"
-        self.samples = tally.samples
+        rate = f"{distributed.world_size() * tally.seen / tally.seconds:,.0f} {self.samples}/s"
         done = epoch * self.batches + tally.batches
         self.bar.update(self.task, completed=done, terms=terms, rate=rate)
         now = time.monotonic()
