@@ -64,7 +64,7 @@ def test_the_source_distribution_holds_no_large_file(listed):
 
 def test_the_oldest_dependencies_are_the_lower_bounds():
     known = requirements()
-    bounds = known["dependencies"] | known["dev"] | known["examples"]
+    bounds = known["dependencies"] | known["dev"] | known["examples"] | known["language"]
     tools = {"ruff", "pyright"}  # they check the sources, by the versions in constraints.txt
     expected = {name: padded(bound) for name, bound in bounds.items() if name not in tools}
     assert {"torch", "lightning", "pytest"} <= set(expected)
@@ -73,7 +73,7 @@ def test_the_oldest_dependencies_are_the_lower_bounds():
 
 def test_the_pinned_dependencies_are_within_the_bounds():
     known, pinned = requirements(), pins("constraints.txt")
-    for name, bound in (known["dependencies"] | known["dev"] | known["examples"]).items():
+    for name, bound in (known["dependencies"] | known["dev"] | known["examples"] | known["language"]).items():
         assert padded(pinned[name]) >= padded(bound), name
 
 

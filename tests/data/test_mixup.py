@@ -255,9 +255,11 @@ def test_a_method_that_reads_no_labels_is_asked_once(reads, times):
 
 
 def test_the_methods_that_say_they_read_no_labels_are_these():
+    import pldistill.methods.dual_head
     import pldistill.methods.feature  # noqa: F401  (classes that nobody has built yet)
 
     silent = {"AttentionTransfer", "FitNet", "VariationalInformation", "RelationMethod", "TaskOnly"}
+    silent |= {"DualHead", "ChannelWise"}
     kinds = [Method, LogitMethod]
     every = {kind.__name__: kind for base in kinds for kind in base.__subclasses__() if "pldistill" in kind.__module__}
     assert {name for name, kind in every.items() if not kind.reads_labels} == silent

@@ -162,10 +162,13 @@ def test_the_words_of_rankings_and_weights():
         losses.kd(student, student, torch.full((2, 3), 5), class_dim=-1)
 
 
+OF_SEQUENCES = ("sequence", "fused_linear", "chunks", "cross_tokenizer")
+
+
 def test_every_function_on_logits_has_the_keyword():
     for name in losses.__all__:
-        if name in ("PlackettLuce", "tokens"):
-            continue  # a distribution of torch, and sequences: their classes are the last dimension
+        if name in ("PlackettLuce", "CWDLoss") or getattr(losses, name).__module__.rpartition(".")[2] in OF_SEQUENCES:
+            continue  # a distribution of torch, maps, and sequences: their classes are the last dimension
         if isinstance(getattr(losses, name), type) and issubclass(getattr(losses, name), tuple):
             continue  # a teacher's values, not a loss
         parameters = inspect.signature(getattr(losses, name)).parameters

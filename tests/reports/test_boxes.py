@@ -87,7 +87,7 @@ def test_the_page_shows_the_images_and_leaves_them_beside_it(tmp_path):
     assert base64.b64decode(inside) == file.read_bytes()
     assert "img-src data:" in page
     assert "7.jpg: ground truth, teacher fasterrcnn:resnet50, ce, pld, seed 0" in page
-    by_class = page[page.index("AP of each class") :]
+    by_class = page[page.index("Each class: AP, or IoU") :]
     assert re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", by_class)[4:8] == ["cat", "45.0", "35.0", "38.0 ± 1.4"]
     assert "Top-1" not in page
 

@@ -28,6 +28,7 @@ from pldistill.reports.render import Table, html_table, spread_texts
 from pldistill.reports.runs import Group, RecordedRun, flatten, group_runs, over_seeds
 from pldistill.reports.summary import summarize, summary_document, summary_texts
 from pldistill.tasks.registry import TASKS, task_of
+from pldistill.tasks.spec import Metric
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ def _findings(lines: pd.DataFrame) -> list[dict[str, str]]:
             "where": _heading(line),
             "n": str(line["n"]),
             "metric": METRICS[line["ranked_by"]].short,
-            "score": texts.at[at, METRICS[line["ranked_by"]].heading],
+            "score": _with_unit(texts.at[at, METRICS[line["ranked_by"]].heading], METRICS[line["ranked_by"]]),
+            "best": "lowest" if METRICS[line["ranked_by"]].lower else "highest",
             "over": texts.at[at, "Over CE"],
         }
         for at, line in best.iterrows()
@@ -180,6 +182,10 @@ def _settings(named: Sequence[tuple[str, dict[str, str]]]) -> tuple[dict[str, st
         return shared, None
     texts = apart.where(apart.notna() & (apart != "null"), NONE).reset_index(names="Run")
     return shared, html_table(Table.of(texts, words=tuple(apart.columns)))
+
+
+def _with_unit(text: str, metric: Metric) -> str:
+    return f"{text} {metric.unit}".strip()
 
 
 def _by_class(groups: Sequence[Group]) -> Markup | None:

@@ -104,12 +104,15 @@ def run_demo(out: Path, *, smoke: bool, device: str, console: Console) -> list[R
     write_curves(records, out / "perplexity.svg", "perplexity")
     console.print(FittedTable(demo_table(out)))
     console.print(demo_sentence(out), highlight=False, markup=False)
-    own = "pldistill train --task language --data text:PATH"
+    own, small = "pldistill train --task language --data text:PATH", "llama:hidden_size={},num_hidden_layers={}"
     for name, text in (
         ("report", str(page)),
         ("image", str(out / "perplexity.svg")),
-        ("yours", f"{own} --student llama:hidden_size=256,num_hidden_layers=6 --method ce --out runs/teacher"),
-        ("", f"{own} --student llama:hidden_size=128 --teacher runs/teacher --method kd --out runs/student"),
+        ("yours", f"{own} --student {small.format(256, 6)} --method ce --out runs/teacher"),
+        (
+            "",
+            f"{own} --student {small.format(128, 2)} --teacher runs/teacher --method kd --out runs/student",
+        ),
     ):
         console.print(f"{name:<8} {text}", highlight=False, markup=False, soft_wrap=True)
     return runs

@@ -241,6 +241,10 @@ class Task(ABC, Generic[Data, Model]):
         """The number of logits in a row."""
         return len(data.classes)
 
+    def marks(self, data: Data) -> dict[str, str]:
+        """What the data is, by its parts, for a run that goes on to be told from one on other data; may be empty."""
+        return {}
+
     def rows_a_sample(self, data: Data) -> int:
         """The rows of logits that every sample has."""
         return 1

@@ -72,15 +72,17 @@ def calibrate(
     accelerator = make_accelerator("off", device)
     place = Placement(accelerator.device, workers)
     teacher = LiveTeacher(loaded.model.to(place.device))
-    logits, labels = _answers(task, teacher, fitted, settings, opened, place)
+    logits, labels, samples = _answers(task, teacher, fitted, settings, opened, place)
+    if len(labels) == 0:
+        raise ValueError(f"data {opened.spec!r}: expected {names[0]} {task.rows} that have a label, got none")
     temperature = fit_temperature(logits, labels)
     if measured is not fitted:
-        logits, labels = _answers(task, teacher, measured, settings, opened, place)
+        logits, labels, _ = _answers(task, teacher, measured, settings, opened, place)
     before, after = (_figures(each, labels) for each in (logits, logits / temperature))
     content = {
         "temperature": temperature,
         "fitted_on": names[0],
-        "samples": len(fitted),
+        "samples": samples,
         "measured_on": names[1],
         **before,
         **{f"{name}_scaled": value for name, value in after.items()},
@@ -93,12 +95,13 @@ def calibrate(
 @torch.no_grad()
 def _answers(
     task: Task[Any, Any], teacher: Teacher, part: Any, settings: Any, data: Any, place: Placement
-) -> tuple[Tensor, Tensor]:
-    """Logits and labels of the samples of a part, or of as many of them as may be kept."""
+) -> tuple[Tensor, Tensor, int]:
+    """Logits and labels of the samples of a part, or of as many of them as may be kept, and how many these are."""
     some = part.subset(evenly(len(part), max(1, MOST // (task.columns(data) * task.rows_a_sample(data)))))
     answers = [task.answers(teacher, batch) for batch in task.loader(some, settings, data, place, train=False).epoch(0)]
     logits, labels = (torch.cat(each) for each in zip(*answers, strict=True))
-    return logits.float(), labels
+    kept = labels >= 0  # marks in place of a label are below
+    return logits[kept].float(), labels[kept], len(some)
 
 
 def _figures(logits: Tensor, labels: Tensor) -> dict[str, float]:

@@ -152,8 +152,9 @@ def _train(
     def check() -> dict[str, Any] | None:
         return preflight(recipe, data, loop.teacher, accelerator=accelerator, workers=workers, callback=shown)
 
-    skipped = {part: list(bad) for part, bad in data.skipped.items()}
-    env = begin(loop, resume=resume, check=check, about={"skipped_images": skipped} if skipped else {})
+    skipped, marks = {part: list(bad) for part, bad in data.skipped.items()}, task.marks(data)
+    about = {**({"skipped_images": skipped} if skipped else {}), **({"data_sha256": marks} if marks else {})}
+    env = begin(loop, resume=resume, check=check, about=about)
     timed = distributed.run_on_main(lambda: shown.wants_time)
     for line in introduction(loop, data, env, timed=timed):
         shown.tell(line)
@@ -346,6 +347,9 @@ def _open_folder(run: RunRecord, recipe: Recipe, env: dict[str, Any], resume: bo
             f"{sum(map(len, first.get('skipped_images', {}).values()))}, now it would leave out "
             f"{sum(map(len, env.get('skipped_images', {}).values()))}"
         )
+    for part, digest in env.get("data_sha256", {}).items():
+        if first.get("data_sha256", {}).get(part, digest) != digest:  # older records have none
+            raise ValueError(f"resume: data {recipe.data!r} is not what the run began with: its {part} part differs")
     run.write_environment({**first, "resumed": [*first.get("resumed", []), env]})
 
 

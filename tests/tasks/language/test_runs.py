@@ -260,3 +260,52 @@ def test_a_language_model_is_calibrated_as_its_record_says(teacher, tmp_path):
     assert math.exp(figures["nats"]) == pytest.approx(teacher.result["perplexity_last"], rel=1e-3)
     assert math.exp(figures["nats_scaled"]) == pytest.approx(teacher.result["scaled_perplexity_last"], rel=1e-3)
     assert figures["ece"] == pytest.approx(teacher.result["token_ece_last"], abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["bert", "electra", "roformer"])
+def test_a_model_that_reads_the_tokens_it_predicts_is_refused(text, tmp_path, kind):
+    name = f"{kind}:hidden_size=16,intermediate_size=32,num_hidden_layers=1,num_attention_heads=2"
+    with pytest.raises(ValueError, match=r"expected a causal language model, got \w+, whose answers depend on"):
+        pldistill.train(make_recipe(fields(text, student=name)), out=tmp_path / "run", device="cpu")
+
+
+def test_weights_of_other_tokens_are_refused_and_their_own_are_the_default(teacher, text, tmp_path):
+    own = fields(text, student=str(teacher.folder), pretrained=True, epochs=1)
+    with pytest.raises(ValueError, match="expected weights of the data's 270 tokens, got those of another tokenizer"):
+        pldistill.train(
+            make_recipe({**own, "task_options": {"context": 16, "tokenizer": "bpe:270"}}),
+            out=tmp_path / "a",
+            device="cpu",
+        )
+    run = pldistill.train(make_recipe({**own, "task_options": {"context": 16}}), out=tmp_path / "b", device="cpu")
+    assert (run.folder / "tokenizer.json").read_bytes() == (teacher.folder / "tokenizer.json").read_bytes()
+    shutil.copytree(teacher.folder, tmp_path / "short")
+    config = json.loads((tmp_path / "short" / "config.json").read_text())
+    (tmp_path / "short" / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8}))
+    (tmp_path / "short" / "result.json").unlink()
+    short = {**own, "student": str(tmp_path / "short"), "task_options": {"context": 16}}
+    with pytest.raises(ValueError, match="expected positions for 16 tokens, got 8"):
+        pldistill.train(make_recipe(short), out=tmp_path / "c", device="cpu")
+
+
+def test_a_text_that_changed_is_not_gone_on_with(text, tmp_path):
+    file = tmp_path / "own.txt"
+    file.write_text(text.read_text())
+    recipe = make_recipe(fields(file, data=f"text:{file},validation=8"))
+
+    class Stop:
+        wants_time = False
+
+        def __getattr__(self, name):
+            return lambda *given: None
+
+        def epoch(self, row):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pldistill.train(recipe, out=tmp_path / "run", device="cpu", callback=Stop())
+    file.write_text(text.read_text().replace("cat", "cow"))
+    with pytest.raises(ValueError, match=r"resume: data .* is not what the run began with: its \w+ part differs"):
+        pldistill.train(recipe, out=tmp_path / "run", device="cpu", resume=True)
+    file.write_text(text.read_text())
+    pldistill.train(recipe, out=tmp_path / "run", device="cpu", resume=True)

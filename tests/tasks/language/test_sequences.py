@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from pldistill.tasks.language.dataset import TokenLoader, cut
 from pldistill.tasks.language.options import LanguageOptions
@@ -121,3 +123,17 @@ def test_options_that_make_no_sequences(options, says):
 
     with pytest.raises(ValueError, match=says):
         SPEC.complete(options)
+
+
+def test_a_tokenizers_own_truncation_and_padding_are_not_of_a_corpus(tmp_path):
+    own = train_tokenizer(TEXTS, 300)
+    own.enable_truncation(5)
+    own.enable_padding(length=400)
+    own.save(str(tmp_path / "tokenizer.json"))
+    assert encode(read_tokenizer(tmp_path), TEXTS).tolist() == encode(train_tokenizer(TEXTS, 300), TEXTS).tolist()
+
+
+def test_a_tokenizer_that_cannot_write_the_text_is_named():
+    words = Tokenizer(WordLevel({END: 0, "the": 1}))
+    with pytest.raises(ValueError, match="tokenizer: cannot write the text: "):
+        encode(words, ["the cat"])

@@ -1,6 +1,7 @@
 """Text by name: files, folders, lines of JSON, the parts they have or are cut into; and what is refused."""
 
 import json
+import os
 
 import pytest
 
@@ -105,3 +106,35 @@ def test_numbers_take_sequences(tmp_path):
     for wrong, says in (("train=0", "train: expected 1 to"), ("validation=999", "validation: expected 1 to")):
         with pytest.raises(ValueError, match=says):
             open_text(f"text:{tmp_path / 'a.txt'},{wrong}", OPTIONS)
+
+
+def test_every_name_of_a_validation_part_is_kept_from_training(tmp_path):
+    (tmp_path / "a.txt").write_text("learned")
+    for name in ("val.txt", "test.txt", "VALID.txt"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "valid").mkdir()
+    (tmp_path / "valid" / "x.txt").write_text("x")
+    assert documents(tmp_path) == (["VALID.txt", "learned"], ["val.txt"])
+
+
+def test_a_last_line_that_is_long_is_cut_in_it(tmp_path):
+    (tmp_path / "a.txt").write_text("title\n" + "word " * 199 + "end")
+    train, val = documents(tmp_path / "a.txt")
+    assert 80 <= len(val[0]) <= 160
+    assert (train[0] + val[0]).startswith("title\nword")
+    (tmp_path / "b.txt").write_text("x" * 1000)
+    assert [len(texts[0]) for texts in documents(tmp_path / "b.txt")] == [900, 100]
+
+
+def test_a_line_of_json_ends_at_a_line_feed_alone(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one\u2028two\u0085"}\n{"text": "three"}\r\n', newline="")
+    assert documents(tmp_path / "a.jsonl").train[0] == "one\u2028two\u0085"
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "\\ud83d"}\n')
+    with pytest.raises(ValueError, match=r"expected characters in line 2 of .*a\.jsonl', got half of one"):
+        documents(tmp_path / "a.jsonl")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "fifo.txt")
+    with pytest.raises(ValueError, match=r"expected a text file or a folder of them, got .*fifo\.txt', which is"):
+        documents(tmp_path / "fifo.txt")

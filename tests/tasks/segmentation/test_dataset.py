@@ -1,5 +1,8 @@
 """Images with masks: read from folders and refused, resized and cut together, drawn, replayed."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +42,7 @@ def folder(tmp_path):
 
 
 def test_a_folder_is_read_pixel_by_pixel(folder):
-    (folder / "classes.txt").write_text("sky\nroad\n\ncar\n")
+    (folder / "classes.txt").write_text("sky\nroad\ncar\n")
     data = open_masks(f"masks:{folder}")
     assert data.classes == ("sky", "road", "car")
     assert (len(data.train), len(data.val), data.image_size, data.frame) == (5, 2, 20, (20, 24))
@@ -300,3 +303,29 @@ def test_shapes_are_drawn_the_same_each_time_and_their_edges_are_of_no_class():
     assert many.shape == (40, SIZE, SIZE)
     sides = (many[:, :, :-1] != many[:, :, 1:]) & (many[:, :, :-1] != IGNORED) & (many[:, :, 1:] != IGNORED)
     assert sides.float().mean() < 0.002  # an outline that runs between two pixels alone is rare
+
+
+def test_what_is_no_index_a_pixel_is_refused(folder, tmp_path):
+    """Gray of 4 bits is spread over 8 by decoders, and JPEG changes values."""
+    header = struct.pack(">IIBBBBB", 2, 1, 4, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes([0, 0x12]))), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks]
+    (tmp_path / "four.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(ValueError, match="expected a mask as a PNG of 8 bits, an index a pixel, got 4 bits of gray"):
+        read_mask(str(tmp_path / "four.png"))
+    Image.new("L", (4, 4)).save(tmp_path / "jpeg.png", format="JPEG")
+    with pytest.raises(ValueError, match="an index a pixel, got no PNG"):
+        read_mask(str(tmp_path / "jpeg.png"))
+
+
+def test_a_line_without_a_name_and_masks_without_a_class_are_refused(folder):
+    (folder / "classes.txt").write_text("sky\n\nroad\ncar\n")
+    with pytest.raises(ValueError, match=r"expected a name in each line of .*classes\.txt', got none in line 2"):
+        open_masks(f"masks:{folder}")
+    (folder / "classes.txt").unlink()
+    for mask in (folder / "train" / "masks").iterdir():
+        with Image.open(mask) as image:
+            size = image.size
+        Image.new("L", size, 255).save(mask)
+    with pytest.raises(ValueError, match=r"expected a pixel of a class in the masks of .*train', got 255 alone"):
+        open_masks(f"masks:{folder}")

@@ -121,6 +121,9 @@ class Classification(Task[Dataset, NormalizedModel]):
             return open_teacher(recipe, data)
         return open_cached(recipe, data, self.appearance(recipe, data), lambda: open_teacher(recipe, data))
 
+    def marks(self, data: Dataset) -> dict[str, str]:
+        return {"train": data.train.fingerprint(), "val": data.val.fingerprint()}
+
     def appearance(self, recipe: Recipe, data: Dataset) -> dict[str, Any]:
         return asdict(training_augment(data, recipe.hflip))
 

@@ -107,8 +107,9 @@ def _measure(logits: Tensor, labels: Tensor, teacher: Tensor | None, temperature
         sums["teacher_nats"] = functional.nll_loss(log_t, labels, reduction="sum")
         sums["kl"] = functional.kl_div(log_p, log_t, reduction="sum", log_target=True)
         sums["agreement"] = (logits.argmax(dim=1) == teacher.argmax(dim=1)).sum()
-        ours, theirs = logits.topk(5, dim=1).indices, teacher.topk(5, dim=1).indices
-        sums["overlap5"] = (ours[:, :, None] == theirs[:, None, :]).sum() / 5
+        few = min(5, logits.shape[1])
+        ours, theirs = logits.topk(few, dim=1).indices, teacher.topk(few, dim=1).indices
+        sums["overlap5"] = (ours[:, :, None] == theirs[:, None, :]).sum() / few
     return sums
 
 

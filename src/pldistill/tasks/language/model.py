@@ -30,7 +30,7 @@ from pldistill.files import check_run_files, write_atomically
 from pldistill.models import TaskModel
 from pldistill.paths import kind_of
 from pldistill.specs import unknown
-from pldistill.tasks.language.tokenizer import FILE, end_of_text, read_tokenizer
+from pldistill.tasks.language.tokenizer import FILE, end_of_text, read_tokenizer, token_names
 from pldistill.types import Outputs, TokenBatch
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -79,6 +79,31 @@ class LanguageModel(TaskModel):
         finally:
             self.train(was_training)
 
+    def check(self, what: str, context: int) -> None:
+        """Refuse a model that cannot take the sequences, or whose answers depend on the tokens after them.
+
+        An encoder (BERT and its kin) has a causal class of the same name, and reads the token that it is to predict.
+        """
+        length = min(context, 8)
+        tokens = torch.zeros(2, length, dtype=torch.int64)
+        tokens[1, -1] = self.vocabulary - 1
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                logits = self(tokens).logits.view(2, length, -1)[:, :-1]
+        except Exception as error:  # whatever an architecture raises that wants other inputs
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(f"{what}: {type(self.model).__name__} answers no token ids: {reason}") from error
+        finally:
+            self.train(was_training)
+        difference, size = (logits[0] - logits[1]).abs().max().item(), logits.abs().max().item()
+        if not difference <= 1e-5 * max(1.0, size):
+            raise ValueError(
+                f"{what}: expected a causal language model, got {type(self.model).__name__}, whose answers depend on "
+                "the tokens that follow"
+            )
+
 
 def build_model(name: str, tokenizer: Tokenizer, vocabulary: int, *, context: int, pretrained: bool) -> LanguageModel:
     """The model that `name` says: TYPE:key=value,... with weights from torch's generator, or a folder.
@@ -90,7 +115,7 @@ def build_model(name: str, tokenizer: Tokenizer, vocabulary: int, *, context: in
     """
     if kind_of(Path(name)) == "a folder":
         if pretrained:
-            return LanguageModel(_read_model(Path(name), vocabulary, "student"), vocabulary)
+            return _pretrained(Path(name), tokenizer, vocabulary, context)
         config = _read_config(Path(name), "student")
     elif pretrained:
         raise ValueError(f"pretrained: expected a folder with weights for a student, got {name!r}")
@@ -98,15 +123,34 @@ def build_model(name: str, tokenizer: Tokenizer, vocabulary: int, *, context: in
         config = _configured(name)
     end = end_of_text(tokenizer)
     config.vocab_size, config.bos_token_id, config.eos_token_id, config.pad_token_id = vocabulary, end, end, None
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions < context:
-        raise ValueError(f"student {name!r}: expected positions for {context} tokens, got {positions} (context)")
+    _check_positions(config, name, context)
     try:
         with _quiet():
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except Exception as error:  # whatever an architecture raises of numbers that do not fit one another
         raise ValueError(f"student {name!r}: expected values that fit: {' '.join(str(error).split())}") from error
-    return LanguageModel(model, vocabulary)
+    built = LanguageModel(model, vocabulary)
+    built.check(f"student {name!r}", context)
+    return built
+
+
+def _check_positions(config: PretrainedConfig, name: str, context: int) -> None:
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions < context:
+        raise ValueError(f"student {name!r}: expected positions for {context} tokens, got {positions} (context)")
+
+
+def _pretrained(folder: Path, tokenizer: Tokenizer, vocabulary: int, context: int) -> LanguageModel:
+    """A folder's model with its weights, whose tokens must be the data's."""
+    _check_positions(_read_config(folder, "student"), str(folder), context)
+    if token_names(read_tokenizer(folder, "student")) != token_names(tokenizer):
+        raise ValueError(
+            f"student {str(folder)!r}: expected weights of the data's {vocabulary} tokens, got those of another "
+            f"tokenizer (--task-option tokenizer={folder})"
+        )
+    model = LanguageModel(_read_model(folder, vocabulary, "student"), vocabulary)
+    model.check("student", context)
+    return model
 
 
 def _configured(name: str) -> PretrainedConfig:
@@ -165,7 +209,9 @@ def load_model(folder: Path, what: str = "model") -> tuple[LanguageModel, Tokeni
     vocabulary = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
     model = _read_model(folder, vocabulary, what)
     positions = getattr(model.config, CONTEXT, None) or getattr(model.config, "max_position_embeddings", None) or 1024
-    return LanguageModel(model, vocabulary).eval(), tokenizer, min(int(positions), 1024)
+    loaded = LanguageModel(model, vocabulary).eval()
+    loaded.check(what, min(int(positions), 1024))
+    return loaded, tokenizer, min(int(positions), 1024)
 
 
 def _read_config(folder: Path, what: str) -> PretrainedConfig:

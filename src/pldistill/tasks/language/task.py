@@ -18,7 +18,7 @@ from pldistill.tasks.language.dataset import TextData, TokenLoader, TokenSplit, 
 from pldistill.tasks.language.metrics import TextValidation
 from pldistill.tasks.language.model import LanguageModel, build_model, load_model, save_model
 from pldistill.tasks.language.options import LanguageOptions
-from pldistill.tasks.language.tokenizer import token_names
+from pldistill.tasks.language.tokenizer import fingerprint, token_names
 from pldistill.teachers.cache import open_cached
 from pldistill.teachers.live import LiveTeacher, Teacher
 from pldistill.types import NOT_PREDICTED, Outputs, TokenBatch
@@ -50,11 +50,11 @@ class Language(Task[TextData, LanguageModel]):
         return {"task": loss}
 
     def open(self, recipe: Recipe, *, download: bool) -> TextData:
-        return open_text(recipe.data, self.options, recipe.teacher)
+        return open_text(recipe.data, self.options, _with_tokens(recipe))
 
     def open_validation(self, recipe: Recipe, classes: Sequence[str]) -> TextData:
         """Open the text that scores a model; `measure` gives it the model's own tokenizer."""
-        return open_text(recipe.data, self.options, recipe.teacher, evaluation=True)
+        return open_text(recipe.data, self.options, _with_tokens(recipe), evaluation=True)
 
     def student(self, recipe: Recipe, data: TextData) -> LanguageModel:
         return build_model(
@@ -128,6 +128,10 @@ class Language(Task[TextData, LanguageModel]):
         logits, labels = (torch.cat(parts)[:most] for parts in zip(*found, strict=True))
         return logits, labels
 
+    def marks(self, data: TextData) -> dict[str, str]:
+        parts = {"train": data.train.fingerprint(), "val": data.val.fingerprint()}
+        return {**parts, "tokenizer": fingerprint(data.tokenizer)}
+
     def rows_a_sample(self, data: TextData) -> int:
         return data.image_size
 
@@ -146,6 +150,11 @@ class Language(Task[TextData, LanguageModel]):
     def reading(self, folder: Path) -> Language:
         """The task in the tokens of the model's own tokenizer."""
         return type(self)(self.options.model_copy(update={"tokenizer": str(folder)}), self.label_smoothing)
+
+
+def _with_tokens(recipe: Recipe) -> str | None:
+    """The folder whose tokenizer is taken where none is named: the teacher's, else that of a student with weights."""
+    return recipe.teacher or (recipe.student if recipe.pretrained else None)
 
 
 def make(recipe: Recipe) -> Language:

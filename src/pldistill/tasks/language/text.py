@@ -35,11 +35,14 @@ def _open_files(request: Request) -> Documents:
         raise ValueError(
             f"data: expected a text file or a folder of them, got {str(request.path)!r}, which is not there"
         )
-    if not root.is_dir():
+    if root.is_file():
         return _divided(_read(root))
+    if not root.is_dir():
+        raise ValueError(f"data: expected a text file or a folder of them, got {str(root)!r}, which is {kind_of(root)}")
     parts = {name: _files(root, name) for name in ("train", *VALIDATION)}
     own = next((files for name, files in parts.items() if name != "train" and files), [])
-    train = parts["train"] or [file for file in _all(root) if file not in own]
+    kept = {file for name in VALIDATION for file in parts[name]}  # a second part of these names is for neither
+    train = parts["train"] or [file for file in _all(root) if file not in kept]
     if request.evaluation and own:
         train = []
     elif not train:
@@ -55,7 +58,7 @@ def _files(root: Path, part: str) -> list[Path]:
 
 
 def _all(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
 def _read(file: Path) -> list[str]:
@@ -64,13 +67,13 @@ def _read(file: Path) -> list[str]:
         content = file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"data: expected UTF-8 in {str(file)!r}, got {error.reason} at byte {error.start}") from None
-    texts = _lines(file, content) if file.suffix == ".jsonl" else [content]
+    texts = _lines(file, content) if file.suffix.lower() == ".jsonl" else [content]
     return [text for text in texts if text]
 
 
 def _lines(file: Path, content: str) -> list[str]:
     texts = []
-    for number, line in enumerate(content.splitlines(), 1):
+    for number, line in enumerate(content.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -79,19 +82,23 @@ def _lines(file: Path, content: str) -> list[str]:
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             raise ValueError(f'data: expected an object with a "text" in line {number} of {str(file)!r}')
+        if any("\ud800" <= letter <= "\udfff" for letter in row["text"]):
+            raise ValueError(f"data: expected characters in line {number} of {str(file)!r}, got half of one")
         texts.append(row["text"])
     return texts
 
 
 def _divided(documents: list[str]) -> Documents:
-    """The last tenth of the characters for validation, cut at a line's end of the document that it falls into."""
+    """The last tenth of the characters for validation, cut at a line's end, or else a word's, that is not far off."""
     count = sum(map(len, documents))
     left = count - count // PART
+    near = count // PART // 2
     for place, document in enumerate(documents):
         if len(document) <= left:
             left -= len(document)
             continue
-        cut = document.rfind("\n", 0, left + 1) + 1 or left
+        ends = [document.rfind(mark, max(0, left - near), left + 1) + 1 for mark in ("\n", " ")]
+        cut = next(filter(None, ends), left)
         before, after = document[:cut], document[cut:]
         return Documents([*documents[:place], *filter(None, [before])], [after, *documents[place + 1 :]])
     return Documents(documents, [])

@@ -45,12 +45,15 @@ def read_tokenizer(path: str | Path, what: str = "tokenizer") -> Tokenizer:
     if kind_of(file) != "a file":
         raise ValueError(f"{what}: expected a tokenizer.json or a folder with one, got {str(path)!r}, which has none")
     try:
-        return Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises no narrower one
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{what}: {str(file)!r} is damaged or no tokenizer of the tokenizers library: {reason}"
         ) from None
+    tokenizer.no_truncation()  # which are of single texts, for a model's input
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def token_names(tokenizer: Tokenizer) -> tuple[str, ...]:
@@ -80,10 +83,17 @@ def encode(tokenizer: Tokenizer, documents: Sequence[str]) -> np.ndarray:
     """`(T,)` int32: the documents one after the other, the end of a text before each and after the last.
 
     So every token of a document has one before it that it is predicted from.
+
+    Raises:
+        ValueError: for a text that the tokenizer cannot write.
     """
     end = end_of_text(tokenizer)
     parts: list[np.ndarray] = []
     for first in range(0, len(documents), 1024):
-        for encoding in tokenizer.encode_batch_fast(list(documents[first : first + 1024]), add_special_tokens=False):
+        try:
+            encodings = tokenizer.encode_batch_fast(list(documents[first : first + 1024]), add_special_tokens=False)
+        except Exception as error:  # the library raises no narrower one
+            raise ValueError(f"tokenizer: cannot write the text: {' '.join(str(error).split())}") from None
+        for encoding in encodings:
             parts += [np.array([end], np.int32), np.array(encoding.ids, np.int32)]
     return np.concatenate([*parts, np.array([end], np.int32)])

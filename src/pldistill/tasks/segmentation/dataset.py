@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -133,14 +134,30 @@ def read_mask(path: str) -> Tensor:
         ValueError: a file that is missing or damaged, or has several channels or more than 8 bits.
     """
     try:
+        depth = _bits(path)
         with Image.open(path) as image:
             mode, classes = image.mode, np.asarray(image).astype(np.uint8)
     except Exception as error:  # decoders of damaged files raise anything
         reason = str(error) or type(error).__name__
         raise ValueError(f"{path}: cannot be read as a mask ({reason})") from error
+    if depth not in (1, 8):
+        found = "no PNG" if depth is None else f"{depth} bits of gray"
+        raise ValueError(f"{path}: expected a mask as a PNG of 8 bits, an index a pixel, got {found}")
     if mode not in MODES:
         raise ValueError(f"{path}: expected a mask of one channel of 8 bits, an index a pixel, got mode {mode!r}")
     return torch.from_numpy(classes)
+
+
+def _bits(path: str) -> int | None:
+    """Bits of a gray PNG, by its header: decoders spread 2 or 4 of them over 8. None for another format.
+
+    Of a PNG with a palette, whose indices are read as they are, and of one with several channels it is 8.
+    """
+    with Path(path).open("rb") as file:
+        header = file.read(26)
+    if header[:8] != b"\x89PNG\r\n\x1a\n" or len(header) < 26:
+        return None
+    return header[24] if header[25] == 0 and header[24] < 8 else 8
 
 
 @dataclass(frozen=True)

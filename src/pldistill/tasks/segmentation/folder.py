@@ -87,9 +87,12 @@ def _names(file: Path) -> tuple[str, ...] | None:
     if kind_of(file) is None:
         return None
     try:
-        names = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+        names = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines())
     except (UnicodeDecodeError, OSError) as error:
         raise ValueError(f"masks: expected a name a line, in UTF-8, in {str(file)!r}, got {error}") from None
+    if "" in names:
+        empty = names.index("") + 1
+        raise ValueError(f"masks: expected a name in each line of {str(file)!r}, got none in line {empty}")
     if not 1 <= len(names) <= IGNORED or len(set(names)) < len(names):
         raise ValueError(f"masks: expected 1 to {IGNORED} names, each once, in {str(file)!r}, got {len(names)}")
     return names
@@ -115,6 +118,8 @@ def _read(part: Path, names: tuple[str, ...] | None, *, exif: bool, on_bad_image
         if not isinstance(look, str):
             counts += look[1]
             sizes.add(look[0])
+    if not counts[:IGNORED].any():
+        raise ValueError(f"masks: expected a pixel of a class in the masks of {str(part)!r}, got {IGNORED} alone")
     split = StoredMasks([files[place] for place in good], torch.tensor(good), exif=exif)
     return _Part(split, counts[:IGNORED], sizes, tuple(bad))
 
