@@ -504,7 +504,7 @@ def _check_task(recipe: Recipe) -> None:
     source = split_spec(recipe.data)[0]
     for name, other in TASKS.items():
         if source in other.own_sources and source not in task.own_sources:
-            raise ValueError(f"data: expected images for {recipe.task}, got {source!r}, which is for --task {name}")
+            raise ValueError(f"data: expected data for {recipe.task}, got {source!r}, which is for --task {name}")
     task.check(recipe)
 
 

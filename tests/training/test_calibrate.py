@@ -121,3 +121,9 @@ def test_of_another_model_or_damaged_it_is_refused(run, tmp_path):
         pldistill.predict(run, [tmp_path / "x.png"])
     file.unlink()
     assert math.isclose(sum(p for _, p in pldistill.predict(run, [tmp_path / "x.png"], top=10)[0]), 1, rel_tol=1e-5)
+
+
+def test_a_run_that_is_not_finished_is_said_to_be(run):
+    (run.folder / "result.json").unlink()
+    with pytest.raises(ValueError, match="is not finished: go on with"):
+        calibrate(run, device="cpu")

@@ -43,6 +43,8 @@ def predict(
     opened = load_run(run)
     folder = model_folder(opened, weights)
     kind = opened.recipe.task_spec.predictions
+    if kind is None:
+        raise ValueError(f"predict: expected a run that says something of an image, got one of {opened.recipe.task}")
     for name, given, kinds in (("score", score, ("boxes",)), ("draw", draw, ("boxes", "masks"))):
         if given is not None and kind not in kinds:
             raise ValueError(f"{name}: expected a run that finds {' or '.join(kinds)}, got one of {opened.recipe.task}")

@@ -52,6 +52,7 @@ def calibrate(
     Source: Guo et al., "On Calibration of Modern Neural Networks" (2017), Sec. 4.2.
     """
     folder, recipe = model_folder(run, weights), run.recipe
+    _ = run.result  # a run that is not finished is refused
     if recipe.task_spec.predictions == "boxes":
         raise ValueError(f"run {str(run.folder)!r}: expected a classifier or a language model, got a detector")
     task = make_task(recipe).reading(folder)

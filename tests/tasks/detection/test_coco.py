@@ -252,7 +252,7 @@ def test_bad_requests(spec, options, message, tmp_path, monkeypatch):
 def test_boxes_are_no_labels(name):
     with pytest.raises(ValueError, match=f"unknown data '{name}'"):
         open_data(f"{name}:x")
-    with pytest.raises(ValueError, match=f"^data: expected images for classification, got '{name}', which is for "):
+    with pytest.raises(ValueError, match=f"^data: expected data for classification, got '{name}', which is for "):
         make_recipe({"data": f"{name}:x", "student": "resnet8", "method": "ce"})
 
 

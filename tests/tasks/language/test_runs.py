@@ -309,3 +309,9 @@ def test_a_text_that_changed_is_not_gone_on_with(text, tmp_path):
         pldistill.train(recipe, out=tmp_path / "run", device="cpu", resume=True)
     file.write_text(text.read_text())
     pldistill.train(recipe, out=tmp_path / "run", device="cpu", resume=True)
+
+
+def test_predict_is_for_images(teacher, text, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", str(teacher.folder), str(text)])
+    assert "predict: expected a run that says something of an image, got one of language" in capsys.readouterr().err
