@@ -48,7 +48,7 @@ class Verbs(TyperGroup):
 app = typer.Typer(
     name="pldistill",
     cls=Verbs,
-    help="Distill a large classifier into a small one, by Plackett-Luce distillation and what it is compared with.",
+    help="Distill a large model into a small one, by Plackett-Luce distillation and what it is compared with.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -56,7 +56,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Distill a large classifier into a small one."""
+    """Distill a large model into a small one."""
     if version:
         console.print(f"pldistill {__version__}")
         raise typer.Exit
