@@ -13,8 +13,11 @@ from pldistill import models
 from pldistill.data import open_data
 from pldistill.models import NormalizedModel
 from pldistill.recipe import make_recipe
+from pldistill.tasks.classification.task import Classification
+from pldistill.tasks.registry import find_method
 from pldistill.teachers.live import Ensemble, LiveTeacher, open_teacher, read_class_map
-from pldistill.types import Batch
+from pldistill.training.distiller import Distiller
+from pldistill.types import Batch, Outputs
 
 DATA = open_data("digits")
 BASE = {"data": "digits", "student": "resnet8", "method": "kd", "trust_teacher": True}
@@ -261,6 +264,83 @@ def test_each_member_of_an_ensemble_may_have_its_own_map(six, tmp_path):
         open_teacher(recipe.model_copy(update={"class_map": given + "+"}), pets())
     with pytest.raises(ValueError, match="expected the data's 2 classes, got 6"):
         open_teacher(recipe.model_copy(update={"class_map": f"{tmp_path / 'a.json'}+"}), pets())
+
+
+def three():
+    return replace(DATA, classes=("dogs", "zebras", "cats"))
+
+
+def knowing(teacher, mapping, tmp_path, **change):
+    (tmp_path / "map.json").write_text(json.dumps(mapping))
+    given = {**BASE, "teacher": str(teacher), "class_map": str(tmp_path / "map.json"), "weights": {"task": 1.0}}
+    return make_recipe({**given, **change})
+
+
+PETS = {"cat": "cats", "dog": "dogs", "(none)": ["zebras"]}
+
+
+@pytest.mark.parametrize("method", ["kd", "pld", "dist", "dkd"])
+def test_images_of_a_class_that_the_teacher_does_not_know_learn_from_their_label_alone(six, tmp_path, method):
+    """The method's terms are those of the other images on the other classes; cross-entropy is of all."""
+    recipe = knowing(six, PETS, tmp_path, method=method)
+    task = Classification()
+    teacher = task.teacher(recipe, three())
+    assert teacher.known.tolist() == [True, False, True]
+    some = replace(batch(), labels=torch.tensor([0, 1, 2, 1, 0, 2, 2, 1])[: len(batch())])
+    student = NormalizedModel(models.build("resnet8", num_classes=3), mean=DATA.mean, std=DATA.std).eval()
+    pair = task.pair(student, teacher, some)
+    logits, kept = student(some.images).logits, some.labels != 1
+    spec = find_method(method)
+    loss = spec.build(**spec.complete_options({}))
+    asked = LiveTeacher(teacher.model)(some).logits[:, [1, 0]]
+    expected = loss(Outputs(logits[kept][:, [0, 2]]), Outputs(asked[kept]), some.labels[kept] // 2)[method]
+    torch.testing.assert_close(loss(pair.student, pair.teacher, pair.labels)[method], expected)
+    torch.testing.assert_close(pair.own()["task"], torch.nn.functional.cross_entropy(logits, some.labels))
+    assert (int(pair.counted), len(pair.labels)) == (len(some), int(kept.sum()))
+
+
+def test_a_batch_of_such_images_alone_has_no_term_but_the_tasks(six, tmp_path):
+    task = Classification()
+    teacher = task.teacher(knowing(six, PETS, tmp_path, method="pld"), three())
+    student = NormalizedModel(models.build("resnet8", num_classes=3), mean=DATA.mean, std=DATA.std)
+    spec = find_method("pld")
+    distiller = Distiller(student, spec.build(**spec.complete_options({})), task)
+    some = replace(batch(), labels=torch.ones(len(batch()), dtype=torch.int64))
+    step = distiller(some, teacher, {"task": 1.0, "pld": 1.0})
+    assert step.raw["pld"] == step.raw["pld"]  # a number
+    step.loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in student.parameters())
+
+
+@pytest.mark.parametrize(
+    ("mapping", "change", "says"),
+    [
+        (PETS, {"weights": {"task": 0.0}}, "expected a task weight above 0"),
+        (PETS, {"mixup": 0.2}, "expected neither mixup nor cutmix beside classes of '\\(none\\)'"),
+        (PETS, {"method": "at"}, "expected a method of the logits beside classes"),
+        (
+            {"dog": "dogs", "(none)": ["zebras", "cats"]},
+            {},
+            "expected at least two classes that the teacher knows, got 1",
+        ),
+        ({**PETS, "car": "zebras"}, {}, "expected 'zebras' under '\\(none\\)' alone, got it for 'car'"),
+        ({**PETS, "(none)": ["zebra"]}, {}, "unknown class of the data 'zebra'; did you mean zebras"),
+        ({**PETS, "(none)": "zebras"}, {}, "expected a list of the data's classes for '\\(none\\)', got 'zebras'"),
+        ({**PETS, "(none)": [True]}, {}, "expected a list of the data's classes"),
+    ],
+)
+def test_what_does_not_go_with_unknown_classes_is_refused(six, tmp_path, mapping, change, says):
+    with pytest.raises(ValueError, match=says):
+        Classification().teacher(knowing(six, mapping, tmp_path, **change), three())
+
+
+def test_an_ensemble_knows_what_all_its_members_know(six, tmp_path):
+    maps = {"a": PETS, "b": {"cat": "cats", "dog": "dogs", "car": "zebras"}}
+    for name, each in maps.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(each))
+    given = f"{tmp_path / 'a.json'}+{tmp_path / 'b.json'}"
+    recipe = make_recipe({**BASE, "teacher": f"ensemble:{six}+{six}", "class_map": given, "weights": {"task": 1.0}})
+    assert open_teacher(recipe, three()).known.tolist() == [True, False, True]
 
 
 def test_published_names_are_synsets(monkeypatch, tmp_path):

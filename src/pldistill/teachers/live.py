@@ -24,8 +24,12 @@ the answer for c is
 so the probabilities of its classes add up by their parts, and classes that the file leaves out have no part: softmax(t)
 is the teacher's distribution given that the image shows a class of the data's. The members of an ensemble may have a
 map each, `A.json+B.json`, in their order. (At a temperature τ other than 1 a
-method tempers t_c, the sum's logarithm.) Every class of the data's must be covered, for no loss could be asked about
-a class of which the teacher holds no opinion: to train on the classes that it knows, leave the others out of the data.
+method tempers t_c, the sum's logarithm.) Classes of the data's that the teacher knows nothing of are named,
+
+    {..., "(none)": ["data's class", ...]}
+
+and their logit is -∞. A method compares the models on the other classes alone, and images of these learn from their
+label alone (the task's own loss, on all classes). Every class must be covered or named so.
 """
 
 from __future__ import annotations
@@ -65,10 +69,17 @@ class ClassMap:
         columns: `(C, K)` int64, for each of the data's classes the teacher's, K the most that any of them has; the
             teacher's count of classes, one past the last, fills up.
         parts: `(C, K)` float64, of each of these the part W_ic that is the data's class; None where all are 1.
+        count: the teacher's classes.
     """
 
     columns: Tensor
     parts: Tensor | None = None
+    count: int = 0
+
+    def known(self) -> Tensor | None:
+        """`(C,)` bool, which of the data's classes the teacher knows; None where it knows all."""
+        known = (self.columns != self.count).any(dim=1)
+        return None if bool(known.all()) else known
 
     def __call__(self, logits: Tensor) -> Tensor:
         """`(N, T)` to `(N, C)`, float32, or float64 for float64."""
@@ -106,7 +117,9 @@ def read_class_map(
     known = {name: index for index, name in enumerate(ours)}
     taken: dict[int, str] = {}
     groups: list[dict[int, float]] = [{} for _ in ours]
-    for their_class, shares in _pairs(path):
+    entries, nothing = _pairs(path)
+    unknown_ones = {_index("data", each, known, len(ours)) for each in nothing}
+    for their_class, shares in entries:
         their = _index("teacher", their_class, names, count)
         if their in taken:
             raise ValueError(
@@ -117,26 +130,38 @@ def read_class_map(
             our = _index("data", value, known, len(ours))
             if their in groups[our]:
                 raise ValueError(f"class_map: expected {ours[our]!r} once for {their_class!r}, got it twice")
+            if our in unknown_ones:
+                raise ValueError(
+                    f"class_map: expected {ours[our]!r} under {NONE!r} alone, got it for {their_class!r} too"
+                )
             groups[our][their] = part
-    bare = [ours[index] for index, group in enumerate(groups) if not group]
+    bare = [ours[index] for index, group in enumerate(groups) if not group and index not in unknown_ones]
     if bare:
         more = f" and {len(bare) - _SHOWN} more" if len(bare) > _SHOWN else ""
         raise ValueError(
             f"class_map: expected a class of the teacher's for each of the data's {len(ours)}, "
             f"got none for {', '.join(bare[:_SHOWN])}{more}"
         )
-    width = max(len(group) for group in groups)
+    width = max(1, *(len(group) for group in groups))
     columns = torch.tensor([sorted(group) + [count] * (width - len(group)) for group in groups])
     parts = [[group[their] for their in sorted(group)] + [1.0] * (width - len(group)) for group in groups]
     whole = all(part == 1 for row in parts for part in row)
-    return ClassMap(columns, None if whole else torch.tensor(parts, dtype=torch.float64))
+    return ClassMap(columns, None if whole else torch.tensor(parts, dtype=torch.float64), count)
 
 
-def _pairs(path: str) -> list[tuple[str, list[tuple[str | int, float]]]]:
-    """The file's entries: a class of the teacher's, and the classes of the data's with the part of it that each has."""
+def _pairs(path: str) -> tuple[list[tuple[str, list[tuple[str | int, float]]]], list[str | int]]:
+    """The file's entries: a class of the teacher's, and the classes of the data's with the part of it that each has.
+
+    And the classes of the data's that no class of the teacher's is.
+    """
     require_file(path, "class_map")
     entries = read_object(Path(path), f"class_map: {path!r}")
-    return [(their_class, _shares(their_class, value)) for their_class, value in entries.items()]
+    nothing = entries.pop(NONE, [])
+    if not isinstance(nothing, list) or any(
+        isinstance(each, bool) or not isinstance(each, str | int) for each in nothing
+    ):
+        raise ValueError(f"class_map: expected a list of the data's classes for {NONE!r}, got {nothing!r}")
+    return [(their_class, _shares(their_class, value)) for their_class, value in entries.items()], nothing
 
 
 def _shares(their_class: str, value: Any) -> list[tuple[str | int, float]]:
@@ -173,6 +198,7 @@ def _index(side: str, given: str | int, names: dict[str, int], count: int) -> in
     return index
 
 
+NONE = "(none)"  # in place of a class of the teacher's
 _SYNSET = re.compile(r"n\d{8}")
 _MAP_HINT = "; --class-map FILE says which of them is which (docs/teachers.md)"
 
@@ -182,9 +208,11 @@ class Teacher(ABC):
 
     Attributes:
         members: the models that answer, each as a teacher of its own; none where answers are read from a store.
+        known: `(C,)` bool, the data's classes that it knows something of; None where it knows all.
     """
 
     members: tuple[LiveTeacher, ...]
+    known: Tensor | None = None
 
     @abstractmethod
     def __call__(self, batch: Any) -> Outputs:
@@ -225,6 +253,7 @@ class LiveTeacher(Teacher):
         self.model = model.eval().requires_grad_(False)
         self.image_size = image_size
         self.class_map = class_map
+        self.known = None if class_map is None else class_map.known()
         self.members = (self,)
 
     @torch.no_grad()
@@ -253,6 +282,8 @@ class Ensemble(Teacher):
 
     def __init__(self, members: Sequence[LiveTeacher]) -> None:
         self.members = tuple(members)
+        partial = [member.known for member in members if member.known is not None]
+        self.known = torch.stack(partial).all(dim=0) if partial else None
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Outputs:

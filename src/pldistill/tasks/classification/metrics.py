@@ -202,7 +202,9 @@ def _measure(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> d
     if logits.shape[1] >= 5:
         sums["top5"] = (logits.topk(5, dim=1).indices == labels[:, None]).sum()
     if teacher_logits is not None:
-        sums["kl"] = functional.kl_div(log_p, teacher_logits.log_softmax(dim=1), reduction="sum", log_target=True)
+        known = teacher_logits[0] > -torch.inf  # of classes that the teacher knows nothing of nothing is compared
+        ours, theirs = (each[:, known].log_softmax(dim=1) for each in (logits, teacher_logits))
+        sums["kl"] = functional.kl_div(ours, theirs, reduction="sum", log_target=True)
         sums["teacher_top1"] = (teacher_logits.argmax(dim=1) == labels).sum()
         sums["agreement"] = same_first(logits, teacher_logits)
         sums["kendall"] = kendall(logits, teacher_logits)

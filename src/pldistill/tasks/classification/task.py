@@ -34,7 +34,7 @@ from pldistill.tasks.calibration import read_temperature
 from pldistill.tasks.classification import SPEC
 from pldistill.tasks.classification.metrics import Validation
 from pldistill.teachers.cache import open_cached
-from pldistill.teachers.live import Teacher, open_teacher
+from pldistill.teachers.live import NONE, Teacher, open_teacher
 from pldistill.types import UNLABELLED, Batch, Outputs
 
 AT_ONCE = 64  # images of `predict` in memory
@@ -55,10 +55,17 @@ class Classification(Task[Dataset, NormalizedModel]):
         """Show both models the same images."""
         answers = None if teacher is None else float32(teacher(batch))
         said = float32(student(batch.images))
+        compared, asked, labels = said, answers, batch.labels.clamp(min=0)  # an image without a label is to count
+        known = teacher.known if isinstance(teacher, Teacher) else None
+        if known is not None and answers is not None:
+            known = known.to(labels.device)
+            kept = known[labels] | (batch.labels == UNLABELLED)
+            compared, asked = (replace(each, logits=each.logits[kept][:, known]) for each in (said, answers))
+            labels = (known.long().cumsum(0) - 1)[labels[kept]].clamp(min=0)
         return Pair(
-            said,
-            answers,
-            batch.labels.clamp(min=0),  # a loss leaves rows out whose label is a mark; those without one are to count
+            compared,
+            asked,
+            labels,
             partial(mixed, lambda labels: {"task": self.loss(said, labels)}, batch.labels, batch.mixture),
             self.hits(said, _larger(batch)),
             (batch.labels != UNLABELLED).sum(),
@@ -118,7 +125,10 @@ class Classification(Task[Dataset, NormalizedModel]):
 
     def teacher(self, recipe: Recipe, data: Dataset) -> Teacher | None:
         if recipe.teacher_cache is None:
-            return open_teacher(recipe, data)
+            teacher = open_teacher(recipe, data)
+            if teacher is not None and teacher.known is not None:
+                _check_unknown(recipe, teacher.known)
+            return teacher
         return open_cached(recipe, data, self.appearance(recipe, data), lambda: open_teacher(recipe, data))
 
     def marks(self, data: Dataset) -> dict[str, str]:
@@ -214,6 +224,24 @@ class Classification(Task[Dataset, NormalizedModel]):
                 for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
             ]
         return answers
+
+
+def _check_unknown(recipe: Recipe, known: Tensor) -> None:
+    """Refuse what does not go with classes that the teacher knows nothing of, "(none)" in a class map."""
+    beside = f"beside classes of {NONE!r}"
+    if int(known.sum()) < 2:
+        raise ValueError(f"class_map: expected at least two classes that the teacher knows, got {int(known.sum())}")
+    if recipe.mixup or recipe.cutmix:
+        raise ValueError(f"class_map: expected neither mixup nor cutmix {beside}, for they mix labels")
+    if recipe.method_spec.taps is not None:
+        raise ValueError(f"class_map: expected a method of the logits {beside}, got {recipe.method!r}")
+    if recipe.relation == "global":
+        raise ValueError(f"relation: expected local {beside}, for a process may have no image to compare")
+    if recipe.weights.get("task") == 0:
+        raise ValueError(
+            f"weights: expected a task weight above 0 (--weight task=1) {beside}, whose images learn from their label "
+            "alone, got 0"
+        )
 
 
 def _larger(batch: Batch) -> Tensor:
