@@ -334,6 +334,17 @@ def test_what_does_not_go_with_unknown_classes_is_refused(six, tmp_path, mapping
         Classification().teacher(knowing(six, mapping, tmp_path, **change), three())
 
 
+def test_a_run_with_unknown_classes_has_all_its_figures(six, tmp_path):
+    mapping = {"0": "0", "car": "1", "dog": "2", "(none)": list("3456789")}
+    recipe = knowing(six, mapping, tmp_path, method="pld", epochs=1, image_size=8, batch_size=128)
+    run = pldistill.train(recipe, out=tmp_path / "run", device="cpu", workers=0)
+    (row,) = run.record.epochs()
+    assert set(row["terms"]) == {"task", "pld"}
+    assert 0 < row["kl"] < 10
+    assert 0 < row["terms"]["pld"]["raw"] < 10
+    assert row["teacher_top1"] < 40  # of ten classes it knows three
+
+
 def test_an_ensemble_knows_what_all_its_members_know(six, tmp_path):
     maps = {"a": PETS, "b": {"cat": "cats", "dog": "dogs", "car": "zebras"}}
     for name, each in maps.items():
