@@ -334,6 +334,14 @@ def test_what_does_not_go_with_unknown_classes_is_refused(six, tmp_path, mapping
         Classification().teacher(knowing(six, mapping, tmp_path, **change), three())
 
 
+@pytest.mark.parametrize("method", ["dhkd", "at", "sp"])
+def test_methods_of_activations_go_with_a_class_map(six, tmp_path, method):
+    mapping = {"0": "0", "car": {str(digit): 0.1 for digit in range(1, 10)}}
+    recipe = knowing(six, mapping, tmp_path, method=method, epochs=1, image_size=8, batch_size=256)
+    run = pldistill.train(recipe, out=tmp_path / "run", device="cpu", workers=0)
+    assert run.record.epochs()[-1]["terms"][method]["raw"] > 0
+
+
 def test_a_run_with_unknown_classes_has_all_its_figures(six, tmp_path):
     mapping = {"0": "0", "car": "1", "dog": "2", "(none)": list("3456789")}
     recipe = knowing(six, mapping, tmp_path, method="pld", epochs=1, image_size=8, batch_size=128)

@@ -22,7 +22,7 @@ class DualHead(Method):
 
     Args:
         student, teacher: what the models answered to one image: the head is built for the student's pooled feature
-            (N, D) and as many classes as the teacher has.
+            (N, D) and as many classes as it has, which are those that a class map gives the teacher.
         temperature: of the term.
         head: "linear", one linear layer; or "nonlinear", Linear(D, 200), dropout 0.1, batch normalization, ReLU and
             Linear(200, C).
@@ -44,7 +44,7 @@ class DualHead(Method):
             raise ValueError(f"expected a pooled feature (N, D) of the student, got {tuple(feature.shape)}")
         losses.DHKDLoss(temperature)  # a temperature that does not fit is refused here
         self.temperature = temperature
-        width, classes = feature.shape[1], teacher.logits.shape[1]
+        width, classes = feature.shape[1], student.logits.shape[1]  # the teacher's, in the data's classes
         self.head = nn.Linear(width, classes) if head == "linear" else _nonlinear(width, classes)
 
     def forward(self, student: Outputs, teacher: Outputs | None, labels: Tensor) -> dict[str, Tensor]:
