@@ -92,6 +92,16 @@ def all_reduce_sum(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(sums, stacked, strict=True))
 
 
+def mean_of(gradients: list[Tensor]) -> list[Tensor]:
+    """Give the mean of each over the processes, which have the same shapes in the same order."""
+    if world_size() == 1:
+        return gradients
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    parts = (flat / world_size()).split([gradient.numel() for gradient in gradients])
+    return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+
+
 def all_reduce_min(numbers: Tensor) -> Tensor:
     """Give the smallest of each number over the processes."""
     if world_size() > 1:

@@ -44,6 +44,7 @@ def recipes(folder: Path, world: int) -> dict[str, dict]:
         "dist joined": {"method": "dist", "relation": "global"},
         # The classifier has no part in this loss.
         "sp joined": {"method": "sp", "relation": "global", "weights": {"task": 0.0, "sp": 30.0}},
+        "dhkd aligned": {"method": "dhkd", "options": {"align": True}},
         # One process relates the images of each half of its batch too, if it takes the halves one by one.
         "dist apart": {"method": "dist", "data": EVEN, "batch_size": 8, "accumulate": 2 // world, "relation": "local"},
     }

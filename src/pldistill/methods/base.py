@@ -18,9 +18,11 @@ class Method(nn.Module, ABC):
     Attributes:
         reads_labels: False where the terms are the same whatever the labels, so that a batch of mixed images, which
             has two labels for each, needs them once.
+        aligns: True where the gradient of its terms loses what points against that of the task's (`training/alignment`).
     """
 
     reads_labels: bool = True
+    aligns: bool = False
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Learn that `epoch` (from 0) of `epochs` begins: options that move over a run have its values from here."""

@@ -11,7 +11,7 @@ from pldistill.types import Outputs
 
 
 class CombinedMethod(Method):
-    """The terms of all parts.
+    """The terms of all parts. Where one of them aligns, the gradient of all is aligned.
 
     Args:
         parts: the methods by name.
@@ -23,6 +23,7 @@ class CombinedMethod(Method):
         self.parts = nn.ModuleDict(dict(parts))
         self.places = dict(places)
         self.reads_labels = any(part.reads_labels for part in parts.values())
+        self.aligns = any(part.aligns for part in parts.values())
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         for part in self.parts.values():

@@ -26,16 +26,17 @@ class DualHead(Method):
         temperature: of the term.
         head: "linear", one linear layer; or "nonlinear", Linear(D, 200), dropout 0.1, batch normalization, ReLU and
             Linear(200, C).
+        align: whether the term's gradient loses what points against the gradient of the task's loss.
 
     Raises:
         ValueError: for another head; for a pooled feature that is no vector.
 
-    Source: Yang et al., "Dual-head knowledge distillation" (2025). Its gradient alignment is not part of it.
+    Source: Yang et al., "Dual-head knowledge distillation" (2025), and its public code.
     """
 
     reads_labels = False
 
-    def __init__(self, student: Outputs, teacher: Outputs, *, temperature: float, head: str) -> None:
+    def __init__(self, student: Outputs, teacher: Outputs, *, temperature: float, head: str, align: bool) -> None:
         super().__init__()
         if head not in HEADS:
             raise ValueError(unknown("option head", head, HEADS))
@@ -44,6 +45,7 @@ class DualHead(Method):
             raise ValueError(f"expected a pooled feature (N, D) of the student, got {tuple(feature.shape)}")
         losses.DHKDLoss(temperature)  # a temperature that does not fit is refused here
         self.temperature = temperature
+        self.aligns = align
         width, classes = feature.shape[1], student.logits.shape[1]  # the teacher's, in the data's classes
         self.head = nn.Linear(width, classes) if head == "linear" else _nonlinear(width, classes)
 

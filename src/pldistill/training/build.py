@@ -106,6 +106,8 @@ def assemble(
     student = task.student(recipe, data)
     teacher = task.teacher(recipe, data)
     method = _method(recipe, task, data, student, teacher)
+    if method.aligns and recipe.compile:
+        raise ValueError("compile: expected False with gradient alignment (align=true), which goes backward twice")
     bare = Distiller(student, method, task, joined=recipe.relation == "global")
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     bare.to(device=accelerator.device).to(memory_format=layout)

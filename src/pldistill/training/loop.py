@@ -22,6 +22,7 @@ from pldistill.recipe import Ramp, Recipe, make_recipe
 from pldistill.record import RunRecord, stored_recipe
 from pldistill.teachers.live import Teacher
 from pldistill.training import checkpoint, runaway
+from pldistill.training.alignment import Alignment
 from pldistill.training.distiller import Distiller, EpochMetrics, Step
 from pldistill.training.optim import learning_rate
 from pldistill.types import Batch, DetectionBatch
@@ -111,6 +112,7 @@ class Loop:
     classes: int = 2
     distiller: nn.Module = field(init=False)
     tally: EpochMetrics = field(init=False)
+    alignment: Alignment | None = field(init=False)
     epoch: int = field(init=False, default=0)
     warned: set[str] = field(init=False, default_factory=set)
 
@@ -123,6 +125,8 @@ class Loop:
         self.tally = EpochMetrics(self.accelerator.device)
         self.steps = -(-len(self.loader) // self.recipe.accumulate)
         self.saved = time.monotonic()
+        own = self.bare.task.own
+        self.alignment = Alignment(self.bare.parameters(), own) if self.bare.method.aligns else None
 
     def run(self) -> None:
         """Train to the end.
@@ -182,7 +186,8 @@ class Loop:
         number, every = self.tally.batches, self.recipe.accumulate
         group = self.loader.joined[number - number % every :][:every]
         last = number % every == len(group) - 1
-        with nullcontext() if last else self.accelerator.no_sync(self.distiller):
+        synced = last and self.alignment is None  # which takes the mean of both gradients itself
+        with nullcontext() if synced else self.accelerator.no_sync(self.distiller):
             # Gradients are averaged over the processes. So each mean counts as its images among all of the step's.
             part = len(batch) * distributed.world_size() / sum(group)
             step = self.add_gradient(batch, weights, part)
@@ -194,11 +199,23 @@ class Loop:
     def add_gradient(self, batch: Batch | DetectionBatch, weights: dict[str, float], part: float = 1.0) -> Step:
         """Go forward and backward over a batch, whose loss counts as this part of a step's."""
         step = self.distiller(batch, self.teacher, weights)
-        self.accelerator.backward(step.loss if part == 1 else part * step.loss)
+        if self.alignment is not None:
+            scaler = self.accelerator.scaler
+            self.alignment.add(step, part if scaler is None else scaler.scale(step.loss.new_tensor(part)))
+        else:
+            self.accelerator.backward(step.loss if part == 1 else part * step.loss)
         return step
+
+    def clear_gradient(self) -> None:
+        """Forget the gradients that are there."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.alignment is not None:
+            self.alignment.clear()
 
     def optimize(self) -> None:
         """Take the optimizer's step, from the gradients that are there."""
+        if self.alignment is not None:
+            self.alignment.put()
         done = self.epoch * self.steps + self.tally.batches // self.recipe.accumulate
         rate = learning_rate(self.recipe, done, self.steps)
         for group in self.optimizer.param_groups:

@@ -72,7 +72,7 @@ def time_run(loop: Loop, task: Task[Any, Any], data: Any, *, budget: float) -> R
     weights = loop.weights()
 
     def gradient(count: int) -> float:
-        loop.optimizer.zero_grad(set_to_none=True)
+        loop.clear_gradient()
         batch = next(_loaders(loop, task, data, count)[0].train.epoch(0))
         return timed(partial(loop.add_gradient, batch, weights), device)
 
