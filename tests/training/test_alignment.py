@@ -28,7 +28,9 @@ def recipe(tmp_path_factory):
 
 def _recipe(**change):
     options = change.pop("options", {"align": True})
-    return make_recipe({**CE, "method": "dhkd", "epochs": 1, "seed": 4, "schedule": "constant", "options": options, **change})
+    return make_recipe(
+        {**CE, "method": "dhkd", "epochs": 1, "seed": 4, "schedule": "constant", "options": options, **change}
+    )
 
 
 def test_a_method_that_works_against_the_task_loses_its_component_along_it():

