@@ -71,6 +71,19 @@ def test_what_json_cannot_hold_is_named_and_nothing_is_written(tmp_path):
     assert not run.folder.exists()
 
 
+@pytest.mark.parametrize("length", [10, 65_535, 65_536, 65_537, 200_000])
+def test_a_last_line_of_any_length_is_found_and_a_torn_one_cut_off(tmp_path, length):
+    run = RunRecord(tmp_path)
+    rows = [row(1), {**row(2), "note": "x" * length}]
+    for each in rows:
+        run.append_epoch(each)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"epoch": 3, "note": "' + b"y" * length)
+    assert run.epochs() == rows
+    run.append_epoch(row(3))
+    assert run.epochs() == [*rows, row(3)]
+
+
 @pytest.mark.parametrize("tail", [b'{"epoch": 3, "lo', b'{"epoch": 3}', b"\0" * 40, b'{"ep\0\0\0}\n', b"\xff\n"])
 def test_a_torn_last_line_is_dropped_and_overwritten(tmp_path, tail):
     run = RunRecord(tmp_path)

@@ -29,7 +29,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from pydantic import Field, model_validator
 
@@ -264,9 +264,10 @@ class RunRecord:
         line = _encode(row, indent=None) + b"\n"
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "metrics.jsonl"
-        whole = sum(len(line) for line in self._whole_lines())
-        with path.open("ab") as file:
-            file.truncate(whole)
+        with path.open("a+b") as file:
+            last = _last_line(file)
+            if last and not _is_whole(last):
+                file.truncate(file.seek(0, os.SEEK_END) - len(last))
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
@@ -329,7 +330,7 @@ class RunRecord:
     def _whole_lines(self) -> list[bytes]:
         """The lines of metrics.jsonl without a last one that lost its end or its content."""
         lines = self._lines()
-        if lines and not (lines[-1].endswith(b"\n") and _parses(lines[-1])):
+        if lines and not _is_whole(lines[-1]):
             lines.pop()
         return lines
 
@@ -441,6 +442,21 @@ def _finite(value: Any, where: str) -> Any:
     if value is None or isinstance(value, (str, int)):
         return value
     raise ValueError(f"{where}: expected what JSON can hold, got {type(value).__name__}: {value!r}")
+
+
+def _last_line(file: BinaryIO) -> bytes:
+    """A file's last line, from the last whole line's end on where it has none; a long file is not read for it."""
+    at, tail = file.seek(0, os.SEEK_END), b""
+    while at > 0 and b"\n" not in tail[:-1]:
+        step = min(at, 1 << 16)
+        at -= step
+        file.seek(at)
+        tail = file.read(step) + tail
+    return tail[tail[:-1].rfind(b"\n") + 1 :]
+
+
+def _is_whole(line: bytes) -> bool:
+    return line.endswith(b"\n") and _parses(line)
 
 
 def _parses(content: bytes) -> bool:

@@ -12,6 +12,7 @@ import pldistill
 from pldistill.data import normalize, open_data
 from pldistill.launch import Interrupted
 from pldistill.recipe import make_recipe
+from pldistill.record import RunRecord
 from pldistill.tasks.classification.task import Validation
 from pldistill.training import checkpoint
 from pldistill.training.distiller import NonFiniteLoss
@@ -195,3 +196,12 @@ def test_a_student_starts_from_a_checkpoint_and_wants_to_be_told_of_a_new_head(t
         pldistill.train(make_recipe(fields), out=tmp_path / "run", device="cpu")
     run = pldistill.train(make_recipe({**fields, "new_head": True}), out=tmp_path / "run", device="cpu")
     assert run.load().classes == tuple("0123456789")
+
+
+def test_the_end_of_an_epoch_reads_none_of_the_rows_before_it(teacher, tmp_path, monkeypatch):
+    """Otherwise the memory and time of a long run grow with its epochs."""
+    reads, epochs = [], RunRecord.epochs
+    monkeypatch.setattr(RunRecord, "epochs", lambda run: reads.append(run.folder.name) or epochs(run))
+    for count in (2, 5):
+        pldistill.train(distill(teacher, epochs=count), out=tmp_path / str(count), device="cpu")
+    assert reads.count("5") == reads.count("2") > 0

@@ -7,8 +7,8 @@ in between, the epoch is trained again and its model is written again.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def keeps_best(keep: str) -> bool:
     return KEEPS[keep]
 
 
-@dataclass(frozen=True)
+@dataclass
 class BestEpoch:
     """Who keeps the best epoch's model.
 
@@ -48,21 +48,23 @@ class BestEpoch:
     data: Any
     recipe: Recipe
     record: RunRecord
+    _best: Mapping[str, Any] | None = field(init=False, default=None)
 
     @property
     def folder(self) -> Path:
         """Where the model lies."""
         return self.record.folder / FOLDER
 
-    def offer(self, model: Any) -> None:
-        """Save the model if the epoch whose row was written last is the best of all."""
-        rows = self.record.epochs()
-        if self.task.best_row(rows, self.data) is not rows[-1]:
+    def offer(self, model: Any, row: Mapping[str, Any]) -> None:
+        """Save the model if its epoch, whose row was written last, is the best of all."""
+        before = self.record.epochs()[:-1] if self._best is None else [self._best]
+        self._best = self.task.best_row([*before, row], self.data)
+        if self._best is not row:
             return
         self.folder.mkdir(exist_ok=True)
         (self.folder / EPOCH).unlink(missing_ok=True)  # what is there is no epoch's until all of it is
         self.task.save(model, self.folder, self.data, self.recipe)
-        write_atomically(self.folder / EPOCH, json.dumps(self._of(rows[-1])).encode())
+        write_atomically(self.folder / EPOCH, json.dumps(self._of(row)).encode())
 
     def files(self) -> list[str]:
         """What the folder has of the best epoch, to be recorded.

@@ -6,7 +6,7 @@ All that a loop needs to continue goes into its folder's checkpoint, and comes b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -57,7 +57,7 @@ class Callback(Protocol):
 class Keeper(Protocol):
     """Who keeps the best epoch's model: it is offered each epoch's, when its row is written; gives its files' names."""
 
-    def offer(self, model: Any) -> None: ...
+    def offer(self, model: Any, row: Mapping[str, Any]) -> None: ...
     def files(self) -> list[str]: ...
 
 
@@ -114,7 +114,7 @@ class Loop:
     tally: EpochMetrics = field(init=False)
     alignment: Alignment | None = field(init=False)
     epoch: int = field(init=False, default=0)
-    warned: set[str] = field(init=False, default_factory=set)
+    watch: runaway.Watch | None = field(init=False, default=None)
 
     # How long, in seconds, the loop goes without reading numbers back from a GPU; several processes do so at the same
     # step, and count steps instead.
@@ -242,6 +242,13 @@ class Loop:
         """Give what ran away in the epochs of these rows, by its name."""
         return runaway.of_epochs(rows, self.classes, runaway.likely_reason(self.recipe))
 
+    def _new_warnings(self, row: dict[str, Any]) -> list[str]:
+        """Give what ran away in the epoch of this row; with the first one, what did in those before it."""
+        if self.watch is not None:
+            return self.watch.add(row)
+        self.watch = runaway.Watch(self.classes, runaway.likely_reason(self.recipe))
+        return [warning for each in self.record.epochs() for warning in self.watch.add(each)]
+
     def _looks(self, due: bool) -> bool:
         """Whether it is time to look; on a CPU reading a number costs nothing, so a bad one is caught at its step."""
         if self.accelerator.device.type == "cpu":
@@ -284,16 +291,14 @@ class Loop:
         if distributed.is_main_process():
             self.record.append_epoch(row)
             if self.best is not None:
-                self.best.offer(self.evaluated)
+                self.best.offer(self.evaluated, row)
         self.epoch += 1
         self.tally = EpochMetrics(self.accelerator.device)
         save_state(self)
         self.callback.epoch(row)
         if distributed.is_main_process():
-            for name, warning in self.warnings(self.record.epochs()).items():
-                if name not in self.warned:
-                    self.warned.add(name)
-                    self.callback.warn(warning)
+            for warning in self._new_warnings(row):
+                self.callback.warn(warning)
 
     def _stop(self, signal: int) -> None:
         save_state(self)

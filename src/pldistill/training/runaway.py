@@ -7,7 +7,7 @@ of the term and with the likely reason: at the first steps by the gradient, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,28 +21,49 @@ WORSE = 10.0  # times the cross-entropy of guessing, log C
 _ALIKE = 1e-6  # a deviation of logits below it is none
 
 
-def of_epochs(rows: Sequence[Mapping[str, Any]], classes: int, reason: str) -> dict[str, str]:
-    """What ran away in the epochs of a run, by its name: said of the first epoch in which it did."""
-    warnings: dict[str, str] = {}
-    least: dict[str, tuple[float, int]] = {}
-    guessing = math.log(max(classes, 2))
-    for row in rows:
+class Watch:
+    """What ran away in the epochs of a run so far, which is told of them one by one.
+
+    Args:
+        classes: how many the data has.
+        reason: the likely one, as `likely_reason` gives it.
+    """
+
+    def __init__(self, classes: int, reason: str) -> None:
+        self._guessing, self._reason = math.log(max(classes, 2)), reason
+        self._least: dict[str, tuple[float, int]] = {}
+        self.warnings: dict[str, str] = {}
+
+    def add(self, row: Mapping[str, Any]) -> list[str]:
+        """Look at an epoch's row; give what is new in `warnings`, which have one of a name, of its first epoch."""
+        known = len(self.warnings)
         for name, term in row["terms"].items():
             value, number = abs(term["raw"]), row["epoch"]
-            low, when = least.get(name, (value, number))
+            low, when = self._least.get(name, (value, number))
             if value > max(GROWTH * low, 1.0):
-                text = f"term {name!r} of the loss grew from {low:.3g} in epoch {when} to {value:.3g} in epoch {number}"
-                warnings.setdefault(name, f"{text}: {reason}")
-            if value < low or name not in least:
-                least[name] = (value, number)
+                self._warn(
+                    name,
+                    f"term {name!r} of the loss grew from {low:.3g} in epoch {when} to {value:.3g} in epoch {number}",
+                )
+            if value < low or name not in self._least:
+                self._least[name] = (value, number)
         for name, about in (("kl", "KL to the teacher"), ("val_loss", "cross-entropy")):
             value = row.get(name)
-            if value is not None and value > WORSE * guessing:
-                text = (
-                    f"the validation {about} in epoch {row['epoch']} is {value:.3g} nats; guessing has {guessing:.3g}"
-                )
-                warnings.setdefault(name, f"{text}: {reason}")
-    return warnings
+            if value is not None and value > WORSE * self._guessing:
+                figures = f"is {value:.3g} nats; guessing has {self._guessing:.3g}"
+                self._warn(name, f"the validation {about} in epoch {row['epoch']} {figures}")
+        return [*self.warnings.values()][known:]
+
+    def _warn(self, name: str, text: str) -> None:
+        self.warnings.setdefault(name, f"{text}: {self._reason}")
+
+
+def of_epochs(rows: Iterable[Mapping[str, Any]], classes: int, reason: str) -> dict[str, str]:
+    """What ran away in the epochs of a run, by its name: said of the first epoch in which it did."""
+    watch = Watch(classes, reason)
+    for row in rows:
+        watch.add(row)
+    return watch.warnings
 
 
 def of_step(step: int, gradient: float, weights: float, lr: float, reason: str) -> str | None:
