@@ -18,7 +18,8 @@ from pldistill.specs import unknown
 from pldistill.tasks.registry import DEFAULT
 from pldistill.tasks.spec import Metric
 
-DEMOS = {DEFAULT: "demo", "language": "language_demo"}  # by task, the module of `studies`
+# By task, the module of `studies`.
+DEMOS = {DEFAULT: "demo", "language": "language_demo", "segmentation": "segmentation_demo"}
 
 
 class Verbs(TyperGroup):
@@ -65,9 +66,12 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def demo(
     out: Annotated[Path | None, typer.Option(help="Folder of the runs and the report.")] = None,
-    task: Annotated[str, typer.Option(help="classification, or language: causal models on the King James Bible.")] = (
-        "classification"
-    ),
+    task: Annotated[
+        str,
+        typer.Option(
+            help="classification, language (causal models on the King James Bible) or segmentation (drawn shapes)."
+        ),
+    ] = "classification",
     smoke: Annotated[bool, typer.Option("--smoke", help="The same path in seconds, on a handful of samples.")] = False,
     device: Device = "auto",
 ) -> None:

@@ -126,7 +126,7 @@ def write_curves(records: Sequence[RunRecord], file: Path, metric: str) -> None:
 def train_all(
     teacher: Recipe, jobs: Sequence[Job], out: Path, device: str, console: Console, **cache: Any
 ) -> list[Run]:
-    """Train the teacher, make its cache, train the students: those without a teacher beside it, if a core is free.
+    """Train the teacher, make the cache that students name, train these: those alone beside it, if a core is free.
 
     Args:
         teacher: its run, in `out/teacher`.
@@ -140,7 +140,7 @@ def train_all(
     waiting = [job for job in jobs if not RunRecord(job.folder).finished]
     alone = [job for job in waiting if job.recipe.teacher is None]
     taught = [job for job in waiting if job.recipe.teacher is not None]
-    store = next(job.recipe for job in jobs if job.recipe.teacher is not None)
+    stored = next((job.recipe for job in jobs if job.recipe.teacher_cache is not None), None)
     console.print(f"students: {len(jobs)} runs", highlight=False)
     for job in jobs:
         if job not in waiting:
@@ -150,7 +150,8 @@ def train_all(
             console.print(f"beside the teacher: {len(alone)} students that have none", highlight=False)
             runs.begin(alone, in_turn=True)
         run = _train(teacher, out / "teacher", device, console)
-        make_teacher_cache(store, device=device, callback=CacheProgress(console), **cache)
+        if stored is not None:
+            make_teacher_cache(stored, device=device, callback=CacheProgress(console), **cache)
         runs.begin(taught if runs.count > 1 else [*alone, *taught])
         console.print(f"students: {runs.count} at a time", highlight=False)
         runs.wait(lambda record: _show(record, console))
@@ -181,11 +182,11 @@ def _show(record: RunRecord, console: Console) -> None:
     console.print(f"  {record.folder.name:<24} {figure}  {result['seconds']:.0f} s", highlight=False)
 
 
-def rows_of(out: Path, names: Iterable[str] = STUDENTS) -> dict[str, list[RunRecord]]:
-    """The students' finished records by row."""
+def rows_of(out: Path, names: Iterable[str] = STUDENTS, seeds: int = WHOLE.seeds) -> dict[str, list[RunRecord]]:
+    """The students' finished records by row, of the first seeds."""
     found = {}
     for name in names:
-        folders = (folder_of(out, name, seed) for seed in range(WHOLE.seeds))
+        folders = (folder_of(out, name, seed) for seed in range(seeds))
         found[name] = [record for record in map(RunRecord, folders) if record.finished]
     return found
 
@@ -193,9 +194,14 @@ def rows_of(out: Path, names: Iterable[str] = STUDENTS) -> dict[str, list[RunRec
 FIGURES = {"top1": "top1_last", "agreement": "agreement_last", "seconds": "seconds"}
 
 
-def demo_figures(out: Path, names: Iterable[str] = STUDENTS, figures: Mapping[str, str] = FIGURES) -> pd.DataFrame:
+def demo_figures(
+    out: Path,
+    names: Iterable[str] = STUDENTS,
+    figures: Mapping[str, str] = FIGURES,
+    seeds: int = WHOLE.seeds,
+) -> pd.DataFrame:
     """A line for the teacher and each row with finished runs in `out`: their figures' means and deviations, and `n`."""
-    records = {"teacher": [RunRecord(out / "teacher")], **rows_of(out, names)}
+    records = {"teacher": [RunRecord(out / "teacher")], **rows_of(out, names, seeds)}
     runs = [(name, read_run(record)) for name in records for record in records[name] if record.finished]
     frame = run_frame(run for _, run in runs).assign(row=[name for name, _ in runs])
     lines = wide_figures(frame, "row", figures).assign(n=frame.groupby("row").size())
