@@ -2,7 +2,7 @@
 
 Nothing is published for these images: drawn shapes at 64 pixels, five classes. The teacher is asked about each image as
 its student sees it: of maps there is no teacher cache. Models, images and epochs were chosen on other draws
-(`shapes:seed=7`) by CE, KD and CWD: with 500 images the students learned these by heart, and KD gave them next to nothing.
+(`shapes:seed=7`) by CE, KD and CWD: 500 images the students learned by heart, and KD gave them next to nothing there.
 Command: `pldistill demo --task segmentation`.
 """
 
