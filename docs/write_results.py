@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pldistill.precision import NAMES, of_record
@@ -19,7 +20,7 @@ from pldistill.reports.comparison_tables import comparison_document, comparison_
 from pldistill.reports.render import Table, markdown, markdown_table, plus_minus
 from pldistill.reports.runs import group_runs, machine_name
 from pldistill.reports.summary import summarize, summary_document
-from pldistill.studies import SEARCHES, find_study, language_demo
+from pldistill.studies import SEARCHES, find_study, language_demo, segmentation_demo
 from pldistill.studies.demo import demo_table
 from pldistill.studies.runner import compare
 from pldistill.studies.search import compare as compare_search
@@ -169,7 +170,11 @@ def documents() -> dict[Path, str]:
     spoken = filled(
         language.read_text(encoding="utf-8"), "demo-language", demo_part("demo-language", language_demo.demo_table)
     )
-    return {readme: shown, results: detailed, language: spoken}
+    segmentation = ROOT / "docs" / "segmentation.md"
+    pixels = segmentation.read_text(encoding="utf-8")
+    for name, seeds in (("demo-segmentation", 2), ("segmentation-atlas", 3), ("segmentation-nuclei", 3)):
+        pixels = filled(pixels, name, demo_part(name, partial(segmentation_demo.demo_table, seeds=seeds)))
+    return {readme: shown, results: detailed, language: spoken, segmentation: pixels}
 
 
 if __name__ == "__main__":
