@@ -181,7 +181,7 @@ def flat(folder: Path, minutes: float, seed: int) -> tuple[int, int]:
         first, middle, last = (float(np.median(values[k * third : (k + 1) * third])) for k in range(3))
         rows = (folder / "long" / "metrics.jsonl").read_text().count("\n")
         print(f"{name}: {first:.1f}, {middle:.1f}, {last:.1f} by thirds of {minutes:g} minutes, {rows} epochs")
-        failed += last > middle * (1 + share)
+        failed += last > max(first, middle) * (1 + share)
     return len(samples), failed
 
 
