@@ -5,12 +5,10 @@ A document is a row's "text".
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
+from typing import Any
 
 COLUMN = "text"
 VALIDATION = ("validation", "val", "valid", "test")
@@ -39,9 +37,8 @@ def read_splits(path: Path, *, evaluation: bool) -> tuple[list[str], list[str]]:
     return _texts(name, splits, "train"), [] if scoring is None else _texts(name, splits, scoring)
 
 
-def _load(path: Path, name: str) -> DatasetDict | dict[str, Any]:
-    import datasets
-
+def _load(path: Path, name: str) -> dict[str, Any]:
+    datasets = importlib.import_module("datasets")  # optional, so a type checker need not find it
     try:
         if any((path / file).is_file() for file in SAVED):
             saved = datasets.load_from_disk(str(path))
